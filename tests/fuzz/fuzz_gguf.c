@@ -1,0 +1,8 @@
+/* fuzz_gguf.c - any bytes as a .gguf file: opened, named, every entry touched. */
+#include "fuzz.h"
+#include "fuzz_store.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    return fuzz_store(fuzz_file("x.gguf", data, size));
+}

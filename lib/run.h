@@ -71,7 +71,8 @@ void      qw_tap_ints(qw_run *r, const int32_t *x, int rank, const int64_t *dim,
 void      qw_require_finite(qw_run *r, qw_tensor t, const char *what);
 
 /* --- the op table (op.c) ---------------------------------------------------------------------- */
-enum { QW_IN = 1, QW_OUT = 2, QW_INOUT = 3, QW_WEIGHT = 4, QW_OPTIONAL = 8 };
+enum { QW_IN = 1, QW_OUT = 2, QW_INOUT = 3, QW_WEIGHT = 4, QW_OPTIONAL = 8,
+       QW_WIDE = 16 };                  /* of the device's wide type */
 typedef struct qw_operand { const char *name; size_t offset; unsigned role; } qw_operand;
 typedef struct qw_op_info {
     const char *name;
@@ -85,6 +86,12 @@ typedef struct qw_op_info {
 } qw_op_info;
 extern const qw_op_info qw_op_table[QW_NOPS];
 qw_tensor *qw_operand_of(const qw_operand *o, void *args);          /* NULL if absent */
+#define X(op) qw_##op##_args op;
+typedef union qw_any_args { QW_OPS(X) } qw_any_args;                /* room for any op's arguments */
+#undef X
+size_t    qw_extent(const qw_tensor *t);        /* bytes from t->data to the end of its last element */
+size_t    qw_scales(const qw_tensor *t);        /* floats at t->scale: 0, 1, or one per row */
+size_t    qw_block_scale_bytes(const qw_tensor *t);     /* bytes at t->block_scale, or 0 */
 
 /* --- devices (registry.c, plan.c) -------------------------------------------------------------- */
 /* "ref", "ref64", "ref:bf16", "plan", ...; NULL: the fastest that opens.  The caller closes it. */
@@ -94,4 +101,5 @@ int       qw_device_list(int (*each)(void *user, const char *name, const char *w
                          void *user);
 /* The device that computes nothing: alloc hands out addresses, ops succeed.  It copies like's types. */
 int       qw_plan_open(const qw_device *like, qw_device **out);
+int       qw_is_plan(const qw_device *dev);     /* its addresses must not be touched */
 #endif

@@ -1,0 +1,177 @@
+/* check_oom.c - opening each kind of file while the k-th allocation fails, for every k.
+ *
+ * The linker sends malloc, calloc, realloc and strdup of the library to the functions below
+ * (--wrap), Jansson's are set.  Whatever fails, the answer is QWEN_ENOMEM or a whole result; under
+ * AddressSanitizer nothing is leaked or touched twice. */
+#include "host.h"
+#include "pipeline.h"
+#include "testing.h"
+#include <check.h>
+#include <stdlib.h>
+#include <string.h>
+
+void *__real_malloc(size_t n);
+void *__real_calloc(size_t n, size_t m);
+void *__real_realloc(void *p, size_t n);
+char *__real_strdup(const char *s);
+char *__real_strndup(const char *s, size_t n);
+void *__wrap_malloc(size_t n);
+void *__wrap_calloc(size_t n, size_t m);
+void *__wrap_realloc(void *p, size_t n);
+char *__wrap_strdup(const char *s);
+char *__wrap_strndup(const char *s, size_t n);
+
+static long countdown;                  /* 0: nothing fails; else the allocation that does */
+static long allocations;
+
+static int fails(void)
+{
+    allocations++;
+    return countdown > 0 && --countdown == 0;
+}
+
+void *__wrap_malloc(size_t n) { return fails() ? NULL : __real_malloc(n); }
+void *__wrap_calloc(size_t n, size_t m) { return fails() ? NULL : __real_calloc(n, m); }
+void *__wrap_realloc(void *p, size_t n) { return fails() ? NULL : __real_realloc(p, n); }
+char *__wrap_strdup(const char *s) { return fails() ? NULL : __real_strdup(s); }
+char *__wrap_strndup(const char *s, size_t n) { return fails() ? NULL : __real_strndup(s, n); }
+
+typedef int (*attempt)(const char *path);       /* opens and closes; the status */
+
+/* Fails allocation 1, 2, 3 ... and, past the first 400, ever larger strides. */
+static void sweep(attempt open, const char *path)
+{
+    countdown = 0;
+    allocations = 0;
+    ck_assert_msg(open(path) == QWEN_OK, "%s does not open when memory is plenty", path);
+    const long total = allocations;
+    ck_assert_int_gt(total, 0);
+    for (long k = 1; k <= total; k += k < 400 ? 1 : k / 20) {
+        countdown = k;
+        const int status = open(path);
+        ck_assert_msg(status == QWEN_ENOMEM || (status == QWEN_OK && countdown > 0),
+                      "%s: allocation %ld of %ld fails and the answer is %d (%s)", path, k, total, status,
+                      qwen_strerror(status));
+    }
+    countdown = 0;
+}
+
+static int open_store(const char *path)
+{
+    qw_error err = { 0 };
+    qw_store *s = NULL;
+    qw_kind kind;
+    int status = qw_store_new(&s, &err);
+    if (!status) status = qw_store_add(s, path, &err);
+    if (!status) status = qw_store_canonical(s, QW_KIND_UNKNOWN, &kind, &err);
+    qw_store_free(s);
+    return status;
+}
+
+static int open_tokenizer(const char *path)
+{
+    qw_error err = { 0 };
+    qw_tokenizer *t = NULL;
+    const int status = qw_tokenizer_open(&t, path, &err);
+    qw_tokenizer_free(t);
+    return status;
+}
+
+static int open_lora(const char *path)
+{
+    qw_error err = { 0 };
+    qw_lora *l = NULL;
+    const int status = qw_lora_open(&l, path, 1, &err);
+    qw_lora_free(l);
+    return status;
+}
+
+static int open_transformer(const char *path)
+{
+    qw_error err = { 0 };
+    qw_store *s = NULL;
+    qw_device *dev = NULL;
+    qw_residency *res = NULL;
+    qw_dit *dit = NULL;
+    qw_dit_config c;
+    qw_kind kind;
+    int status = qw_store_new(&s, &err);
+    if (!status) status = qw_store_add(s, path, &err);
+    if (!status) status = qw_store_canonical(s, QW_KIND_TRANSFORMER, &kind, &err);
+    if (!status) status = qw_dit_configure(&c, NULL, s, path, &err);
+    if (!status) {                      /* the published head size does not fit the small models */
+        c.heads = c.width / 16 > 3 ? c.width / 128 : 3;
+        c.head = c.width / c.heads;
+        c.axes[0] = c.head == 16 ? 4 : 16;
+        c.axes[1] = c.axes[2] = c.head == 16 ? 6 : 56;
+    }
+    if (!status) status = qw_device_open("ref", 1, &dev, &err);
+    if (!status) status = qw_residency_new(&res, dev, 0, &err);
+    if (!status) {
+        qw_loader l = { .store = s, .res = res, .err = &err };
+        status = qw_dit_load(&dit, &c, &l);
+    }
+    if (!status) status = qw_residency_commit(res, &err);
+    qw_dit_free(dit);
+    qw_residency_free(res);
+    if (dev) dev->close(dev);
+    qw_store_free(s);
+    return status;
+}
+
+static int open_model(const char *path)
+{
+    const qwen_options opt = { .size = sizeof opt, .model = path, .device = "ref", .threads = 1 };
+    qwen *q = NULL;
+    const int status = qwen_open(&q, &opt);
+    qwen_close(q);
+    return status;
+}
+
+START_TEST(safetensors) { sweep(open_store, testdata("tiny/vae/diffusion_pytorch_model.safetensors")); }
+END_TEST
+START_TEST(shards) { sweep(open_store, testdata("tiny/transformer")); }
+END_TEST
+START_TEST(wan_vae) { sweep(open_store, testdata("formats/comfyui/models/vae/qwen_image_vae_medium.safetensors")); }
+END_TEST
+START_TEST(gguf) { sweep(open_store, testdata("formats/comfyui/models/diffusion_models/qwen-image-medium-mixed.gguf")); }
+END_TEST
+START_TEST(weights) { sweep(open_transformer, testdata("tiny/transformer")); }
+END_TEST
+START_TEST(quantised)
+{
+    sweep(open_transformer, testdata("comfyquant/models/diffusion_models/qwen_image_medium_asym_w4a8_int8.safetensors"));
+}
+END_TEST
+START_TEST(lora) { sweep(open_lora, testdata("formats/comfyui/models/loras/kohya_lora_unet.safetensors")); }
+END_TEST
+START_TEST(tokenizer) { sweep(open_tokenizer, testdata("tiny/tokenizer")); }
+END_TEST
+START_TEST(small_tokenizer) { sweep(open_tokenizer, testdata("fuzz/tokenizer/small.json")); }
+END_TEST
+START_TEST(model) { sweep(open_model, testdata("tiny")); }
+END_TEST
+
+int main(void)
+{
+    json_set_alloc_funcs(__wrap_malloc, free);
+    Suite *s = suite_create("oom");
+    TCase *c = tcase_create("sweep");
+    tcase_set_timeout(c, 300);
+    tcase_add_test(c, safetensors);
+    tcase_add_test(c, shards);
+    tcase_add_test(c, wan_vae);
+    tcase_add_test(c, gguf);
+    tcase_add_test(c, weights);
+    tcase_add_test(c, quantised);
+    tcase_add_test(c, lora);
+    tcase_add_test(c, tokenizer);
+    tcase_add_test(c, small_tokenizer);
+    tcase_add_test(c, model);
+    suite_add_tcase(s, c);
+    SRunner *r = srunner_create(s);
+    srunner_run_all(r, CK_ENV);
+    const int failed = srunner_ntests_failed(r);
+    srunner_free(r);
+    return failed != 0;
+}

@@ -18,6 +18,14 @@ int64_t qw_utf8_invalid(const char *text, size_t bytes);
 /* A copy with every maximal ill-formed part replaced by U+FFFD; malloc'ed, NULL without memory. */
 char *qw_utf8_replace(const char *text, size_t bytes, size_t *out_bytes);
 
+/* --- unicode.c: what the tokenizer stands on; text is valid UTF-8 here --------------------------------- */
+typedef enum qw_char_class { QW_CHAR_OTHER, QW_CHAR_LETTER, QW_CHAR_NUMBER, QW_CHAR_SPACE } qw_char_class;
+qw_char_class qw_char_classify(int32_t c);          /* categories L*, N*; White_Space; everything else */
+/* The code point at text[*at], *at < bytes; moves *at past it. */
+int32_t qw_utf8_next(const char *text, size_t bytes, size_t *at);
+/* Normalisation form C, in linear time.  *out is malloc'ed, not terminated.  QWEN_OK or QWEN_ENOMEM. */
+int  qw_nfc(const char *text, size_t bytes, char **out, size_t *out_bytes);
+
 /* --- rng.c: the noise others draw ------------------------------------------------------------------ */
 typedef enum qw_rng_kind { QW_RNG_TORCH_CPU, QW_RNG_TORCH_CPU_BF16_OLD, QW_RNG_TORCH_CUDA } qw_rng_kind;
 typedef struct qw_rng {

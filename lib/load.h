@@ -146,8 +146,25 @@ void  qw_load_table(qw_loader *l, qw_tensor *t, int64_t n, int64_t k, const char
 /* The columns joined: parts of one matrix split along the inputs (the vision patch embedding in GGUF). */
 void  qw_weight_free(qw_weight *w);     /* names only; data belongs to store and residency */
 
-/* --- LoRA (lora.c) --------------------------------------------------------------------------------- */
+/* --- LoRA (lora.c, overlay.c) -------------------------------------------------------------------- */
 typedef struct qw_lora qw_lora;
+/* Opens a file and groups its tensors by module; nothing is matched yet. */
 int   qw_lora_open(qw_lora **out, const char *path, double strength, qw_error *err);
 void  qw_lora_free(qw_lora *l);
+
+typedef struct qw_lora_site {           /* a linear layer of the net, by its canonical module name */
+    qw_weight_part *part;
+    int64_t         n, k;
+} qw_lora_site;
+typedef struct qw_overlay qw_overlay;
+/* Lays the files, in this order, over the layers: low rank as run-time factors a, b of the part, what
+ * is not low-rank as a patched copy of the weight.  Keys that match no layer are QWEN_EMODEL, or with
+ * `partial` a notice; a file of which nothing matches is always an error. */
+int   qw_overlay_new(qw_overlay **out, qw_lora *const *lora, int loras, const qw_lora_site *site, int sites,
+                     qw_device *dev, int partial, void (*notice)(void *user, const char *line), void *user,
+                     qw_error *err);
+void  qw_overlay_free(qw_overlay *o);   /* the layers are as they were; NULL is fine */
+uint64_t qw_overlay_bytes(const qw_overlay *o);
+/* Row i of a [n][k] host weight as doubles, scales applied, in the original basis (not rotated). */
+void  qw_weight_row(const qw_tensor *w, int64_t i, double *out, float *scratch /* [k] */);
 #endif

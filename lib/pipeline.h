@@ -4,8 +4,9 @@
 #include "host.h"
 #include "net.h"
 
-typedef enum qw_variant { QW_T2I, QW_EDIT, QW_EDIT_2509, QW_EDIT_2511, QW_LAYERED } qw_variant;
+typedef enum qw_variant { QW_T2I, QW_EDIT, QW_EDIT_2509, QW_EDIT_2511, QW_LAYERED, QW_NVARIANTS } qw_variant;
 const char *qw_variant_name(qw_variant v);
+int  qw_variant_named(const char *name, qw_variant *out);       /* nonzero: found */
 
 /* --- template.c: chat templates -------------------------------------------------------------------- */
 typedef struct qw_prompt {
@@ -14,7 +15,8 @@ typedef struct qw_prompt {
     int64_t drop;                       /* leading tokens whose rows are dropped */
 } qw_prompt;
 /* name: "t2i", "edit", "edit-plus", or a template text with {}.  system NULL: the template's own.
- * pictures: how many "Picture k: " prefixes edit-plus writes; tokens[i] image pads for picture i. */
+ * pictures: how many pictures have image pads; tokens[i]: pads for picture i.  "edit-plus" and texts of the
+ * caller's write "Picture k: " before each, "edit" takes one. */
 int  qw_prompt_make(qw_prompt *out, const char *name, const char *system, const char *user_text,
                     const int64_t *tokens, int pictures, const qw_tokenizer *tok, qw_error *err);
 void qw_prompt_free(qw_prompt *p);
@@ -23,13 +25,15 @@ void qw_prompt_free(qw_prompt *p);
 typedef struct qw_component {           /* a net's files and weights, on a device */
     qw_store     *store;
     qw_residency *res;
+    char         *path, *config;        /* the files; the config.json that goes with them, or NULL */
     uint64_t      file_bytes;
     int           opened;               /* loaded and committed */
+    int           borrowed;             /* the store is another component's */
 } qw_component;
 
 typedef struct qw_embedding {           /* of one prompt, kept for the next picture */
     char   *key;                        /* what it was made from */
-    double *rows;
+    double *rows;                       /* [n][text width] */
     int64_t n;
 } qw_embedding;
 
@@ -42,6 +46,7 @@ struct qwen {
     double     guidance;
     int64_t    reference_area, condition_area;
     int        comfy, distilled;
+    int        lightning;               /* the file is one for the schedule of spec 06 §2.1 */
 
     qw_device *dev, *text_dev, *vae_dev, *ref;      /* the last two may equal the first */
     qw_component text_files, vision_files, dit_files, vae_files, control_files;
@@ -50,20 +55,173 @@ struct qwen {
     qw_dit_config dit_config;
     qw_vae_config vae_config;
     qw_schedule_config schedule_config;
+    char      *tokenizer_path, *processor_path;
     qw_tokenizer *tokenizer;
     qw_text   *text;
     qw_vision *vision;                  /* loaded when first needed */
     qw_dit    *dit;
     qw_vae    *vae;
+    int        vae_parts;               /* of the loaded VAE */
     qw_embedding embedding[2];          /* positive, negative */
+    struct qw_tally *tally;             /* qwen_plan: stages are walked and counted, not run */
+    char       told[3][64];             /* names of the last result: schedule, sampler, rng */
+    uint64_t   peak_scratch;            /* of the stages of this request, for device_bytes */
 };
 int  qw_model_open(qwen *q);
 void qw_model_close(qwen *q);
 /* Loads what a stage needs if it is not there yet. */
+int  qw_need_tokenizer(qwen *q);
 int  qw_need_text(qwen *q);
 int  qw_need_vision(qwen *q);
 int  qw_need_dit(qwen *q);
 int  qw_need_vae(qwen *q, int parts);
+void qw_say(const qwen *q, int level, const char *format, ...) QW_PRINTF(3, 4);
+char *qw_strdup(const char *s);         /* NULL for NULL, or without memory */
+char *qw_path_join(const char *directory, const char *name);    /* malloc'ed */
+/* A component of a diffusers directory: the path itself, or what a link file of that name points to.
+ * NULL if there is nothing (err untouched) or on failure (err set).  malloc'ed. */
+char *qw_component_path(const char *directory, const char *name, qw_error *err);
+
+/* --- stages.c: a piece of work on a device: planned, reserved, run ----------------------------------- */
+typedef void (*qw_body)(qw_run *r, void *arg);      /* pure ops on a run; called for the plan, then in earnest */
+
+typedef struct qw_stage {
+    qw_run     run;
+    qwen      *q;
+    const qwen_request *req;            /* progress and tap, or NULL */
+    const char *name;
+    int        steps, blocks;           /* what progress reports; blocks 0: unknown */
+    int        told_step, told_block;
+    double     started;
+} qw_stage;
+
+/* Readies a run and tells progress that the phase begins. */
+int  qw_stage_begin(qw_stage *s, qwen *q, const qwen_request *req, qw_device *dev, const char *name, int steps,
+                    int blocks);
+/* Walks body on a device that computes nothing and reserves the scratch that this needed. */
+int  qw_stage_reserve(qw_stage *s, qw_body body, void *arg);
+/* Runs body; then out [n] must be finite, else the run is repeated with a check after every op, to name it. */
+int  qw_stage_run(qw_stage *s, qw_body body, void *arg, const double *out, int64_t n);
+/* Frees; adds the seconds to *seconds (or NULL); returns the first failure, which is now q's. */
+int  qw_stage_end(qw_stage *s, double *seconds);
+
+typedef struct qw_tally {               /* what qwen_plan counts */
+    uint64_t   scratch;
+    double     flops;                   /* of the walks so far, times `times` */
+    double     times;                   /* how often the stage that is walked now runs */
+    struct qw_tally_line { char *line; int64_t count; } *line;
+    int64_t    lines, room;
+    int        want_lines, failed;      /* failed: no memory */
+} qw_tally;
+void qw_tally_free(qw_tally *t);
+
+/* A picture of 8 bits. */
+typedef struct qw_image {
+    uint8_t *data;                      /* [h][w][channels] */
+    int64_t  w, h;
+    int      channels;
+} qw_image;
+
+typedef enum qw_task {                  /* what a request asks for */
+    QW_DRAW, QW_EDITING, QW_REDRAW /* image to image */, QW_INPAINT, QW_EDIT_INPAINT, QW_LAYERS
+} qw_task;
+
+typedef struct qw_reference {           /* a picture that is encoded by the VAE */
+    qw_image image;                     /* resized; owned */
+    int      sampled;                   /* a sample of the posterior is used, else its mean */
+    int      masked;                    /* 0 where the mask repaints */
+    double  *mean, *logvar;             /* [z][h/8][w/8] */
+    double  *latent;                    /* normalised [z][h/8][w/8], once encoded */
+} qw_reference;
+
+enum { QW_MAX_PICTURES = 64 };
+
+/* A request with its defaults filled in, and what is made from it on the way. */
+typedef struct qw_job {
+    qwen      *q;
+    const qwen_request *req;
+    qw_task    task;
+    qw_variant variant;
+    int        width, height, steps, first_step, layers;
+    int64_t    h, w;                    /* of the latent */
+    int64_t    z, frames, tokens;       /* channels; noise pictures; tokens of one of them */
+    double     guidance;
+    int        passes, norm;
+    const char *negative, *schedule, *sampler, *rng_name;
+    qw_rng     rng;
+    qw_schedule sched;
+
+    /* pictures for the vision tower */
+    int        views;
+    qw_image   view[QW_MAX_PICTURES];   /* RGB, resized to whole patches */
+    qw_grid    view_grid[QW_MAX_PICTURES];          /* of patches */
+    int64_t    view_tokens[QW_MAX_PICTURES];        /* rows of features */
+    double    *features;                /* [feature_rows][text width], made when first needed */
+    int64_t    feature_rows;
+    uint64_t   view_hash;
+
+    /* pictures for the VAE's encoder, in the order of encoding */
+    int        references, sequence_references;     /* the first of these follow the noise in the sequence */
+    qw_reference reference[QW_MAX_PICTURES];
+    uint8_t   *mask;                    /* [height][width], 0 or 1: 1 is repainted */
+    double    *mask_tokens;             /* [tokens][4 z] */
+    double    *kept;                    /* packed latent of the picture: image to image and inpainting */
+
+    double    *noise;                   /* [frames][z][h][w] */
+    double    *start;                   /* packed noise */
+    double    *x;                       /* [frames tokens][4 z] latents */
+    double     strength;
+    qw_image   canvas;                  /* the extended picture of outpainting; owned */
+    double    *text[2];                 /* positive, negative: [text_rows][width]; owned */
+    int64_t    text_rows[2];
+    double     seconds_text, seconds_vision, seconds_encode, seconds_denoise, seconds_decode;
+} qw_job;
+
+/* edit.c: fills in sizes and prepares pictures.  The job is freed by qw_job_free whatever happens. */
+int  qw_job_init(qw_job *j, qwen *q, const qwen_request *req);
+void qw_job_free(qw_job *j);
+int  qw_job_schedule(qw_job *j);
+
+/* stages.c */
+int  qw_embed_prompt(qw_job *j, int negative);      /* text[negative], text_rows[negative] */
+int  qw_plan_features(qw_job *j);                   /* the vision tower alone */
+int  qw_job_prompt(qw_job *j, int negative, qw_prompt *out);
+int  qw_job_encode(qw_job *j);                      /* reference latents; draws what the pipeline draws */
+int  qw_job_noise(qw_job *j);
+int  qw_job_denoise(qw_job *j);
+int  qw_job_decode(qw_job *j, qwen_result *out);
+
+typedef struct qw_text_work {           /* argument of qw_text_body */
+    qwen          *q;
+    const int32_t *ids, *positions;
+    const double  *features;
+    double        *out;
+    int64_t        n, feature_rows;
+    const char    *names;
+} qw_text_work;
+void qw_text_body(qw_run *r, void *arg);
+typedef struct qw_vision_work { qwen *q; const double *pixels; qw_grid grid; double *out; } qw_vision_work;
+void qw_vision_body(qw_run *r, void *arg);
+typedef struct qw_decode_work { qwen *q; const double *latent; int64_t h, w; double *picture; } qw_decode_work;
+void qw_decode_body(qw_run *r, void *arg);
+typedef struct qw_encode_work {
+    qwen         *q;
+    const double *picture;              /* [h][w][channels], -1..1 */
+    int64_t       h, w;
+    double       *mean, *logvar;        /* [z][h/8][w/8] */
+} qw_encode_work;
+void qw_encode_body(qw_run *r, void *arg);
+typedef struct qw_velocity_work {       /* argument of qw_velocity_body: one step, all passes */
+    qwen            *q;
+    qw_modulation   *mod;
+    int              step, passes;
+    qw_dit_sequence  seq[2];
+} qw_velocity_work;
+void qw_velocity_body(qw_run *r, void *arg);
+
+/* Latents between the VAE's own numbers and normalised ones: [z][n]. */
+void qw_latent_normalise(const qw_vae_config *c, const double *raw, int64_t n, double *out);
+void qw_latent_raw(const qw_vae_config *c, const double *normalised, int64_t n, double *out);
 
 /* --- pipeline.c: the stages in order ------------------------------------------------------------------ */
 int  qw_generate(qwen *q, const qwen_request *req, qwen_result *out);

@@ -21,6 +21,9 @@
 #ifdef __cplusplus
 extern "C" {
 #endif
+#if defined __GNUC__ && !defined _WIN32
+#pragma GCC visibility push(default)
+#endif
 
 typedef struct qwen qwen;               /* a model on a device; one thread at a time */
 
@@ -214,6 +217,9 @@ int         qwen_inspect(const char *path, void (*say)(void *user, const char *k
                          char *error_text, size_t error_size);
 /* The published sizes for an aspect "16:9": QWEN_EARG if it is not in the table. */
 int         qwen_aspect(const char *aspect, int *width, int *height);
+#if defined __GNUC__ && !defined _WIN32
+#pragma GCC visibility pop
+#endif
 #ifdef __cplusplus
 }
 #endif

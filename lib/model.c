@@ -1,0 +1,830 @@
+/* model.c - opening a model: which files make it, what they say it is, and nets loaded when first needed.
+ *
+ * A model is a diffusers directory (model_index.json), a single file, or pieces given one by one; a piece
+ * overrides the directory's.  A file without a config.json beside it takes that of the directory, else the
+ * published numbers (DECISIONS 6).  Opening maps files and reads their headers; weights are loaded by the
+ * qw_need_ functions. */
+#include "pipeline.h"
+#include <ctype.h>
+#include <dirent.h>
+#include <errno.h>
+#include <math.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* --- variants -------------------------------------------------------------------------------------- */
+
+static const char *const variant_names[QW_NVARIANTS] = { "t2i", "edit", "edit-2509", "edit-2511", "layered" };
+
+const char *qw_variant_name(qw_variant v)
+{
+    return variant_names[v];
+}
+
+int qw_variant_named(const char *name, qw_variant *out)
+{
+    for (int i = 0; i < QW_NVARIANTS; i++)
+        if (!strcmp(name, variant_names[i])) {
+            *out = (qw_variant)i;
+            return 1;
+        }
+    return 0;
+}
+
+/* Pipeline classes of model_index.json (spec 00 §3.1). */
+static const struct { const char *name; qw_variant variant; } classes[] = {
+    { "QwenImagePipeline", QW_T2I }, { "QwenImageImg2ImgPipeline", QW_T2I },
+    { "QwenImageInpaintPipeline", QW_T2I }, { "QwenImageControlNetPipeline", QW_T2I },
+    { "QwenImageControlNetInpaintPipeline", QW_T2I }, { "QwenImageEditPipeline", QW_EDIT },
+    { "QwenImageEditInpaintPipeline", QW_EDIT }, { "QwenImageEditPlusPipeline", QW_EDIT_2509 },
+    { "QwenImageLayeredPipeline", QW_LAYERED },
+};
+
+static int class_named(const char *name, qw_variant *out)
+{
+    for (size_t i = 0; i < sizeof classes / sizeof *classes; i++)
+        if (!strcmp(name, classes[i].name)) {
+            *out = classes[i].variant;
+            return 1;
+        }
+    return 0;
+}
+
+/* Does the last part of a path contain word?  Case is ignored; '-', '_' and '.' are alike. */
+static int name_has(const char *path, const char *word)
+{
+    if (!path)
+        return 0;
+    const char *slash = strrchr(path, '/');
+    for (const char *p = slash ? slash + 1 : path; *p; p++) {
+        size_t i = 0;
+        while (word[i] && p[i]) {
+            const int c = p[i] == '-' || p[i] == '_' ? '.' : tolower((unsigned char)p[i]);
+            if (c != word[i])
+                break;
+            i++;
+        }
+        if (!word[i])
+            return 1;
+    }
+    return 0;
+}
+
+static qw_variant variant_of_file(const char *path)
+{
+    if (name_has(path, "layered"))
+        return QW_LAYERED;
+    if (name_has(path, "2511"))
+        return QW_EDIT_2511;
+    if (name_has(path, "2509") || name_has(path, "edit.plus"))
+        return QW_EDIT_2509;
+    return name_has(path, "edit") ? QW_EDIT : QW_T2I;
+}
+
+/* --- paths ------------------------------------------------------------------------------------------ */
+
+void qw_say(const qwen *q, int level, const char *format, ...)
+{
+    if (!q->opt.log)
+        return;
+    char line[1200];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(line, sizeof line, format, args);
+    va_end(args);
+    q->opt.log(q->opt.user, level, line);
+}
+
+char *qw_strdup(const char *s)
+{
+    if (!s)
+        return NULL;
+    const size_t n = strlen(s) + 1;
+    char *copy = malloc(n);
+    return copy ? memcpy(copy, s, n) : NULL;
+}
+
+char *qw_path_join(const char *directory, const char *name)
+{
+    const size_t n = strlen(directory), m = strlen(name);
+    char *path = malloc(n + m + 2);
+    if (!path)
+        return NULL;
+    memcpy(path, directory, n);
+    size_t at = n;
+    if (n && path[n - 1] != '/')
+        path[at++] = '/';
+    memcpy(path + at, name, m + 1);
+    return path;
+}
+
+static int is_directory(const char *path)
+{
+    struct stat st;
+    return !stat(path, &st) && S_ISDIR(st.st_mode);
+}
+
+static int is_file(const char *path)
+{
+    struct stat st;
+    return !stat(path, &st) && S_ISREG(st.st_mode);
+}
+
+/* A checkout without symbolic links has small files that hold the target's relative path.  *out is NULL when
+ * path is no such file. */
+static int follow_link(const char *path, char **out, qw_error *err)
+{
+    char text[300];
+    *out = NULL;
+    FILE *f = fopen(path, "rb");
+    const size_t n = f ? fread(text, 1, sizeof text - 1, f) : 0;
+    if (f)
+        fclose(f);
+    if (!n || n == sizeof text - 1 || strncmp(text, "../", 3))
+        return QWEN_OK;
+    text[n] = 0;
+    if (strlen(text) != n || strpbrk(text, "\n\r"))
+        return QWEN_OK;
+    char *directory = qw_strdup(path), *slash = directory ? strrchr(directory, '/') : NULL;
+    if (slash)
+        *slash = 0;
+    *out = directory ? qw_path_join(slash ? directory : ".", text) : NULL;
+    free(directory);
+    return *out ? QWEN_OK : qw_fail(err, QWEN_ENOMEM, "no memory for a path");
+}
+
+char *qw_component_path(const char *directory, const char *name, qw_error *err)
+{
+    char *path = qw_path_join(directory, name);
+    if (!path) {
+        qw_fail(err, QWEN_ENOMEM, "no memory for a path");
+        return NULL;
+    }
+    if (is_file(path)) {
+        char *target = NULL;
+        if (follow_link(path, &target, err)) {
+            free(path);
+            return NULL;
+        }
+        if (target) {
+            free(path);
+            path = target;
+        }
+    }
+    if (!is_directory(path) && !is_file(path)) {
+        free(path);
+        return NULL;
+    }
+    return path;
+}
+
+/* config.json in a component's directory, or beside its file; NULL if there is none. */
+static char *config_beside(const char *path, qw_error *err)
+{
+    char *directory = qw_strdup(path);
+    if (!directory)
+        return NULL;
+    if (!is_directory(path)) {
+        char *slash = strrchr(directory, '/');
+        if (slash)
+            slash[slash == directory] = 0;
+        else
+            strcpy(directory, path[0] ? "." : "");
+    }
+    char *config = qw_component_path(directory, "config.json", err);
+    free(directory);
+    return config;
+}
+
+static int no_memory(qwen *q)
+{
+    return qw_fail(&q->error, QWEN_ENOMEM, "no memory to open the model");
+}
+
+/* --- model_index.json ------------------------------------------------------------------------------- */
+
+static int index_number(qwen *q, const json_t *block, const char *where, const char *key, double low, double high,
+                        int whole, double *out)
+{
+    const json_t *v = json_object_get(block, key);
+    if (!v)
+        return QWEN_OK;
+    const double x = json_is_number(v) ? json_number_value(v) : NAN;
+    if (!(x >= low && x <= high) || (whole && x != floor(x)))
+        return qw_fail(&q->error, QWEN_EFORMAT, "%s: \"libqwen\": \"%s\" is not a%s number from %g to %g", where, key,
+                       whole ? " whole" : "", low, high);
+    *out = x;
+    return QWEN_OK;
+}
+
+static int index_string(qwen *q, const json_t *block, const char *where, const char *key, char **out)
+{
+    const json_t *v = json_object_get(block, key);
+    if (!v)
+        return QWEN_OK;
+    if (!json_is_string(v))
+        return qw_fail(&q->error, QWEN_EFORMAT, "%s: \"libqwen\": \"%s\" is not a string", where, key);
+    free(*out);
+    *out = qw_strdup(json_string_value(v));
+    return *out ? QWEN_OK : no_memory(q);
+}
+
+/* The block of defaults that a small checkpoint carries (DECISIONS 6). */
+static int read_block(qwen *q, const json_t *block, const char *where)
+{
+    double width = q->width, height = q->height, steps = q->steps, guidance = q->guidance;
+    double reference = (double)q->reference_area, condition = (double)q->condition_area;
+    if (!json_is_object(block))
+        return qw_fail(&q->error, QWEN_EFORMAT, "%s: \"libqwen\" is not an object", where);
+    if (index_number(q, block, where, "width", 16, 65536, 1, &width) ||
+        index_number(q, block, where, "height", 16, 65536, 1, &height) ||
+        index_number(q, block, where, "steps", 1, 10000, 1, &steps) ||
+        index_number(q, block, where, "guidance", 0, 1000, 0, &guidance) ||
+        index_number(q, block, where, "reference_area", 256, 4294967296.0, 1, &reference) ||
+        index_number(q, block, where, "condition_area", 256, 4294967296.0, 1, &condition) ||
+        index_string(q, block, where, "name", &q->name) ||
+        index_string(q, block, where, "negative", &q->negative) ||
+        index_string(q, block, where, "edit_class", &q->edit_class))
+        return q->error.status;
+    if ((int)width % 16 || (int)height % 16)
+        return qw_fail(&q->error, QWEN_EFORMAT, "%s: \"libqwen\": %gx%g is no multiple of 16", where, width, height);
+    qw_variant v;
+    if (q->edit_class && !class_named(q->edit_class, &v)) {
+        char seen[100];
+        return qw_fail(&q->error, QWEN_EUNSUPPORTED, "%s: \"libqwen\": edit_class \"%s\" is not supported", where,
+                       qw_visible(seen, sizeof seen, q->edit_class));
+    }
+    q->width = (int)width;
+    q->height = (int)height;
+    q->steps = (int)steps;
+    q->guidance = guidance;
+    q->reference_area = (int64_t)reference;
+    q->condition_area = (int64_t)condition;
+    return QWEN_OK;
+}
+
+/* Components are pairs of strings, or of nulls where there is none. */
+static int check_components(qwen *q, const json_t *index, const char *where)
+{
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)index, key, v) {
+        if (key[0] == '_' || !strcmp(key, "libqwen"))
+            continue;
+        static const char *const parts[] = { "transformer", "text_encoder", "vae", "tokenizer", "scheduler",
+                                             "processor", "controlnet" };
+        int known = 0;
+        for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+            known |= !strcmp(key, parts[i]);
+        if (!known)
+            continue;
+        const json_t *a = json_array_get(v, 0), *b = json_array_get(v, 1);
+        const int pair = json_is_array(v) && json_array_size(v) == 2 &&
+                         ((json_is_string(a) && json_is_string(b)) || (json_is_null(a) && json_is_null(b)));
+        if (!pair)
+            return qw_fail(&q->error, QWEN_EFORMAT, "%s: \"%s\" is not a pair of library and class", where, key);
+    }
+    return QWEN_OK;
+}
+
+static int read_index(qwen *q, const json_t *index, const char *where)
+{
+    const json_t *class = json_object_get(index, "_class_name");
+    if (!json_is_string(class))
+        return qw_fail(&q->error, QWEN_EFORMAT, "%s: no string \"_class_name\"", where);
+    const char *name = json_string_value(class);
+    if (!class_named(name, &q->variant)) {
+        char seen[100];
+        return qw_fail(&q->error, QWEN_EUNSUPPORTED, "%s: \"_class_name\": pipeline class %s is not supported%s", where,
+                       qw_visible(seen, sizeof seen, name),
+                       strstr(name, "QwenImage21") ? " (Qwen-Image-2.1 is another model)" : "");
+    }
+    q->pipeline_class = qw_strdup(name);
+    if (!q->pipeline_class)
+        return no_memory(q);
+    if (check_components(q, index, where))
+        return q->error.status;
+    const json_t *block = json_object_get(index, "libqwen");
+    return block ? read_block(q, block, where) : QWEN_OK;
+}
+
+/* --- files of a component ---------------------------------------------------------------------------- */
+
+static int open_store(qwen *q, qw_component *c, qw_kind part, qw_kind *found)
+{
+    qw_kind kind = QW_KIND_UNKNOWN;
+    if (qw_store_new(&c->store, &q->error) || qw_store_add(c->store, c->path, &q->error) ||
+        qw_store_canonical(c->store, part, &kind, &q->error))
+        return q->error.status;
+    const qw_entry *e;
+    c->file_bytes = 0;
+    for (int64_t i = 0; (e = qw_store_entry(c->store, i)); i++)
+        c->file_bytes += e->bytes;
+    if (found)
+        *found = kind;
+    return QWEN_OK;
+}
+
+/* Takes piece, else <directory>/name, else whole (the single file of the model); none is no failure. */
+static int component_files(qwen *q, qw_component *c, const char *piece, const char *directory, const char *name,
+                           const char *whole)
+{
+    char *own = NULL, *shared = NULL;
+    if (directory)
+        own = qw_component_path(directory, name, &q->error);
+    if (q->error.status)
+        return q->error.status;
+    if (own)
+        shared = config_beside(own, &q->error);
+    const char *path = piece ? piece : own ? own : whole;
+    if (path && !q->error.status) {
+        c->path = qw_strdup(path);
+        c->config = piece || !own ? config_beside(path, &q->error) : NULL;
+        if (!c->config) {
+            c->config = shared;
+            shared = NULL;
+        }
+        if (!c->path)
+            no_memory(q);
+    }
+    free(own);
+    free(shared);
+    return q->error.status;
+}
+
+static int load_json(qwen *q, const char *path, json_t **out)
+{
+    *out = NULL;
+    return path ? qw_json_file(path, out, &q->error) : QWEN_OK;
+}
+
+static void close_component(qw_component *c)
+{
+    qw_residency_free(c->res);
+    if (!c->borrowed)
+        qw_store_free(c->store);
+    free(c->path);
+    free(c->config);
+    memset(c, 0, sizeof *c);
+}
+
+static const char *where_of(const qw_component *c)
+{
+    return c->config ? c->config : c->path;
+}
+
+static int open_dit(qwen *q)
+{
+    json_t *json;
+    if (!q->dit_files.path)
+        return QWEN_OK;
+    if (load_json(q, q->dit_files.config, &json) || open_store(q, &q->dit_files, QW_KIND_TRANSFORMER, NULL)) {
+        json_decref(json);
+        return q->error.status;
+    }
+    qw_dit_configure(&q->dit_config, json, q->dit_files.store, where_of(&q->dit_files), &q->error);
+    json_decref(json);
+    return q->error.status;
+}
+
+static int open_text(qwen *q)
+{
+    json_t *json;
+    if (!q->text_files.path)
+        return QWEN_OK;
+    if (load_json(q, q->text_files.config, &json) || open_store(q, &q->text_files, QW_KIND_TEXT, NULL)) {
+        json_decref(json);
+        return q->error.status;
+    }
+    qw_text_configure(&q->text_config, json, q->text_files.store, where_of(&q->text_files), &q->error);
+    json_decref(json);
+    if (!q->error.status && q->dit_files.store && q->text_config.width != q->dit_config.text_width)
+        return qw_fail(&q->error, QWEN_EMODEL, "%s: the text encoder is %lld wide, the transformer expects %lld",
+                       q->text_files.path, (long long)q->text_config.width, (long long)q->dit_config.text_width);
+    return q->error.status;
+}
+
+static int open_vae(qwen *q)
+{
+    json_t *json;
+    if (!q->vae_files.path)
+        return QWEN_OK;
+    if (load_json(q, q->vae_files.config, &json) || open_store(q, &q->vae_files, QW_KIND_VAE, NULL)) {
+        json_decref(json);
+        return q->error.status;
+    }
+    qw_vae_configure(&q->vae_config, json, q->vae_files.store, where_of(&q->vae_files), &q->error);
+    json_decref(json);
+    const int64_t patch = q->dit_config.patch;
+    if (!q->error.status && q->dit_files.store && q->vae_config.z * patch * patch != q->dit_config.in)
+        return qw_fail(&q->error, QWEN_EMODEL, "%s: the VAE has %lld latent channels, the transformer expects %lld",
+                       q->vae_files.path, (long long)q->vae_config.z, (long long)(q->dit_config.in / (patch * patch)));
+    return q->error.status;
+}
+
+static int open_schedule(qwen *q, const char *directory)
+{
+    json_t *json = NULL;
+    char *scheduler = directory ? qw_component_path(directory, "scheduler", &q->error) : NULL;
+    char *path = scheduler ? qw_component_path(scheduler, "scheduler_config.json", &q->error) : NULL;
+    if (!q->error.status && !load_json(q, path, &json))
+        qw_schedule_configure(&q->schedule_config, json, path ? path : "scheduler", &q->error);
+    json_decref(json);
+    free(scheduler);
+    free(path);
+    return q->error.status;
+}
+
+static int open_tokenizer(qwen *q, const char *directory)
+{
+    char *own = directory && !q->opt.tokenizer ? qw_component_path(directory, "tokenizer", &q->error) : NULL;
+    char *processor = directory ? qw_component_path(directory, "processor", &q->error) : NULL;
+    if (processor)
+        q->processor_path = qw_component_path(processor, "preprocessor_config.json", &q->error);
+    free(processor);
+    q->tokenizer_path = q->opt.tokenizer ? qw_strdup(q->opt.tokenizer) : own;
+    if (q->opt.tokenizer && !q->tokenizer_path)
+        return no_memory(q);
+    return q->error.status;
+}
+
+/* A single file: which component it is decides where it goes. */
+static int whole_file(qwen *q, const char *dit[1], const char *text[1], const char *vae[1])
+{
+    qw_component probe = { .path = qw_strdup(q->opt.model) };
+    qw_kind kind = QW_KIND_UNKNOWN;
+    const int status = probe.path ? open_store(q, &probe, QW_KIND_UNKNOWN, &kind) : no_memory(q);
+    close_component(&probe);
+    if (status)
+        return status;
+    switch (kind) {
+    case QW_KIND_TRANSFORMER: *dit = q->opt.model; return QWEN_OK;
+    case QW_KIND_TEXT:        *text = q->opt.model; return QWEN_OK;
+    case QW_KIND_VAE:         *vae = q->opt.model; return QWEN_OK;
+    case QW_KIND_CHECKPOINT:  *dit = *text = *vae = q->opt.model; return QWEN_OK;
+    default:
+        return qw_fail(&q->error, QWEN_EMODEL, "%s: this is a %s, not a model that draws", q->opt.model,
+                       qw_kind_name(kind));
+    }
+}
+
+static int find_files(qwen *q)
+{
+    const char *model = q->opt.model, *directory = NULL, *dit = NULL, *text = NULL, *vae = NULL;
+    if (model) {
+        char *path = is_directory(model) ? qw_path_join(model, "model_index.json") : NULL;
+        const int indexed = path && is_file(path);
+        json_t *index = NULL;
+        if (indexed && !load_json(q, path, &index))
+            read_index(q, index, path);
+        json_decref(index);
+        free(path);
+        if (indexed)
+            directory = model;
+        else if (!q->error.status)
+            whole_file(q, &dit, &text, &vae);
+    }
+    if (q->error.status)
+        return q->error.status;
+    if (component_files(q, &q->dit_files, q->opt.transformer, directory, "transformer", dit) ||
+        component_files(q, &q->text_files, q->opt.text_encoder, directory, "text_encoder", text) ||
+        component_files(q, &q->vae_files, q->opt.vae, directory, "vae", vae) ||
+        component_files(q, &q->control_files, q->opt.controlnet, directory, "controlnet", NULL) ||
+        open_tokenizer(q, directory) || open_schedule(q, directory))
+        return q->error.status;
+    if (!q->dit_files.path && !q->text_files.path && !q->vae_files.path && !q->tokenizer_path && !q->opt.vision)
+        return qw_fail(&q->error, QWEN_EARG, "%s: no transformer, text encoder or VAE here",
+                       model ? model : "no model given");
+    return open_dit(q) || open_text(q) || open_vae(q) ? q->error.status : QWEN_OK;
+}
+
+/* --- what it is ---------------------------------------------------------------------------------------- */
+
+/* "4steps", "8-step": the number before "step" in a file's name, or 0. */
+static int steps_in_name(const char *path)
+{
+    for (int n = 1; n <= 16; n++) {
+        char a[16], b[16];
+        snprintf(a, sizeof a, "%dstep", n);
+        snprintf(b, sizeof b, "%d.step", n);
+        if (name_has(path, a) || name_has(path, b))
+            return n;
+    }
+    return 0;
+}
+
+static int decide_variant(qwen *q)
+{
+    const char *path = q->dit_files.path;
+    if (q->opt.variant) {
+        if (!qw_variant_named(q->opt.variant, &q->variant))
+            return qw_fail(&q->error, QWEN_EARG,
+                           "variant \"%s\" is none of t2i, edit, edit-2509, edit-2511, layered", q->opt.variant);
+    } else if (!q->pipeline_class) {
+        q->variant = path ? variant_of_file(path) : QW_T2I;
+        if (q->dit_config.zero_cond_t)
+            q->variant = QW_EDIT_2511;
+        if (q->dit_config.layer3d || q->dit_config.additional_t)
+            q->variant = QW_LAYERED;
+    } else if (q->variant == QW_EDIT_2509 && q->dit_config.zero_cond_t) {
+        q->variant = QW_EDIT_2511;
+    }
+    const int layered = q->dit_config.layer3d || q->dit_config.additional_t;
+    if (path && (q->variant == QW_LAYERED) != layered)
+        return qw_fail(&q->error, QWEN_EMODEL, "%s: the variant is %s, but the transformer is %s of Layered", path,
+                       qw_variant_name(q->variant), layered ? "that" : "not that");
+    return QWEN_OK;
+}
+
+static int decide_defaults(qwen *q)
+{
+    const qw_schedule_config *s = &q->schedule_config;
+    const char *name = q->dit_files.path, *model = q->opt.model;
+    const int plus = q->variant == QW_EDIT_2509 || q->variant == QW_EDIT_2511;
+    /* Lightning's own scheduler has one shift for every size and no terminal (spec 06 §2.1). */
+    const int flat = s->dynamic && s->terminal == 0 && s->base_shift == s->max_shift;
+    q->lightning = name_has(name, "lightning") || name_has(model, "lightning");
+    int steps = plus ? 40 : 50;
+    double guidance = 4;
+    if (q->lightning || flat) {
+        const int said = steps_in_name(name) ? steps_in_name(name) : steps_in_name(model);
+        steps = said ? said : 8;
+        guidance = 1;
+        q->distilled = 1;
+    } else if (name_has(name, "distill") || name_has(model, "distill")) {
+        steps = 15;
+        guidance = 1;
+        q->distilled = 1;
+    }
+    if (!q->steps)
+        q->steps = steps;
+    if (q->guidance <= 0)
+        q->guidance = guidance;
+    if (!q->negative && !(q->negative = qw_strdup(" ")))
+        return no_memory(q);
+    return QWEN_OK;
+}
+
+/* --- opening and closing ------------------------------------------------------------------------------- */
+
+static int open_devices(qwen *q)
+{
+    const qwen_options *o = &q->opt;
+    if (qw_device_open(o->device, o->threads, &q->dev, &q->error))
+        return q->error.status;
+    q->text_dev = q->vae_dev = q->dev;
+    if (o->text_device && qw_device_open(o->text_device, o->threads, &q->text_dev, &q->error))
+        return q->error.status;
+    if (o->vae_device && qw_device_open(o->vae_device, o->threads, &q->vae_dev, &q->error))
+        return q->error.status;
+    return qw_device_open("ref", o->threads, &q->ref, &q->error);
+}
+
+int qw_model_open(qwen *q)
+{
+    const char *like = q->opt.like;
+    if (like && strcmp(like, "diffusers") && strcmp(like, "comfyui"))
+        return qw_fail(&q->error, QWEN_EARG, "like \"%s\" is neither diffusers nor comfyui", like);
+    q->comfy = like && !strcmp(like, "comfyui");
+    if (find_files(q) || decide_variant(q) || decide_defaults(q) || open_devices(q))
+        return q->error.status;
+    qw_say(q, 1, "variant %s, device %s", qw_variant_name(q->variant), q->dev->name);
+    return QWEN_OK;
+}
+
+static void close_device(qw_device *dev)
+{
+    if (dev)
+        dev->close(dev);
+}
+
+void qw_model_close(qwen *q)
+{
+    for (int i = 0; i < 2; i++) {
+        free(q->embedding[i].key);
+        free(q->embedding[i].rows);
+    }
+    qw_dit_free(q->dit);
+    qw_text_free(q->text);
+    qw_vision_free(q->vision);
+    qw_vae_free(q->vae);
+    close_component(&q->vision_files);
+    close_component(&q->text_files);
+    close_component(&q->dit_files);
+    close_component(&q->vae_files);
+    close_component(&q->control_files);
+    qw_tokenizer_free(q->tokenizer);
+    if (q->vae_dev != q->dev)
+        close_device(q->vae_dev);
+    if (q->text_dev != q->dev)
+        close_device(q->text_dev);
+    close_device(q->ref);
+    close_device(q->dev);
+    free(q->tokenizer_path);
+    free(q->processor_path);
+    free(q->pipeline_class);
+    free(q->edit_class);
+    free(q->name);
+    free(q->negative);
+}
+
+/* --- loading when needed --------------------------------------------------------------------------------- */
+
+static void tell_unused(void *user, const qw_entry *e)
+{
+    char seen[200];
+    qw_say(user, 1, "not used: %s", qw_visible(seen, sizeof seen, e->key));
+}
+
+static int loading(qwen *q, qw_component *c, qw_device *dev, const char *what, const char *option, qw_loader *l)
+{
+    if (!c->store)
+        return qw_fail(&q->error, QWEN_EARG, "no %s: the model has none and none was given (%s)", what, option);
+    memset(l, 0, sizeof *l);
+    l->store = c->store;
+    l->err = &q->error;
+    if (qw_residency_new(&c->res, dev, q->opt.memory, &q->error))
+        return q->error.status;
+    l->res = c->res;
+    return QWEN_OK;
+}
+
+static int loaded(qwen *q, qw_component *c, const char *what)
+{
+    if (q->error.status || qw_residency_commit(c->res, &q->error)) {
+        qw_residency_free(c->res);
+        c->res = NULL;
+        return q->error.status;
+    }
+    c->opened = 1;
+    qw_say(q, 1, "%s: %.1f MB in %s", what, (double)c->file_bytes / 1e6, c->path ? c->path : "the text encoder's file");
+    if (!c->borrowed && c != &q->text_files)
+        qw_store_unused(c->store, tell_unused, q);
+    return QWEN_OK;
+}
+
+int qw_need_tokenizer(qwen *q)
+{
+    if (q->tokenizer)
+        return QWEN_OK;
+    if (!q->tokenizer_path)
+        return qw_fail(&q->error, QWEN_EARG, "no tokenizer: the model has none and none was given (tokenizer)");
+    return qw_tokenizer_open(&q->tokenizer, q->tokenizer_path, &q->error);
+}
+
+int qw_need_text(qwen *q)
+{
+    qw_loader l;
+    if (q->text)
+        return QWEN_OK;
+    if (loading(q, &q->text_files, q->text_dev, "text encoder", "text_encoder", &l))
+        return q->error.status;
+    qw_text_load(&q->text, &q->text_config, &l);
+    if (loaded(q, &q->text_files, "text encoder")) {
+        qw_text_free(q->text);
+        q->text = NULL;
+    }
+    return q->error.status;
+}
+
+/* The mmproj file beside a language GGUF: the one whose merger is as wide as the language model. */
+static int find_mmproj(qwen *q)
+{
+    char *directory = qw_strdup(q->text_files.path);
+    if (!directory)
+        return no_memory(q);
+    char *slash = strrchr(directory, '/');
+    if (slash)
+        slash[slash == directory] = 0;
+    DIR *d = opendir(slash ? directory : ".");
+    struct dirent *e;
+    while (d && !q->error.status && (e = readdir(d))) {
+        if (!name_has(e->d_name, "mmproj") || !name_has(e->d_name, ".gguf"))
+            continue;
+        qw_component c = { .path = qw_path_join(slash ? directory : ".", e->d_name) };
+        qwen probe = { .error = { 0 } };
+        const qw_entry *out = NULL;
+        if (c.path && !open_store(&probe, &c, QW_KIND_VISION, NULL))
+            out = qw_store_find(c.store, "visual.merger.mlp.2.weight");
+        if (!out || out->rank < 1 || out->dim[0] != q->text_config.width) {
+            close_component(&c);
+        } else if (q->vision_files.store) {
+            qw_fail(&q->error, QWEN_EARG, "%s and %s both fit the text encoder: say which (vision)",
+                    q->vision_files.path, c.path);
+            close_component(&c);
+        } else {
+            q->vision_files = c;
+        }
+    }
+    if (d)
+        closedir(d);
+    free(directory);
+    return q->error.status;
+}
+
+static int vision_store(qwen *q)
+{
+    qw_component *c = &q->vision_files;
+    if (c->store)
+        return QWEN_OK;
+    if (q->opt.vision) {
+        if (component_files(q, c, q->opt.vision, NULL, NULL, NULL))
+            return q->error.status;
+        return open_store(q, c, QW_KIND_VISION, NULL);
+    }
+    if (q->text_files.store && qw_store_find(q->text_files.store, "visual.merger.ln_q.weight")) {
+        c->store = q->text_files.store;
+        c->borrowed = 1;
+        c->config = qw_strdup(q->text_files.config);
+        return QWEN_OK;
+    }
+    return q->text_files.path && !is_directory(q->text_files.path) ? find_mmproj(q) : QWEN_OK;
+}
+
+int qw_need_vision(qwen *q)
+{
+    qw_loader l;
+    if (q->vision)
+        return QWEN_OK;
+    if (vision_store(q))
+        return q->error.status;
+    qw_component *c = &q->vision_files;
+    json_t *json = NULL, *processor = NULL;
+    if (loading(q, c, q->text_dev, "vision tower", "vision", &l) || load_json(q, c->config, &json) ||
+        load_json(q, q->processor_path, &processor) ||
+        qw_vision_configure(&q->vision_config, json, processor, c->store, c->config ? c->config : "vision tower",
+                            &q->error)) {
+        json_decref(json);
+        json_decref(processor);
+        qw_residency_free(c->res);
+        c->res = NULL;
+        return q->error.status;
+    }
+    json_decref(json);
+    json_decref(processor);
+    qw_vision_load(&q->vision, &q->vision_config, &l);
+    if (!q->error.status && q->text_files.store && q->vision_config.out != q->text_config.width)
+        qw_fail(&q->error, QWEN_EMODEL, "the vision tower gives %lld features, the text encoder is %lld wide",
+                (long long)q->vision_config.out, (long long)q->text_config.width);
+    if (loaded(q, c, "vision tower")) {
+        qw_vision_free(q->vision);
+        q->vision = NULL;
+    }
+    return q->error.status;
+}
+
+/* On a device of its own memory the text encoder makes room when both do not fit. */
+static void make_room(qwen *q)
+{
+    const uint64_t limit = q->opt.memory ? q->opt.memory : q->dev->memory;
+    const uint64_t both = q->dit_files.file_bytes + q->text_files.file_bytes + q->vae_files.file_bytes;
+    if (q->dev->host || q->text_dev != q->dev || both < limit - limit / 4)
+        return;
+    qw_text_free(q->text);
+    q->text = NULL;
+    qw_residency_free(q->text_files.res);
+    q->text_files.res = NULL;
+    qw_vision_free(q->vision);
+    q->vision = NULL;
+    qw_residency_free(q->vision_files.res);
+    q->vision_files.res = NULL;
+}
+
+int qw_need_dit(qwen *q)
+{
+    qw_loader l;
+    if (q->dit)
+        return QWEN_OK;
+    make_room(q);
+    if (loading(q, &q->dit_files, q->dev, "transformer", "transformer", &l))
+        return q->error.status;
+    qw_dit_load(&q->dit, &q->dit_config, &l);
+    if (loaded(q, &q->dit_files, "transformer")) {
+        qw_dit_free(q->dit);
+        q->dit = NULL;
+    }
+    return q->error.status;
+}
+
+int qw_need_vae(qwen *q, int parts)
+{
+    qw_loader l;
+    if (q->vae && (q->vae_parts & parts) == parts)
+        return QWEN_OK;
+    qw_vae_free(q->vae);
+    q->vae = NULL;
+    qw_residency_free(q->vae_files.res);
+    q->vae_files.res = NULL;
+    if (loading(q, &q->vae_files, q->vae_dev, "VAE", "vae", &l))
+        return q->error.status;
+    q->vae_parts |= parts;
+    qw_vae_load(&q->vae, &q->vae_config, q->vae_parts, &l);
+    if (loaded(q, &q->vae_files, "VAE")) {
+        qw_vae_free(q->vae);
+        q->vae = NULL;
+        q->vae_parts = 0;
+    }
+    return q->error.status;
+}

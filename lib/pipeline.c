@@ -1,0 +1,123 @@
+/* pipeline.c - a picture from a request: the stages in order; and the same stages counted, not run. */
+#include "pipeline.h"
+#include <stdlib.h>
+#include <string.h>
+
+/* Everything up to the latents' first step. */
+static int prepare(qw_job *j)
+{
+    if (qw_job_schedule(j) || qw_embed_prompt(j, 0) || (j->passes > 1 && qw_embed_prompt(j, 1)))
+        return j->q->error.status;
+    return qw_job_encode(j) || qw_job_noise(j) ? j->q->error.status : QWEN_OK;
+}
+
+static uint64_t on_device(const qwen *q)
+{
+    const qw_component *c[] = { &q->text_files, &q->vision_files, &q->dit_files, &q->vae_files, &q->control_files };
+    uint64_t bytes = 0;
+    for (size_t i = 0; i < sizeof c / sizeof *c; i++)
+        if (c[i]->res)
+            bytes += qw_residency_bytes(c[i]->res, 0);
+    return bytes;
+}
+
+int qw_generate(qwen *q, const qwen_request *req, qwen_result *out)
+{
+    qw_job j;
+    q->peak_scratch = 0;
+    if (!qw_job_init(&j, q, req) && !prepare(&j) && !qw_job_denoise(&j) && !qw_job_decode(&j, out)) {
+        out->seed = req->seed;
+        out->width = j.width;
+        out->height = j.height;
+        out->steps = j.steps;
+        out->guidance = j.guidance;
+        out->variant = qw_variant_name(j.variant);
+        out->schedule = req->schedule ? q->told[0] : q->lightning ? "lightning" : "auto";
+        out->sampler = req->sampler ? q->told[1] : "euler";
+        out->rng = req->rng ? q->told[2] : "torch-cpu";
+        out->seconds_text = j.seconds_text;
+        out->seconds_vision = j.seconds_vision;
+        out->seconds_encode = j.seconds_encode;
+        out->seconds_denoise = j.seconds_denoise;
+        out->seconds_decode = j.seconds_decode;
+        out->device_bytes = on_device(q) + q->peak_scratch;
+    }
+    qw_job_free(&j);
+    return q->error.status;
+}
+
+/* The FLOPs counted since the last call. */
+static double take_flops(qw_tally *t)
+{
+    const double flops = t->flops;
+    t->flops = 0;
+    return flops;
+}
+
+static int count_stages(qw_job *j, qw_tally *t, qwen_plan_report *out)
+{
+    qwen *q = j->q;
+    t->times = 1;
+    if (qw_job_schedule(j))
+        return q->error.status;
+    if (j->views) {
+        /* The tower is walked by the first prompt: its share is what comes before the text. */
+        if (qw_plan_features(j))
+            return q->error.status;
+        out->flops_vision = take_flops(t);
+    }
+    if (qw_embed_prompt(j, 0) || (j->passes > 1 && qw_embed_prompt(j, 1)))
+        return q->error.status;
+    out->flops_text = take_flops(t);
+    if (qw_job_encode(j) || qw_job_noise(j))
+        return q->error.status;
+    out->flops_encode = take_flops(t);
+    if (qw_job_denoise(j))
+        return q->error.status;
+    out->flops_denoise = take_flops(t);
+    if (qw_job_decode(j, NULL))
+        return q->error.status;
+    out->flops_decode = take_flops(t);
+    return QWEN_OK;
+}
+
+/* An embedding that is given or that another component makes has no weights here. */
+static uint64_t bytes_of(const qw_component *c)
+{
+    return c->opened ? c->file_bytes : 0;
+}
+
+int qw_plan(qwen *q, const qwen_request *req, qwen_plan_report *out)
+{
+    qw_job j;
+    qw_tally t = { .want_lines = out->ops != NULL };
+    q->peak_scratch = 0;
+    q->tally = &t;
+    if (!qw_job_init(&j, q, req) && !count_stages(&j, &t, out)) {
+        out->width = j.width;
+        out->height = j.height;
+        out->steps = j.steps - j.first_step;
+        out->passes = j.passes;
+        out->image_tokens = j.frames * j.tokens;
+        out->text_tokens = j.text_rows[0];
+        for (int k = 0; k < j.sequence_references; k++)
+            out->reference_tokens += j.reference[k].image.w / 16 * (j.reference[k].image.h / 16);
+        out->weights_text = bytes_of(&q->text_files);
+        out->weights_vision = q->vision_files.borrowed ? q->vision_files.file_bytes : bytes_of(&q->vision_files);
+        out->weights_transformer = bytes_of(&q->dit_files);
+        out->weights_vae = bytes_of(&q->vae_files);
+        const qw_component *c[] = { &q->text_files, &q->vision_files, &q->dit_files, &q->vae_files };
+        for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
+            out->resident += c[i]->res ? qw_residency_bytes(c[i]->res, 0) : 0;
+            out->streamed += c[i]->res ? qw_residency_bytes(c[i]->res, 1) : 0;
+            out->copies += c[i]->res ? qw_residency_bytes(c[i]->res, 2) : 0;
+        }
+        out->scratch = t.scratch;
+        for (int64_t i = 0; i < t.lines; i++)
+            out->ops(out->user, t.line[i].line, t.line[i].count);
+    }
+    q->tally = NULL;
+    qw_tally_free(&t);
+    qw_job_free(&j);
+    return q->error.status;
+}

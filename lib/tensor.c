@@ -150,12 +150,15 @@ uint16_t qw_f32_to_bf16(float f)
     return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
 
-/* A number with `mantissa` bits and the given exponent bias, all codes finite unless said otherwise. */
+/* The finite value of a code split into its fields; `bits` is the width of the mantissa.  Built from
+ * bits and one exact product, so that it costs little and holds with subnormals flushed to zero. */
 static float small_float(unsigned sign, unsigned exponent, unsigned mantissa, int bits, int bias)
 {
-    const float m = exponent ? 1.0f + ldexpf((float)mantissa, -bits) : ldexpf((float)mantissa, -bits);
-    const float x = ldexpf(m, (exponent ? (int)exponent : 1) - bias);
-    return sign ? -x : x;
+    const uint32_t power = (uint32_t)((exponent ? (int)exponent : 1 - bits) - bias + 127) << 23;
+    const uint32_t u = sign << 31 | power | (exponent ? mantissa << (23 - bits) : 0);
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return exponent ? f : f * (float)mantissa;
 }
 
 float qw_f16_to_f32(uint16_t h)

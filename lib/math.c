@@ -1,17 +1,17 @@
-/* math.c - log, sin and cos in double, built from + - * / alone, so that the same seed gives the same bits
- * with every C library.
+/* math.c - log, sin and cos in double, built from + - * / alone, so that the same seed gives the
+ * same bits with every C library.
  *
- * Each reduces its argument to a small interval without loss, sums a Taylor series there (as many terms as
- * double can see) and puts the parts together so that the last addition is the only one that rounds by half
- * a unit; errors stay below one unit in the last place.  The build forbids contraction to fused
- * multiply-adds (-ffp-contract=off). */
+ * Each reduces its argument to a small interval without loss, sums a Taylor series there (as many
+ * terms as double can see) and puts the parts together so that the last addition is the only one
+ * that rounds by half a unit; errors stay below one unit in the last place.  The build forbids
+ * contraction to fused multiply-adds (-ffp-contract=off). */
 #include "host.h"
 #include <math.h>
 #include <string.h>
 
 static const double ln2_high = 0x1.62e42feep-1;             /* 32 bits: k ln2_high is exact */
 static const double ln2_low  = 0x1.a39ef35793c76p-33;
-static const double half_pi_1 = 0x1.921fb544p0;             /* pi/2 in three parts of 33 bits, and the rest */
+static const double half_pi_1 = 0x1.921fb544p0; /* pi/2 in three parts of 33 bits, and the rest */
 static const double half_pi_2 = 0x1.0b4611a6p-34;
 static const double half_pi_3 = 0x1.3198a2ep-69;
 static const double half_pi_rest = 0x1.b839a252049c1p-104;
@@ -59,7 +59,7 @@ static int reduce(double x, double *hi, double *lo)
 {
     const double t = x * 0x1.45f306dc9c883p-1;              /* 2/pi */
     const int64_t n = (int64_t)(t < 0 ? t - 0.5 : t + 0.5);
-    const double k = (double)n;                             /* k times a part of 33 bits is exact: n has 20 */
+    const double k = (double)n; /* k times a part of 33 bits is exact: n has 20 */
     double lost1, lost2;
     const double a = minus(x - k * half_pi_1, k * half_pi_2, &lost1);
     const double b = minus(a, k * half_pi_3, &lost2);

@@ -1,16 +1,17 @@
 /* rng.c - the normal numbers that PyTorch's generators draw: mt19937 on the CPU, Philox on CUDA.
  *
- * Follows pytorch aten/src/ATen/native/cpu/DistributionTemplates.h (normal_fill), core/MT19937RNGEngine.h,
- * core/DistributionsHelper.h and native/cuda/DistributionTemplates.h with curand's Philox4x32-10.  Each step of
- * the CPU's float32 numbers is rounded to float32, as there: rounding once at the end is measurably different.
- * log, sin and cos are ours (math.c), so a seed gives the same bits on every machine. */
+ * Follows pytorch aten/src/ATen/native/cpu/DistributionTemplates.h (normal_fill),
+ * core/MT19937RNGEngine.h, core/DistributionsHelper.h and native/cuda/DistributionTemplates.h with
+ * curand's Philox4x32-10.  Each step of the CPU's float32 numbers is rounded to float32, as there:
+ * rounding once at the end is measurably different. log, sin and cos are ours (math.c), so a seed
+ * gives the same bits on every machine. */
 #include "host.h"
 #include <math.h>
 #include <string.h>
 
 static const double two_pi = 6.283185307179586;
 
-/* --- mt19937 --------------------------------------------------------------------------------------- */
+/* --- mt19937 ---------------------------------------------------------------------------------- */
 
 static void seed_mt(qw_rng *g, uint32_t seed)
 {
@@ -37,15 +38,15 @@ static uint32_t next32(qw_rng *g)
     return y ^ y >> 18;
 }
 
-static double uniform53(qw_rng *g)                  /* [0, 1) in steps of 2^-53; the high word comes first */
+static double uniform53(qw_rng *g) /* [0, 1) in steps of 2^-53; the high word comes first */
 {
     const uint64_t high = next32(g), low = next32(g);
     return (double)((high << 32 | low) & ((UINT64_C(1) << 53) - 1)) * 0x1p-53;
 }
 
-/* --- the CPU generator ----------------------------------------------------------------------------- */
+/* --- the CPU generator ------------------------------------------------------------------------ */
 
-/* How a draw of 16 or more rounds: bits of its uniform numbers, and the type of every intermediate. */
+/* How a draw of 16 or more rounds: bits of the uniform numbers, type of every intermediate. */
 typedef struct rounding { qw_dtype step; uint32_t mask; double unit; } rounding;
 
 static double rounded(qw_dtype t, double x)
@@ -63,10 +64,10 @@ static double uniform(qw_rng *g, const rounding *r)
     return r->step == QW_F64 ? uniform53(g) : (double)(next32(g) & r->mask) * r->unit;
 }
 
-/* Sixteen uniform numbers d become normal ones: pair (j, j + 8) by Box and Muller, in the step's type. */
+/* Sixteen uniform numbers become normal: pairs (j, j + 8) by Box and Muller, in the step's type. */
 static void box_muller_16(double d[16], qw_dtype step)
 {
-    const double turn = step == QW_F64 ? two_pi : (double)(float)two_pi;    /* torch: c10::pi<float> even in bf16 */
+    const double turn = step == QW_F64 ? two_pi : (double)(float)two_pi;    /* float32 even in bf16 */
     for (int j = 0; j < 8; j++) {
         const double u1 = rounded(step, 1 - d[j]), u2 = d[j + 8];
         const double radius = rounded(step, sqrt(rounded(step, -2 * rounded(step, qw_log(u1)))));
@@ -108,7 +109,8 @@ static void draw_cpu(qw_rng *g, qw_dtype dtype, int64_t n, double *out)
     }
     const int half = dtype == QW_BF16 || dtype == QW_F16;
     if (half && g->kind == QW_RNG_TORCH_CPU_BF16_OLD) {
-        const rounding r = dtype == QW_BF16 ? (rounding){ QW_BF16, 0xFF, 0x1p-8 } : (rounding){ QW_F16, 0x7FF, 0x1p-11 };
+        const rounding r = dtype == QW_BF16 ? (rounding){ QW_BF16, 0xFF, 0x1p-8 }
+                                            : (rounding){ QW_F16, 0x7FF, 0x1p-11 };
         draw_large(g, &r, n, n, out);
         return;
     }
@@ -118,7 +120,7 @@ static void draw_cpu(qw_rng *g, qw_dtype dtype, int64_t n, double *out)
         for (int64_t i = 0; i < n; i++) out[i] = rounded(dtype, out[i]);
 }
 
-/* --- the CUDA generator ---------------------------------------------------------------------------- */
+/* --- the CUDA generator ----------------------------------------------------------------------- */
 
 static void philox(uint64_t seed, uint64_t counter, uint64_t subsequence, uint32_t c[4])
 {
@@ -139,8 +141,8 @@ static void philox(uint64_t seed, uint64_t counter, uint64_t subsequence, uint32
     }
 }
 
-/* curand's _curand_box_muller; the products are exact in double, so one rounding stands for its fused
- * multiply-add. */
+/* curand's _curand_box_muller; the products are exact in double, so one rounding stands for its
+ * fused multiply-add. */
 static void cuda_pair(uint32_t x, uint32_t y, double z[2])
 {
     const double turn = (double)(2.3283064e-10f * 6.2831855f);
@@ -154,7 +156,8 @@ static void cuda_pair(uint32_t x, uint32_t y, double z[2])
 static void draw_cuda(qw_rng *g, qw_dtype dtype, int64_t n, double *out)
 {
     const uint64_t count = (uint64_t)n, blocks = (count - 1) / 256 + 1, most = g->threads / 256;
-    const uint64_t threads = 256 * (blocks < most ? blocks : most), rounds = (count - 1) / (4 * threads) + 1;
+    const uint64_t threads = 256 * (blocks < most ? blocks : most);
+    const uint64_t rounds = (count - 1) / (4 * threads) + 1;
     for (uint64_t round = 0; round < rounds; round++)
         for (uint64_t i = 0; i < threads && round * 4 * threads + i < count; i++) {
             uint32_t c[4];
@@ -170,14 +173,15 @@ static void draw_cuda(qw_rng *g, qw_dtype dtype, int64_t n, double *out)
     g->offset += 4 * rounds;
 }
 
-/* --- names ----------------------------------------------------------------------------------------- */
+/* --- names ------------------------------------------------------------------------------------ */
 
-/* Threads that a large launch has: multiprocessors times threads each.  H100's is the default because the
- * published 1024 x 1024 fits: up to that many numbers the card does not matter. */
+/* Threads that a large launch has: multiprocessors times threads each.  H100's is the default
+ * because the published 1024 x 1024 fits: up to that many numbers the card does not matter. */
 static uint64_t cuda_threads(const char *name)
 {
     static const struct { const char *name; uint64_t threads; } card[] = {
-        { "h100", 132 * 2048 }, { "a100", 108 * 2048 }, { "4090", 128 * 1536 }, { "3090", 82 * 1536 } };
+        { "h100", 132 * 2048 }, { "a100", 108 * 2048 }, { "4090", 128 * 1536 },
+        { "3090", 82 * 1536 } };
     if (!name) return card[0].threads;
     for (size_t i = 0; i < sizeof card / sizeof *card; i++)
         if (!strcmp(name, card[i].name)) return card[i].threads;
@@ -196,7 +200,7 @@ int qw_rng_init(qw_rng *g, const char *name, uint64_t seed, qw_error *err)
     memset(g, 0, sizeof *g);
     g->seed = seed;
     g->kind = QW_RNG_TORCH_CPU;
-    seed_mt(g, (uint32_t)seed);                             /* torch's CPU generator sees 32 bits of the seed */
+    seed_mt(g, (uint32_t)seed); /* torch's CPU generator sees 32 bits of the seed */
     if (!name || !strcmp(name, "torch-cpu")) return QWEN_OK;
     if (!strcmp(name, "torch-cpu-bf16-old")) {
         g->kind = QW_RNG_TORCH_CPU_BF16_OLD;
@@ -204,13 +208,19 @@ int qw_rng_init(qw_rng *g, const char *name, uint64_t seed, qw_error *err)
     }
     const char *const rest = strncmp(name, cuda, sizeof cuda - 1) ? "?" : name + sizeof cuda - 1;
     if (*rest && *rest != ':')
-        return qw_fail(err, QWEN_EARG, "no random numbers are called \"%s\" (torch-cpu, torch-cpu-bf16-old, torch-cuda, "
-                       "torch-cuda:THREADS, torch-cuda:a100, :h100, :4090, :3090)", qw_visible(shown, sizeof shown, name));
+        return qw_fail(
+            err, QWEN_EARG,
+            "no random numbers are called \"%s\" (torch-cpu, torch-cpu-bf16-old, torch-cuda, "
+            "torch-cuda:THREADS, torch-cuda:a100, :h100, :4090, :3090)",
+            qw_visible(shown, sizeof shown, name));
     g->kind = QW_RNG_TORCH_CUDA;
     g->threads = cuda_threads(*rest ? rest + 1 : NULL);
     if (!g->threads)
-        return qw_fail(err, QWEN_EARG, "random numbers \"%s\": expected a100, h100, 4090, 3090 or a number of threads "
-                       "that is a multiple of 256", qw_visible(shown, sizeof shown, name));
+        return qw_fail(
+            err, QWEN_EARG,
+            "random numbers \"%s\": expected a100, h100, 4090, 3090 or a number of threads "
+            "that is a multiple of 256",
+            qw_visible(shown, sizeof shown, name));
     return QWEN_OK;
 }
 
@@ -219,7 +229,8 @@ int qw_rng_normal(qw_rng *g, qw_dtype dtype, int64_t n, double *out, qw_error *e
     if (n < 0) return qw_fail(err, QWEN_EARG, "%lld random numbers were asked for", (long long)n);
     const int known = dtype == QW_F32 || dtype == QW_BF16 || dtype == QW_F16 || dtype == QW_F64;
     if (!known || (dtype == QW_F64 && g->kind == QW_RNG_TORCH_CUDA))
-        return qw_fail(err, QWEN_EUNSUPPORTED, "random numbers of type %s are not drawn by this generator",
+        return qw_fail(err, QWEN_EUNSUPPORTED,
+                       "random numbers of type %s are not drawn by this generator",
                        qw_dtype_name(dtype));
     if (!n) return QWEN_OK;
     if (g->kind == QW_RNG_TORCH_CUDA) draw_cuda(g, dtype, n, out);

@@ -1,8 +1,9 @@
 /* sampler.c - from noise to a picture: Euler's method and its relatives, and guidance, in double.
  *
- * The model gives a velocity v = noise - data at sigma; D(x) = x - sigma v is the picture it expects.
- * Formulas: spec 06 section 4, after ComfyUI's comfy/k_diffusion/sampling.py and extra_samplers/uni_pc.py for
- * flow models.  Write s for sigma[i], s' for sigma[i+1], x0 for D(x, s), d = v, t = -ln sigma. */
+ * The model gives a velocity v = noise - data at sigma; D(x) = x - sigma v is the picture it
+ * expects.  Formulas: spec 06 section 4, after ComfyUI's comfy/k_diffusion/sampling.py and
+ * comfy/extra_samplers/uni_pc.py for flow models.  s is sigma[i], s' is sigma[i+1] (`next`), x0 is
+ * D at (x, s), d is v, t is -ln sigma. */
 #include "host.h"
 #include <math.h>
 #include <stdlib.h>
@@ -21,7 +22,8 @@ typedef struct walk {
     int       variant;
 } walk;
 
-void qw_guide(double *v, const double *pos, const double *neg, int64_t rows, int64_t n, double g, int norm)
+void qw_guide(double *v, const double *pos, const double *neg, int64_t rows, int64_t n, double g,
+              int norm)
 {
     for (int64_t r = 0; r < rows; r++) {
         double wanted = 0, found = 0;
@@ -37,11 +39,12 @@ void qw_guide(double *v, const double *pos, const double *neg, int64_t rows, int
     }
 }
 
-/* --- what the samplers are made of ----------------------------------------------------------------- */
+/* --- what the samplers are made of ------------------------------------------------------------ */
 
 static int stopped(walk *w, int status)
 {
-    return qw_fail(w->err, status, "the sampler was stopped in step %d of %d", w->step + 1, w->steps);
+    return qw_fail(w->err, status, "the sampler was stopped in step %d of %d", w->step + 1,
+                   w->steps);
 }
 
 static int velocity(walk *w, const double *x, double sigma, double *v)
@@ -80,7 +83,7 @@ static void add(walk *w, double *y, double a, const double *x)              /* y
     for (int64_t i = 0; i < w->n; i++) y[i] += a * x[i];
 }
 
-/* --- one step of each: from w->x at s to w->x at s' ------------------------------------------------- */
+/* --- one step of each: from w->x at s to w->x at s' ------------------------------------------- */
 
 static int step_euler(walk *w, double s, double next)
 {
@@ -149,7 +152,8 @@ static int step_res_multistep(walk *w, double s, double next)
         const double h = log(s / next), c2 = log(s / (double)w->sigma[w->step - 1]) / h;
         const double phi1 = expm1(-h) / -h, phi2 = (phi1 - 1) / -h;
         const double b1 = phi1 - phi2 / c2, b2 = phi2 / c2, decay = exp(-h);
-        for (int64_t i = 0; i < w->n; i++) w->x[i] = decay * w->x[i] + h * (b1 * x0[i] + b2 * last[i]);
+        for (int64_t i = 0; i < w->n; i++)
+            w->x[i] = decay * w->x[i] + h * (b1 * x0[i] + b2 * last[i]);
     }
     copy(w, last, x0);
     return QWEN_OK;
@@ -167,7 +171,7 @@ static int step_gradient_estimation(walk *w, double s, double next)
     return QWEN_OK;
 }
 
-/* The last order velocities, newest first, in w->b[0 ..]: makes room for a new one and returns it. */
+/* The last velocities, newest first, in w->b[0 ..]: makes room for a new one and returns it. */
 static double *newest(walk *w)
 {
     double *const oldest = w->b[HISTORY - 1];
@@ -175,7 +179,7 @@ static double *newest(walk *w)
     return w->b[0] = oldest;
 }
 
-static void combine(walk *w, const double *weight, int order)               /* x += sum weight_j d_j */
+static void combine(walk *w, const double *weight, int order) /* x += sum weight_j d_j */
 {
     for (int64_t i = 0; i < w->n; i++) {
         double sum = 0;
@@ -184,7 +188,8 @@ static void combine(walk *w, const double *weight, int order)               /* x
     }
 }
 
-static int step_ipndm(walk *w, double s, double next)       /* Adams and Bashforth, as if steps were equal */
+/* Adams and Bashforth, as if the steps were equal */
+static int step_ipndm(walk *w, double s, double next)
 {
     static const double table[HISTORY][HISTORY] = {
         { 1 }, { 3.0 / 2, -1.0 / 2 }, { 23.0 / 12, -16.0 / 12, 5.0 / 12 },
@@ -198,17 +203,20 @@ static int step_ipndm(walk *w, double s, double next)       /* Adams and Bashfor
     return QWEN_OK;
 }
 
-/* The integral from sigma[i] to sigma[i+1] of the Lagrange polynomial that is 1 at sigma[i-j] and 0 at the other
- * sigma[i-k], k < order: two Gauss points are exact up to degree 3. */
+/* The integral from sigma[i] to sigma[i+1] of the Lagrange polynomial that is 1 at sigma[i-j] and 0
+ * at the other sigma[i-k], k < order: two Gauss points are exact up to degree 3. */
 static double lagrange_integral(const float *sigma, int i, int j, int order)
 {
-    const double a = (double)sigma[i], b = (double)sigma[i + 1], half = (b - a) / 2, point = half / sqrt(3);
+    const double a = (double)sigma[i], b = (double)sigma[i + 1];
+    const double half = (b - a) / 2, point = half / sqrt(3);
     double sum = 0;
     for (int side = -1; side <= 1; side += 2) {
         const double tau = (a + b) / 2 + side * point;
         double product = 1;
         for (int k = 0; k < order; k++)
-            if (k != j) product *= (tau - (double)sigma[i - k]) / ((double)sigma[i - j] - (double)sigma[i - k]);
+            if (k != j)
+                product *= (tau - (double)sigma[i - k]) /
+                           ((double)sigma[i - j] - (double)sigma[i - k]);
         sum += product;
     }
     return sum * half;
@@ -220,12 +228,13 @@ static int step_lms(walk *w, double s, double next)
     double *const d = newest(w);
     if (velocity(w, w->x, s, d)) return w->err->status;
     const int order = next == 0 ? 1 : w->step < HISTORY ? w->step + 1 : HISTORY;
-    for (int j = 0; j < order && next != 0; j++) weight[j] = lagrange_integral(w->sigma, w->step, j, order);
+    for (int j = 0; j < order && next != 0; j++)
+        weight[j] = lagrange_integral(w->sigma, w->step, j, order);
     combine(w, weight, order);
     return QWEN_OK;
 }
 
-/* The flow variant with eta 1: down to sigma `down`, then noise back up to s', data scaled to 1 - s'. */
+/* Down to sigma `down`, then noise back up to s', data scaled to 1 - s'. */
 static int step_euler_ancestral(walk *w, double s, double next)
 {
     double *const x0 = w->b[0], *const e = w->b[1];
@@ -235,7 +244,8 @@ static int step_euler_ancestral(walk *w, double s, double next)
         return QWEN_OK;
     }
     if (noise(w, e)) return w->err->status;
-    const double down = next * (next / s), scale = (1 - next) / (1 - down), square = next * next - down * down * scale * scale;
+    const double down = next * (next / s), scale = (1 - next) / (1 - down);
+    const double square = next * next - down * down * scale * scale;
     const double up = sqrt(square > 0 ? square : 0);
     for (int64_t i = 0; i < w->n; i++)
         w->x[i] = scale * (down / s * w->x[i] + (1 - down / s) * x0[i]) + up * e[i];
@@ -247,11 +257,12 @@ static int step_lcm(walk *w, double s, double next)
     double *const x0 = w->b[0], *const e = w->b[1];
     if (denoise(w, w->x, s, x0)) return w->err->status;
     if (next > 0 && noise(w, e)) return w->err->status;
-    for (int64_t i = 0; i < w->n; i++) w->x[i] = next > 0 ? next * e[i] + (1 - next) * x0[i] : x0[i];
+    for (int64_t i = 0; i < w->n; i++)
+        w->x[i] = next > 0 ? next * e[i] + (1 - next) * x0[i] : x0[i];
     return QWEN_OK;
 }
 
-/* --- UniPC ----------------------------------------------------------------------------------------- */
+/* --- UniPC ------------------------------------------------------------------------------------ */
 
 /* Gaussian elimination with row pivots, n <= 3; b becomes the solution. */
 static void solve(int n, double a[3][3], double *b)
@@ -281,7 +292,7 @@ static void solve(int n, double a[3][3], double *b)
 }
 
 typedef struct unipc {
-    double r[3];                        /* places of the older points, in units of h; the newest is 1 */
+    double r[3]; /* places of the older points, in units of h; the newest is 1 */
     double ratio;                       /* std(s') / std(s): weight of the old x */
     double push;                        /* - alpha(s') expm1(-h) for the newest D */
     double pull;                        /* - alpha(s') B for the corrections */
@@ -300,7 +311,8 @@ static unipc unipc_step(const double *t, int step, int order, int bh)
     u.r[order - 1] = 1;
     double phi = e / -h - 1, factorial = 1;
     for (int i = 0; i < order; i++) {
-        for (int j = 0; j < order; j++) a[i][j] = small[i][j] = i ? (i > 1 ? u.r[j] * u.r[j] : u.r[j]) : 1;
+        for (int j = 0; j < order; j++)
+            a[i][j] = small[i][j] = i ? (i > 1 ? u.r[j] * u.r[j] : u.r[j]) : 1;
         b[i] = phi * factorial / base;
         factorial *= i + 2;
         phi = phi / -h - 1 / factorial;
@@ -316,7 +328,8 @@ static unipc unipc_step(const double *t, int step, int order, int bh)
     return u;
 }
 
-/* Data prediction, multistep, on y = x / sqrt(1 + s^2).  w->b[0..2]: D at the last points, newest first. */
+/* Data prediction, multistep, on y = x / sqrt(1 + s^2).  w->b[0..2]: D at the last points, newest
+ * first. */
 static int run_unipc(walk *w)
 {
     const int most = w->steps > 2 ? (w->steps - 1 < 3 ? w->steps - 1 : 3) : 1;
@@ -325,28 +338,31 @@ static int run_unipc(walk *w)
     if (!t) return qw_fail(w->err, QWEN_ENOMEM, "no memory for %d steps", w->steps);
     for (int i = 0; i <= w->steps; i++) t[i] = (double)w->sigma[i];
     const int to_zero = t[w->steps] == 0;
-    if (to_zero) t[w->steps] = (double)0.001f;
+    if (to_zero) t[w->steps] = 0.001;
     int status = denoise(w, x, t[0], w->b[0]);
     for (int64_t i = 0; i < w->n; i++) x[i] *= alpha_of(t[0]);
     for (int step = 1; step <= w->steps && !status; step++) {
-        const int left = w->steps + 1 - step, order = step < most ? step : most < left ? most : left;
+        const int left = w->steps + 1 - step;
+        const int order = step < most ? step : most < left ? most : left;
         const unipc u = unipc_step(t, step, order, w->variant);
         const double scale = 1 / alpha_of(t[step]);
         for (int64_t i = 0; i < w->n; i++) {
             const double d0 = w->b[0][i];
             double sum = 0;
-            for (int j = 0; j + 1 < order; j++) sum += u.predict[j] * (w->b[j + 1][i] - d0) / u.r[j];
+            for (int j = 0; j + 1 < order; j++)
+                sum += u.predict[j] * (w->b[j + 1][i] - d0) / u.r[j];
             plain[i] = u.ratio * x[i] + u.push * d0;
             x[i] = (plain[i] + u.pull * sum) * scale;
         }
         w->step = step - 1;
-        if (step == w->steps) break;                        /* no corrector, no evaluation after the last */
+        if (step == w->steps) break; /* no corrector, no evaluation after the last */
         w->step = step;
         if ((status = denoise(w, x, t[step], fresh))) break;
         for (int64_t i = 0; i < w->n; i++) {
             const double d0 = w->b[0][i];
             double sum = u.correct[order - 1] * (fresh[i] - d0);
-            for (int j = 0; j + 1 < order; j++) sum += u.correct[j] * (w->b[j + 1][i] - d0) / u.r[j];
+            for (int j = 0; j + 1 < order; j++)
+                sum += u.correct[j] * (w->b[j + 1][i] - d0) / u.r[j];
             x[i] = (plain[i] + u.pull * sum) * scale;
         }
         w->step = step - 1;
@@ -364,7 +380,7 @@ static int run_unipc(walk *w)
     return status ? status : finish_step(w);
 }
 
-/* --- by name --------------------------------------------------------------------------------------- */
+/* --- by name ---------------------------------------------------------------------------------- */
 
 static const struct entry {
     const char *name;
@@ -402,29 +418,40 @@ int qw_sampler_known(const char *name)
 static int run_steps(walk *w, const struct entry *e)
 {
     for (w->step = 0; w->step < w->steps; w->step++)
-        if (e->step(w, (double)w->sigma[w->step], (double)w->sigma[w->step + 1]) || finish_step(w)) return w->err->status;
+        if (e->step(w, (double)w->sigma[w->step], (double)w->sigma[w->step + 1]) || finish_step(w))
+            return w->err->status;
     return QWEN_OK;
 }
 
-int qw_sample(const char *name, const qw_sampler *s, const float *sigma, int steps, double *x, int64_t count,
-              qw_error *err)
+int qw_sample(const char *name, const qw_sampler *s, const float *sigma, int steps, double *x,
+              int64_t count, qw_error *err)
 {
     const struct entry *const e = find(name);
     char shown[64];
     if (!e)
-        return qw_fail(err, QWEN_EARG, "there is no sampler \"%s\" (euler, heun, dpm_2, dpmpp_2m, res_multistep, ipndm, "
-                       "lms, gradient_estimation, uni_pc, uni_pc_bh2, euler_ancestral, lcm)",
-                       qw_visible(shown, sizeof shown, name));
-    if (e->noisy && !s->noise) return qw_fail(err, QWEN_EARG, "the sampler \"%s\" needs fresh noise", e->name);
+        return qw_fail(
+            err, QWEN_EARG,
+            "there is no sampler \"%s\" (euler, heun, dpm_2, dpmpp_2m, res_multistep, ipndm, "
+            "lms, gradient_estimation, uni_pc, uni_pc_bh2, euler_ancestral, lcm)",
+            qw_visible(shown, sizeof shown, name));
+    if (e->noisy && !s->noise)
+        return qw_fail(err, QWEN_EARG, "the sampler \"%s\" needs fresh noise", e->name);
     for (int i = 0; i < steps; i++)
-        if (!(sigma[i] > 0 && sigma[i + 1] >= 0 && sigma[i + 1] < sigma[i] && (sigma[i + 1] > 0 || i == steps - 1)))
-            return qw_fail(err, QWEN_EARG, "the sigmas %d and %d are %g and %g, expected falling ones that end in 0 at the "
-                           "earliest with the last", i, i + 1, (double)sigma[i], (double)sigma[i + 1]);
+        if (!(sigma[i] > 0 && sigma[i + 1] >= 0 && sigma[i + 1] < sigma[i] &&
+              (sigma[i + 1] > 0 || i == steps - 1)))
+            return qw_fail(
+                err, QWEN_EARG,
+                "the sigmas %d and %d are %g and %g, expected falling ones that end in 0 at the "
+                "earliest with the last",
+                i, i + 1, (double)sigma[i], (double)sigma[i + 1]);
     if (steps < 1 || count < 1) return QWEN_OK;
     if ((uint64_t)count > SIZE_MAX / sizeof *x / BUFFERS)
-        return qw_fail(err, QWEN_ENOMEM, "no memory for a sampler of %lld values", (long long)count);
+        return qw_fail(err, QWEN_ENOMEM, "no memory for a sampler of %lld values",
+                       (long long)count);
     double *const block = malloc((size_t)count * BUFFERS * sizeof *block);
-    if (!block) return qw_fail(err, QWEN_ENOMEM, "no memory for a sampler of %lld values", (long long)count);
+    if (!block)
+        return qw_fail(err, QWEN_ENOMEM, "no memory for a sampler of %lld values",
+                       (long long)count);
     qw_error own = { 0 };
     walk w = { .s = s, .sigma = sigma, .steps = steps, .n = count, .x = x, .err = &own,
                .variant = e->variant };

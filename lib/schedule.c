@@ -1,11 +1,12 @@
-/* schedule.c - the sigmas a picture goes through, 1 noise .. 0 picture: diffusers' schedule and ComfyUI's.
+/* schedule.c - the sigmas a picture goes through, 1 noise .. 0 picture: diffusers' schedule and
+ * ComfyUI's.
  *
- * diffusers' (FlowMatchEulerDiscreteScheduler.set_timesteps, spec 06 section 2) is computed in float32, every
- * operation, and is equal to it bit for bit: double rounded at the end is measurably not the same.  Its one
- * transcendental number, exp(mu), is libm's in double rounded to float32; the 2^-29 of a float32 unit that
- * libms differ by would have to meet a rounding boundary to show.
- * ComfyUI's (comfy/samplers.py) are computed in double from its table of sigmas and rounded at the end: they
- * agree with its float32 to about 1e-7, which is what ComfyUI's own results vary by. */
+ * diffusers' (FlowMatchEulerDiscreteScheduler.set_timesteps, spec 06 section 2) is computed in
+ * float32, every operation, and is equal to it bit for bit: double rounded at the end is measurably
+ * not the same.  Its one transcendental number, exp(mu), is libm's in double rounded to float32;
+ * the 2^-29 of a float32 unit that libms differ by would have to meet a rounding boundary to show.
+ * ComfyUI's (comfy/samplers.py) are computed in double from its table of sigmas and rounded at the
+ * end: they agree with its float32 to about 1e-7, which is what ComfyUI's own results vary by. */
 #include "host.h"
 #include <math.h>
 #include <stdlib.h>
@@ -37,16 +38,18 @@ static void set_timesteps(qw_schedule *s, int64_t train_steps)
     for (int i = 0; i < s->steps; i++) s->timestep[i] = s->sigma[i] * (float)train_steps;
 }
 
-/* --- explicit sigmas ------------------------------------------------------------------------------- */
+/* --- explicit sigmas -------------------------------------------------------------------------- */
 
 static int check_sigmas(const qw_schedule_request *q, int n, qw_error *err)
 {
     for (int i = 0; i < n; i++) {
         const double s = q->sigmas[i];
         if (!(s > 0 && s <= 1))
-            return qw_fail(err, QWEN_EARG, "sigma %d is %g, expected more than 0 and at most 1", i + 1, s);
+            return qw_fail(err, QWEN_EARG, "sigma %d is %g, expected more than 0 and at most 1",
+                           i + 1, s);
         if (i && !(s < q->sigmas[i - 1]))
-            return qw_fail(err, QWEN_EARG, "sigma %d is %g, expected less than the one before it, %g", i + 1, s,
+            return qw_fail(err, QWEN_EARG,
+                           "sigma %d is %g, expected less than the one before it, %g", i + 1, s,
                            q->sigmas[i - 1]);
     }
     return QWEN_OK;
@@ -59,10 +62,12 @@ static int check_steps(int steps, qw_error *err)
 }
 
 /* The list itself, with or without its final 0. */
-static int make_raw(qw_schedule *s, const qw_schedule_request *q, int64_t train_steps, qw_error *err)
+static int make_raw(qw_schedule *s, const qw_schedule_request *q, int64_t train_steps,
+                    qw_error *err)
 {
     if (!q->sigmas) return qw_fail(err, QWEN_EARG, "the schedule \"raw\" needs a list of sigmas");
-    const int n = q->n_sigmas > 0 && q->sigmas[q->n_sigmas - 1] == 0 ? q->n_sigmas - 1 : q->n_sigmas;
+    const int n = q->n_sigmas > 0 && q->sigmas[q->n_sigmas - 1] == 0 ? q->n_sigmas - 1
+                                                                     : q->n_sigmas;
     if (check_steps(n, err) || check_sigmas(q, n, err)) return err->status;
     if (q->steps > 0 && q->steps != n)
         return qw_fail(err, QWEN_EARG, "%d steps contradict a list of %d sigmas", q->steps, n);
@@ -72,11 +77,11 @@ static int make_raw(qw_schedule *s, const qw_schedule_request *q, int64_t train_
     return QWEN_OK;
 }
 
-/* --- diffusers ------------------------------------------------------------------------------------- */
+/* --- diffusers -------------------------------------------------------------------------------- */
 
 static const qw_schedule_config published = {
-    .shift = 1, .base_shift = 0.5, .max_shift = 0.9, .terminal = 0.02, .base_len = 256, .max_len = 8192,
-    .train_steps = 1000, .dynamic = 1 };
+    .shift = 1, .base_shift = 0.5, .max_shift = 0.9, .terminal = 0.02, .base_len = 256,
+    .max_len = 8192, .train_steps = 1000, .dynamic = 1 };
 
 /* The published Lightning models' scheduler: shift 3 at every size, no terminal. */
 static qw_schedule_config lightning(qw_schedule_config c)
@@ -104,8 +109,8 @@ static double unshifted(const qw_schedule_request *q, int i, int n)
     return 1 + i * ((1.0 / n - 1) / (n - 1));
 }
 
-/* All float32.  The last sigma becomes terminal; where the last shifted sigma is 1 the reference divides 0 by 0,
- * and nothing is stretched. */
+/* All float32.  The last sigma becomes terminal; where the last shifted sigma is 1 the reference
+ * divides 0 by 0, and nothing is stretched. */
 static void stretch(float *sigma, int n, double terminal)
 {
     const float scale = (1.0f - sigma[n - 1]) / (float)(1 - terminal);
@@ -116,7 +121,8 @@ static void stretch(float *sigma, int n, double terminal)
     }
 }
 
-static int make_diffusers(qw_schedule *s, const qw_schedule_request *q, qw_schedule_config c, qw_error *err)
+static int make_diffusers(qw_schedule *s, const qw_schedule_request *q, qw_schedule_config c,
+                          qw_error *err)
 {
     const int n = q->sigmas ? q->n_sigmas : q->steps;
     if (check_steps(n, err) || (q->sigmas && check_sigmas(q, n, err))) return err->status;
@@ -129,11 +135,13 @@ static int make_diffusers(qw_schedule *s, const qw_schedule_request *q, qw_sched
     double mu = (double)NAN;
     if (c.dynamic) {
         if (c.max_len == c.base_len)
-            return qw_fail(err, QWEN_EMODEL, "the scheduler's max_image_seq_len and base_image_seq_len are both %lld",
+            return qw_fail(err, QWEN_EMODEL,
+                           "the scheduler's max_image_seq_len and base_image_seq_len are both %lld",
                            (long long)c.max_len);
         mu = mu_of(q, &c);
     }
-    const float e = (float)(c.linear ? mu : exp(mu)), shift = (float)c.shift, less = (float)(c.shift - 1);
+    const float e = (float)(c.linear ? mu : exp(mu));
+    const float shift = (float)c.shift, less = (float)(c.shift - 1);
     if (c.dynamic && !(e > 0 && e <= 3e38f))
         return qw_fail(err, QWEN_EARG, "the schedule's shift mu is %g, which is no shift", mu);
     if (new_schedule(s, n, err)) return err->status;
@@ -153,13 +161,13 @@ static int make_diffusers(qw_schedule *s, const qw_schedule_request *q, qw_sched
     return QWEN_OK;
 }
 
-/* --- ComfyUI --------------------------------------------------------------------------------------- */
+/* --- ComfyUI ---------------------------------------------------------------------------------- */
 
-typedef struct comfy {                  /* comfy/model_sampling.py: ModelSamplingFlux, ModelSamplingDiscreteFlow */
+typedef struct comfy { /* comfy/model_sampling.py: ModelSamplingFlux, ModelSamplingDiscreteFlow */
     double shift;                       /* linear: sigma(t) = shift t / (1 + (shift - 1) t) */
     int    n;                           /* entries of the table, t = k/n for k = 1 .. n */
     int    steps;                       /* asked for */
-    double *out;                        /* [room] sigmas found so far, without what is dropped later */
+    double *out; /* [room] sigmas found so far, without what is dropped later */
     int    count;
 } comfy;
 
@@ -252,7 +260,8 @@ static void karras(comfy *m)
 static void exponential(comfy *m)
 {
     const double a = log(table(m, m->n - 1)), b = log(table(m, 0));
-    for (int i = 0; i < m->steps; i++) append(m, exp(a + (m->steps > 1 ? i / (m->steps - 1.0) : 0) * (b - a)));
+    for (int i = 0; i < m->steps; i++)
+        append(m, exp(a + (m->steps > 1 ? i / (m->steps - 1.0) : 0) * (b - a)));
     append(m, 0);
 }
 
@@ -295,9 +304,10 @@ static void sgm_uniform(comfy *m) { normal(m, 1); }
 static void plain_normal(comfy *m) { normal(m, 0); }
 
 static const struct { const char *name; void (*fill)(comfy *m); } comfy_schedule[] = {
-    { "simple", simple }, { "normal", plain_normal }, { "sgm_uniform", sgm_uniform }, { "beta", beta },
-    { "karras", karras }, { "exponential", exponential }, { "ddim_uniform", ddim_uniform },
-    { "linear_quadratic", linear_quadratic }, { "kl_optimal", kl_optimal } };
+    { "simple", simple }, { "normal", plain_normal }, { "sgm_uniform", sgm_uniform },
+    { "beta", beta }, { "karras", karras }, { "exponential", exponential },
+    { "ddim_uniform", ddim_uniform }, { "linear_quadratic", linear_quadratic },
+    { "kl_optimal", kl_optimal } };
 enum { COMFY_SCHEDULES = sizeof comfy_schedule / sizeof *comfy_schedule };
 
 /* ComfyUI runs these with one step more and leaves the last but one sigma out. */
@@ -313,19 +323,22 @@ static int make_comfy(qw_schedule *s, const qw_schedule_request *q, int which, q
 {
     const int part = q->denoise > 0 && q->denoise <= 0.9999;
     if (q->sigmas)
-        return qw_fail(err, QWEN_EARG, "the schedule \"%s\" makes its own sigmas; a list goes with \"raw\" or \"qwen\"",
-                       comfy_schedule[which].name);
+        return qw_fail(
+            err, QWEN_EARG,
+            "the schedule \"%s\" makes its own sigmas; a list goes with \"raw\" or \"qwen\"",
+            comfy_schedule[which].name);
     if (check_steps(q->steps, err)) return err->status;
     const double all = part ? q->steps / q->denoise : q->steps;
     if (!(all < MOST_STEPS + 1.0))
-        return qw_fail(err, QWEN_EARG, "%d steps at denoise %g are %.0f in all, expected at most %d", q->steps, q->denoise,
-                       all, MOST_STEPS);
+        return qw_fail(err, QWEN_EARG,
+                       "%d steps at denoise %g are %.0f in all, expected at most %d", q->steps,
+                       q->denoise, all, MOST_STEPS);
     const int dropped = drops_penultimate(q->sampler);
     comfy m = { .n = q->shift > 0 ? 1000 : 10000, .shift = q->shift > 0 ? q->shift : exp(1.15),
                 .steps = (int)all + dropped };
     if (comfy_schedule[which].fill == kl_optimal && m.steps == 1)
         return qw_fail(err, QWEN_EARG, "the schedule \"kl_optimal\" needs at least 2 steps");
-    m.out = malloc(((size_t)m.steps + 10002) * sizeof *m.out);      /* ddim_uniform: at most the table */
+    m.out = malloc(((size_t)m.steps + 10002) * sizeof *m.out); /* ddim_uniform: at most the table */
     if (!m.out) return qw_fail(err, QWEN_ENOMEM, "no memory for a schedule of %d steps", m.steps);
     comfy_schedule[which].fill(&m);
     if (dropped && m.count > 2) {
@@ -341,7 +354,7 @@ static int make_comfy(qw_schedule *s, const qw_schedule_request *q, int which, q
     return err->status;
 }
 
-/* --- by name --------------------------------------------------------------------------------------- */
+/* --- by name ---------------------------------------------------------------------------------- */
 
 int qw_schedule_make(qw_schedule *out, const qw_schedule_request *q, qw_error *err)
 {
@@ -349,7 +362,8 @@ int qw_schedule_make(qw_schedule *out, const qw_schedule_request *q, qw_error *e
     qw_error own = { 0 };
     char shown[64];
     const qw_schedule_config c = q->config ? *q->config : published;
-    const char *name = q->name && strcmp(q->name, "auto") ? q->name : q->comfy && !q->sigmas ? "simple" : "qwen";
+    const char *const automatic = q->comfy && !q->sigmas ? "simple" : "qwen";
+    const char *const name = q->name && strcmp(q->name, "auto") ? q->name : automatic;
     int which = 0;
     memset(out, 0, sizeof *out);
     while (which < COMFY_SCHEDULES && strcmp(name, comfy_schedule[which].name)) which++;
@@ -370,9 +384,11 @@ int qw_schedule_make(qw_schedule *out, const qw_schedule_request *q, qw_error *e
     else if (which < COMFY_SCHEDULES)
         make_comfy(&s, q, which, &own);
     else
-        qw_fail(&own, QWEN_EARG, "there is no schedule \"%s\" (auto, qwen, lightning, layered, raw, simple, normal, "
-                "sgm_uniform, beta, karras, exponential, ddim_uniform, linear_quadratic, kl_optimal)",
-                qw_visible(shown, sizeof shown, name));
+        qw_fail(
+            &own, QWEN_EARG,
+            "there is no schedule \"%s\" (auto, qwen, lightning, layered, raw, simple, normal, "
+            "sgm_uniform, beta, karras, exponential, ddim_uniform, linear_quadratic, kl_optimal)",
+            qw_visible(shown, sizeof shown, name));
     if (own.status) return qw_fail(err, own.status, "%s", own.text);
     *out = s;
     return QWEN_OK;

@@ -1,10 +1,10 @@
 /* tokenizer.c - Qwen2's byte-level BPE: from a tokenizer's files and a text to token ids.
  *
- * A text is cut at the added tokens; each piece between them is normalised (NFC), cut into words by the
- * rules of Qwen2's pre-tokenizer, and each word, taken byte by byte, is merged pair by pair, the pair
- * that stands first in merges.txt first (Hugging Face tokenizers, models/bpe/word.rs).  Once loaded, a
- * symbol is a token id: merging needs only the map (left id, right id) -> (rank, id of both), and the
- * strings of the vocabulary are gone. */
+ * A text is cut at the added tokens; each piece between them is normalised (NFC), cut into words by
+ * the rules of Qwen2's pre-tokenizer, and each word, taken byte by byte, is merged pair by pair,
+ * the pair that stands first in merges.txt first (Hugging Face tokenizers, models/bpe/word.rs).
+ * Once loaded, a symbol is a token id: merging needs only the map (left id, right id) -> (rank, id
+ * of both), and the strings of the vocabulary are gone. */
 #include "host.h"
 #include <errno.h>
 #include <stdio.h>
@@ -14,7 +14,7 @@
 
 enum { MOST_IDS = 1 << 24, MOST_BYTES = 64 << 20, MOST_TEXT = 1 << 28 };
 
-/* --- maps ------------------------------------------------------------------------------------------ */
+/* --- maps ------------------------------------------------------------------------------------- */
 
 /* (a, b) -> (rank, id), open addressing; a key of 0 is an empty slot. */
 typedef struct pair_slot { uint64_t key; int32_t rank, id; } pair_slot;
@@ -62,19 +62,22 @@ static uint64_t hash_bytes(uint64_t h, const char *s, size_t n)     /* FNV-1a, t
 }
 
 /* The slot of the string a followed by b, or the empty one where it belongs. */
-static name_slot *name_at(const name_map *m, const char *a, size_t an, const char *b, size_t bn, uint64_t *hash)
+static name_slot *name_at(const name_map *m, const char *a, size_t an, const char *b, size_t bn,
+                          uint64_t *hash)
 {
     const uint64_t h = hash_bytes(hash_bytes(UINT64_C(0xCBF29CE484222325), a, an), b, bn);
     size_t i = (size_t)(h ^ h >> 29) & m->mask;
     for (; m->slot[i].text; i = (i + 1) & m->mask) {
         const name_slot *s = &m->slot[i];
-        if (s->hash == h && s->length == an + bn && !memcmp(s->text, a, an) && !memcmp(s->text + an, b, bn)) break;
+        if (s->hash == h && s->length == an + bn && !memcmp(s->text, a, an) &&
+            !memcmp(s->text + an, b, bn))
+            break;
     }
     if (hash) *hash = h;
     return &m->slot[i];
 }
 
-/* --- the tokenizer --------------------------------------------------------------------------------- */
+/* --- the tokenizer ---------------------------------------------------------------------------- */
 
 struct qw_tokenizer {
     pair_map  merges;
@@ -110,7 +113,7 @@ static size_t added_token(const qw_tokenizer *t, const char *s, size_t n, int32_
     return longest;
 }
 
-/* --- words ----------------------------------------------------------------------------------------- */
+/* --- words ------------------------------------------------------------------------------------ */
 
 static int is_newline(int32_t c)
 {
@@ -149,7 +152,8 @@ static size_t whitespace_end(const char *s, size_t n, size_t at, size_t first, i
 }
 
 /* End of the word that begins at s[at].  The alternatives, in order (Qwen2's pre-tokenizer):
- *   (?i:'s|'t|'re|'ve|'m|'ll|'d) | [^\r\n\p{L}\p{N}]?\p{L}+ | \p{N} | ?[^\s\p{L}\p{N}]+[\r\n]* | whitespace */
+ *   (?i:'s|'t|'re|'ve|'m|'ll|'d) | [^\r\n\p{L}\p{N}]?\p{L}+ | \p{N} |
+ *   \x20?[^\s\p{L}\p{N}]+[\r\n]* | whitespace */
 static size_t word_end(const char *s, size_t n, size_t at)
 {
     size_t i = at;
@@ -170,9 +174,9 @@ static size_t word_end(const char *s, size_t n, size_t at)
     return whitespace_end(s, n, at, i, c);
 }
 
-/* --- merging --------------------------------------------------------------------------------------- */
+/* --- merging ---------------------------------------------------------------------------------- */
 
-typedef struct symbol { int32_t id, prev, next; } symbol;           /* id -1: merged into its neighbour */
+typedef struct symbol { int32_t id, prev, next; } symbol;     /* id -1: merged into its neighbour */
 typedef struct candidate { int32_t rank, at, left, right, id; } candidate;
 
 typedef struct work {
@@ -192,7 +196,8 @@ static int before(const candidate *a, const candidate *b)           /* lowest ra
 static void heap_push(work *w, candidate c)
 {
     size_t i = w->candidates++;
-    for (; i && before(&c, &w->heap[(i - 1) / 2]); i = (i - 1) / 2) w->heap[i] = w->heap[(i - 1) / 2];
+    for (; i && before(&c, &w->heap[(i - 1) / 2]); i = (i - 1) / 2)
+        w->heap[i] = w->heap[(i - 1) / 2];
     w->heap[i] = c;
 }
 
@@ -252,7 +257,7 @@ static int merge_word(work *w, const char *s, size_t n)
     while (w->candidates) {
         const candidate c = heap_pop(w);
         symbol *const a = &w->symbol[c.at];
-        if (a->id != c.left || a->next < 0) continue;               /* a pair that no longer exists */
+        if (a->id != c.left || a->next < 0) continue; /* a pair that no longer exists */
         symbol *const b = &w->symbol[a->next];
         if (b->id != c.right) continue;
         a->id = c.id;
@@ -283,14 +288,17 @@ static int tokenize_piece(work *w, const char *s, size_t n)
     return status;
 }
 
-int qw_tokenize(const qw_tokenizer *t, const char *text, size_t bytes, int32_t **ids, int64_t *n, qw_error *err)
+int qw_tokenize(const qw_tokenizer *t, const char *text, size_t bytes, int32_t **ids, int64_t *n,
+                qw_error *err)
 {
     *ids = NULL;
     *n = 0;
     if (bytes > MOST_TEXT)
-        return qw_fail(err, QWEN_EARG, "the text has %zu bytes, at most %d are taken", bytes, MOST_TEXT);
+        return qw_fail(err, QWEN_EARG, "the text has %zu bytes, at most %d are taken", bytes,
+                       MOST_TEXT);
     const int64_t bad = qw_utf8_invalid(text, bytes);
-    if (bad >= 0) return qw_fail(err, QWEN_EARG, "the text is not UTF-8 at byte %lld", (long long)bad);
+    if (bad >= 0)
+        return qw_fail(err, QWEN_EARG, "the text is not UTF-8 at byte %lld", (long long)bad);
     work w = { .t = t };
     int status = grow(&w, 1);
     size_t start = 0;
@@ -318,7 +326,7 @@ int qw_tokenize(const qw_tokenizer *t, const char *text, size_t bytes, int32_t *
     return QWEN_OK;
 }
 
-/* --- loading --------------------------------------------------------------------------------------- */
+/* --- loading ---------------------------------------------------------------------------------- */
 
 typedef struct loading {
     qw_tokenizer *t;
@@ -338,10 +346,12 @@ static int add_name(loading *l, const char *text, size_t length, int64_t id)
 {
     char shown[80];
     if (id < 0 || id >= MOST_IDS)
-        return qw_fail(l->err, QWEN_EFORMAT, "%s: token \"%s\" has id %lld, expected 0 to %d", l->where,
-                       qw_visible(shown, sizeof shown, text), (long long)id, MOST_IDS - 1);
+        return qw_fail(l->err, QWEN_EFORMAT, "%s: token \"%s\" has id %lld, expected 0 to %d",
+                       l->where, qw_visible(shown, sizeof shown, text), (long long)id,
+                       MOST_IDS - 1);
     if (l->taken[id / 8] >> id % 8 & 1)
-        return qw_fail(l->err, QWEN_EFORMAT, "%s: token \"%s\" has id %lld, which another token has", l->where,
+        return qw_fail(l->err, QWEN_EFORMAT,
+                       "%s: token \"%s\" has id %lld, which another token has", l->where,
                        qw_visible(shown, sizeof shown, text), (long long)id);
     uint64_t hash;
     name_slot *const s = name_at(&l->names, text, length, "", 0, &hash);
@@ -357,7 +367,8 @@ static int add_name(loading *l, const char *text, size_t length, int64_t id)
 static int new_names(loading *l, size_t entries)
 {
     if (entries > MOST_IDS)
-        return qw_fail(l->err, QWEN_EFORMAT, "%s: %zu tokens, at most %d are taken", l->where, entries, MOST_IDS);
+        return qw_fail(l->err, QWEN_EFORMAT, "%s: %zu tokens, at most %d are taken", l->where,
+                       entries, MOST_IDS);
     const size_t n = table_size(entries);
     l->names.slot = calloc(n, sizeof *l->names.slot);
     l->names.mask = n - 1;
@@ -370,13 +381,14 @@ static int add_vocabulary(loading *l, const json_t *vocab)
     const char *key;
     json_t *value;
     if (!json_is_object(vocab))
-        return qw_fail(l->err, QWEN_EFORMAT, "%s: the vocabulary is not an object of tokens and ids", l->where);
+        return qw_fail(l->err, QWEN_EFORMAT,
+                       "%s: the vocabulary is not an object of tokens and ids", l->where);
     if (new_names(l, json_object_size(vocab))) return l->err->status;
     json_object_foreach((json_t *)vocab, key, value) {
         char shown[80];
         if (!json_is_integer(value))
-            return qw_fail(l->err, QWEN_EFORMAT, "%s: the id of token \"%s\" is not an integer", l->where,
-                           qw_visible(shown, sizeof shown, key));
+            return qw_fail(l->err, QWEN_EFORMAT, "%s: the id of token \"%s\" is not an integer",
+                           l->where, qw_visible(shown, sizeof shown, key));
         if (add_name(l, key, strlen(key), json_integer_value(value))) return l->err->status;
     }
     return QWEN_OK;
@@ -403,21 +415,26 @@ static int find_bytes(loading *l)
         const size_t n = byte_name(b, name);
         const name_slot *s = name_at(&l->names, name, n, "", 0, NULL);
         if (!s->text)
-            return qw_fail(l->err, QWEN_EFORMAT, "%s: the vocabulary has no token \"%s\" for byte %d", l->where, name, b);
+            return qw_fail(l->err, QWEN_EFORMAT,
+                           "%s: the vocabulary has no token \"%s\" for byte %d", l->where, name, b);
         l->t->byte_id[b] = s->id;
     }
     return QWEN_OK;
 }
 
-/* Merge `rank`: tokens a and b become the token ab.  Of two equal merges the later one counts, as in the
- * reference. */
+/* Merge `rank`: tokens a and b become the token ab.  Of two equal merges the later one counts, as
+ * in the reference. */
 static int add_merge(loading *l, int64_t rank, const char *a, size_t an, const char *b, size_t bn)
 {
-    const name_slot *left = name_at(&l->names, a, an, "", 0, NULL), *right = name_at(&l->names, b, bn, "", 0, NULL);
+    const name_slot *left = name_at(&l->names, a, an, "", 0, NULL);
+    const name_slot *right = name_at(&l->names, b, bn, "", 0, NULL);
     const name_slot *both = name_at(&l->names, a, an, b, bn, NULL);
     if (!left->text || !right->text || !both->text)
-        return qw_fail(l->err, QWEN_EFORMAT, "%s: merge %lld: %s is not in the vocabulary", l->where, (long long)rank,
-                       !left->text ? "its left token" : !right->text ? "its right token" : "its result");
+        return qw_fail(l->err, QWEN_EFORMAT, "%s: merge %lld: %s is not in the vocabulary",
+                       l->where, (long long)rank,
+                       !left->text    ? "its left token"
+                       : !right->text ? "its right token"
+                                      : "its result");
     pair_slot *const p = pair_at(&l->t->merges, left->id, right->id);
     *p = (pair_slot){ pair_key(left->id, right->id), (int32_t)rank, both->id };
     return QWEN_OK;
@@ -435,9 +452,11 @@ static void split_merge(const char *line, size_t n, size_t *an, const char **b, 
     if (*bn && memchr(*b, ' ', *bn)) *bn = 0;
 }
 
-/* Calls `each` with every merge of the text of a merges.txt; blank lines and the version line are not merges. */
+/* Calls `each` with every merge of the text of a merges.txt; blank lines and the version line are
+ * not merges. */
 static int each_merge(loading *l, const char *text, size_t bytes,
-                      int (*each)(loading *, int64_t rank, const char *, size_t, const char *, size_t))
+                      int (*each)(loading *, int64_t rank, const char *, size_t, const char *,
+                                  size_t))
 {
     int64_t rank = 0, line = 0;
     for (size_t at = 0; at < bytes;) {
@@ -450,9 +469,11 @@ static int each_merge(loading *l, const char *text, size_t bytes,
         if (!n || (line == 1 && n >= 8 && !memcmp(s, "#version", 8))) continue;
         split_merge(s, n, &an, &b, &bn);
         if (!bn)
-            return qw_fail(l->err, QWEN_EFORMAT, "%s: line %lld is not two tokens with a space between", l->where,
+            return qw_fail(l->err, QWEN_EFORMAT,
+                           "%s: line %lld is not two tokens with a space between", l->where,
                            (long long)line);
-        if (rank >= MOST_IDS) return qw_fail(l->err, QWEN_EFORMAT, "%s: more than %d merges", l->where, MOST_IDS);
+        if (rank >= MOST_IDS)
+            return qw_fail(l->err, QWEN_EFORMAT, "%s: more than %d merges", l->where, MOST_IDS);
         if (each(l, rank++, s, an, b, bn)) return l->err->status;
     }
     return QWEN_OK;
@@ -471,15 +492,16 @@ static int read_text(loading *l, char **text, size_t *bytes)
     }
     if (st.st_size > MOST_BYTES) {
         fclose(f);
-        return qw_fail(l->err, QWEN_EFORMAT, "%s: %lld bytes, at most %d are taken", l->where, (long long)st.st_size,
-                       MOST_BYTES);
+        return qw_fail(l->err, QWEN_EFORMAT, "%s: %lld bytes, at most %d are taken", l->where,
+                       (long long)st.st_size, MOST_BYTES);
     }
     *bytes = (size_t)st.st_size;
     *text = malloc(*bytes + 1);
     const int short_read = *text && fread(*text, 1, *bytes, f) != *bytes;
     fclose(f);
     if (!*text) return no_memory(l);
-    return short_read ? qw_fail(l->err, QWEN_EIO, "%s: cannot be read to its end", l->where) : QWEN_OK;
+    return short_read ? qw_fail(l->err, QWEN_EIO, "%s: cannot be read to its end", l->where)
+                      : QWEN_OK;
 }
 
 static size_t lines_of(const char *text, size_t bytes)
@@ -503,7 +525,8 @@ static int read_merges(loading *l)
 
 static int add_json_merges(loading *l, const json_t *merges)
 {
-    if (!json_is_array(merges)) return qw_fail(l->err, QWEN_EFORMAT, "%s: model.merges is not an array", l->where);
+    if (!json_is_array(merges))
+        return qw_fail(l->err, QWEN_EFORMAT, "%s: model.merges is not an array", l->where);
     if (json_array_size(merges) > MOST_IDS)
         return qw_fail(l->err, QWEN_EFORMAT, "%s: more than %d merges", l->where, MOST_IDS);
     if (pair_map_new(&l->t->merges, json_array_size(merges))) return no_memory(l);
@@ -519,13 +542,15 @@ static int add_json_merges(loading *l, const json_t *merges)
             an = json_string_length(x);
             bn = a && b ? json_string_length(y) : 0;
         }
-        if (!bn) return qw_fail(l->err, QWEN_EFORMAT, "%s: model.merges[%zu] is not two tokens", l->where, i);
+        if (!bn)
+            return qw_fail(l->err, QWEN_EFORMAT, "%s: model.merges[%zu] is not two tokens",
+                           l->where, i);
         if (add_merge(l, (int64_t)i, a, an, b, bn)) return l->err->status;
     }
     return QWEN_OK;
 }
 
-/* --- added tokens ---------------------------------------------------------------------------------- */
+/* --- added tokens ----------------------------------------------------------------------------- */
 
 typedef struct added { const char *text; int64_t id; } added;
 
@@ -534,7 +559,8 @@ static int build_trie(loading *l, const added *a, size_t n)
     qw_tokenizer *const t = l->t;
     size_t bytes = 0;
     for (size_t i = 0; i < n; i++) bytes += strlen(a[i].text);
-    if (bytes > MOST_BYTES) return qw_fail(l->err, QWEN_EFORMAT, "%s: the added tokens are too long", l->where);
+    if (bytes > MOST_BYTES)
+        return qw_fail(l->err, QWEN_EFORMAT, "%s: the added tokens are too long", l->where);
     t->node_id = malloc((bytes + 1) * sizeof *t->node_id);
     if (!t->node_id || pair_map_new(&t->trie, bytes)) return no_memory(l);
     int32_t nodes = 1;
@@ -553,11 +579,12 @@ static int build_trie(loading *l, const added *a, size_t n)
         qw_visible(shown, sizeof shown, a[i].text);
         if (!node) return qw_fail(l->err, QWEN_EFORMAT, "%s: an added token is empty", l->where);
         if (a[i].id < 0 || a[i].id >= MOST_IDS)
-            return qw_fail(l->err, QWEN_EFORMAT, "%s: added token \"%s\" has id %lld, expected 0 to %d", l->where, shown,
+            return qw_fail(l->err, QWEN_EFORMAT,
+                           "%s: added token \"%s\" has id %lld, expected 0 to %d", l->where, shown,
                            (long long)a[i].id, MOST_IDS - 1);
         if (t->node_id[node] >= 0 && t->node_id[node] != a[i].id)
-            return qw_fail(l->err, QWEN_EFORMAT, "%s: added token \"%s\" has two ids, %d and %lld", l->where, shown,
-                           t->node_id[node], (long long)a[i].id);
+            return qw_fail(l->err, QWEN_EFORMAT, "%s: added token \"%s\" has two ids, %d and %lld",
+                           l->where, shown, t->node_id[node], (long long)a[i].id);
         t->node_id[node] = (int32_t)a[i].id;
     }
     return QWEN_OK;
@@ -568,11 +595,14 @@ static int one_added(loading *l, const json_t *entry, const char *key, added *a)
 {
     static const char *const refused[] = { "lstrip", "rstrip", "single_word" };
     a->text = json_string_value(json_object_get(entry, "content"));
-    if (!a->text) return qw_fail(l->err, QWEN_EFORMAT, "%s: an added token has no text under \"content\"", l->where);
+    if (!a->text)
+        return qw_fail(l->err, QWEN_EFORMAT, "%s: an added token has no text under \"content\"",
+                       l->where);
     char shown[80];
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++)
         if (json_is_true(json_object_get(entry, refused[i])))
-            return qw_fail(l->err, QWEN_EUNSUPPORTED, "%s: added token \"%s\" has %s, which is not supported", l->where,
+            return qw_fail(l->err, QWEN_EUNSUPPORTED,
+                           "%s: added token \"%s\" has %s, which is not supported", l->where,
                            qw_visible(shown, sizeof shown, a->text), refused[i]);
     if (!key) {
         const json_t *id = json_object_get(entry, "id");
@@ -591,7 +621,8 @@ static int read_added(loading *l, const json_t *list)
 {
     const size_t n = json_is_array(list) ? json_array_size(list) : json_object_size(list);
     if (!json_is_array(list) && !json_is_object(list))
-        return qw_fail(l->err, QWEN_EFORMAT, "%s: the added tokens are neither a list nor an object", l->where);
+        return qw_fail(l->err, QWEN_EFORMAT,
+                       "%s: the added tokens are neither a list nor an object", l->where);
     added *const a = calloc(n + 1, sizeof *a);
     if (!a) return no_memory(l);
     const char *key;
@@ -616,20 +647,23 @@ static int read_added(loading *l, const json_t *list)
 static int default_added(loading *l)
 {
     static const char *const text[] = {
-        "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|object_ref_start|>", "<|object_ref_end|>", "<|box_start|>",
-        "<|box_end|>", "<|quad_start|>", "<|quad_end|>", "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
-        "<|image_pad|>", "<|video_pad|>", "<tool_call>", "</tool_call>", "<|fim_prefix|>", "<|fim_middle|>",
-        "<|fim_suffix|>", "<|fim_pad|>", "<|repo_name|>", "<|file_sep|>" };
+        "<|endoftext|>",      "<|im_start|>",     "<|im_end|>",     "<|object_ref_start|>",
+        "<|object_ref_end|>", "<|box_start|>",    "<|box_end|>",    "<|quad_start|>",
+        "<|quad_end|>",       "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>",
+        "<|image_pad|>",      "<|video_pad|>",    "<tool_call>",    "</tool_call>",
+        "<|fim_prefix|>",     "<|fim_middle|>",   "<|fim_suffix|>", "<|fim_pad|>",
+        "<|repo_name|>",      "<|file_sep|>"
+    };
     enum { N = sizeof text / sizeof *text };
     added a[N];
     for (int i = 0; i < N; i++) a[i] = (added){ text[i], (int64_t)l->next + i };
     return build_trie(l, a, N);
 }
 
-/* --- the layouts ----------------------------------------------------------------------------------- */
+/* --- the layouts ------------------------------------------------------------------------------ */
 
-/* A vocabulary is the 256 bytes, those that stand for themselves first, then the results of the merges by
- * rank.  Token strings go to arena, which has room for the whole file and the bytes. */
+/* A vocabulary is the 256 bytes, those that stand for themselves first, then the results of the
+ * merges by rank.  Token strings go to arena, which has room for the whole file and the bytes. */
 static int rebuild(loading *l, const char *text, size_t bytes, char *arena)
 {
     if (new_names(l, lines_of(text, bytes) + 256)) return l->err->status;
@@ -665,7 +699,8 @@ static int load_merges_alone(loading *l)
     if (!read_text(l, &text, &bytes)) {
         arena = malloc(bytes + 3 * 256 + 3);
         if (!arena || pair_map_new(&l->t->merges, lines_of(text, bytes))) no_memory(l);
-        else if (!rebuild(l, text, bytes, arena) && !find_bytes(l)) each_merge(l, text, bytes, add_merge);
+        else if (!rebuild(l, text, bytes, arena) && !find_bytes(l))
+            each_merge(l, text, bytes, add_merge);
     }
     free(arena);
     free(text);
@@ -673,17 +708,20 @@ static int load_merges_alone(loading *l)
 }
 
 /* Qwen2's rules, as tokenizer.json writes them. */
-static const char qwen2_pattern[] =
-    "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+"
-    "|\\s+(?!\\S)|\\s+";
+static const char qwen2_pattern[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
+                                    "\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+"
+                                    "|\\s+(?!\\S)|\\s+";
 
 static int check_pattern(loading *l, const json_t *pre)
 {
     const json_t *const steps = json_object_get(pre, "pretokenizers");
     for (size_t i = 0; i < json_array_size(steps); i++) {
-        const json_t *regex = json_object_get(json_object_get(json_array_get(steps, i), "pattern"), "Regex");
-        if (regex && strcmp(json_string_value(regex) ? json_string_value(regex) : "", qwen2_pattern))
-            return qw_fail(l->err, QWEN_EUNSUPPORTED, "%s: the pre-tokenizer's pattern is not that of Qwen2", l->where);
+        const json_t *regex = json_object_get(json_object_get(json_array_get(steps, i), "pattern"),
+                                              "Regex");
+        if (regex &&
+            strcmp(json_string_value(regex) ? json_string_value(regex) : "", qwen2_pattern))
+            return qw_fail(l->err, QWEN_EUNSUPPORTED,
+                           "%s: the pre-tokenizer's pattern is not that of Qwen2", l->where);
     }
     return QWEN_OK;
 }
@@ -695,13 +733,14 @@ static int check_options(loading *l, const json_t *root, const json_t *model)
     const char *const type = json_string_value(json_object_get(model, "type"));
     char shown[80];
     if (type && strcmp(type, "BPE"))
-        return qw_fail(l->err, QWEN_EUNSUPPORTED, "%s: the tokenizer's model is \"%s\", expected \"BPE\"", l->where,
+        return qw_fail(l->err, QWEN_EUNSUPPORTED,
+                       "%s: the tokenizer's model is \"%s\", expected \"BPE\"", l->where,
                        qw_visible(shown, sizeof shown, type));
     for (size_t i = 0; i < 2; i++) {
         const char *s = json_string_value(json_object_get(model, empty[i]));
         if ((s && *s) || json_is_true(json_object_get(model, off[i])))
-            return qw_fail(l->err, QWEN_EUNSUPPORTED, "%s: model.%s is set, which is not supported", l->where,
-                           s && *s ? empty[i] : off[i]);
+            return qw_fail(l->err, QWEN_EUNSUPPORTED, "%s: model.%s is set, which is not supported",
+                           l->where, s && *s ? empty[i] : off[i]);
     }
     const json_t *const normalizer = json_object_get(root, "normalizer");
     const char *const form = json_string_value(json_object_get(normalizer, "type"));
@@ -715,9 +754,12 @@ static int load_json(loading *l)
 {
     json_t *root = NULL;
     if (qw_json_file(l->where, &root, l->err)) return l->err->status;
-    const json_t *const model = json_object_get(root, "model"), *const list = json_object_get(root, "added_tokens");
-    if (!json_is_object(model)) qw_fail(l->err, QWEN_EFORMAT, "%s: there is no object \"model\"", l->where);
-    else if (!check_options(l, root, model) && !add_vocabulary(l, json_object_get(model, "vocab")) && !find_bytes(l) &&
+    const json_t *const model = json_object_get(root, "model");
+    const json_t *const list = json_object_get(root, "added_tokens");
+    if (!json_is_object(model))
+        qw_fail(l->err, QWEN_EFORMAT, "%s: there is no object \"model\"", l->where);
+    else if (!check_options(l, root, model) &&
+             !add_vocabulary(l, json_object_get(model, "vocab")) && !find_bytes(l) &&
              !add_json_merges(l, json_object_get(model, "merges"))) {
         if (list) read_added(l, list);
         else default_added(l);
@@ -776,8 +818,8 @@ static int load_added(loading *l, const char *config_path, const char *added_pat
 static int load_directory(loading *l, const char *path)
 {
     enum { VOCAB, MERGES, CONFIG, ADDED, FAST, FILES };
-    static const char *const name[FILES] = { "vocab.json", "merges.txt", "tokenizer_config.json", "added_tokens.json",
-                                             "tokenizer.json" };
+    static const char *const name[FILES] = { "vocab.json", "merges.txt", "tokenizer_config.json",
+                                             "added_tokens.json", "tokenizer.json" };
     char *file[FILES];
     int missing = 0;
     for (int i = 0; i < FILES; i++) missing |= !(file[i] = joined(path, name[i]));
@@ -788,12 +830,15 @@ static int load_directory(loading *l, const char *path)
         load_json(l);
     } else if (is_file(file[MERGES])) {
         l->where = file[MERGES];
-        const int status = is_file(file[VOCAB]) ? load_vocabulary_and_merges(l, file[VOCAB], file[MERGES])
-                                                : load_merges_alone(l);
+        const int status = is_file(file[VOCAB])
+                               ? load_vocabulary_and_merges(l, file[VOCAB], file[MERGES])
+                               : load_merges_alone(l);
         if (!status) load_added(l, file[CONFIG], file[ADDED]);
     } else
-        qw_fail(l->err, QWEN_EIO, "%s: there is no tokenizer in it (vocab.json with merges.txt, tokenizer.json, or "
-                "merges.txt)", path);
+        qw_fail(l->err, QWEN_EIO,
+                "%s: there is no tokenizer in it (vocab.json with merges.txt, tokenizer.json, or "
+                "merges.txt)",
+                path);
     for (int i = 0; i < FILES; i++) free(file[i]);
     return l->err->status;
 }

@@ -1,14 +1,14 @@
 /* unicode.c - UTF-8, Unicode classes and normalisation form C, as far as the tokenizer needs them.
  *
- * Categories, decompositions and compositions are utf8proc's.  Canonical ordering is done here: long
- * runs of combining marks, which only mischief writes, would take utf8proc quadratic time. */
+ * Categories, decompositions and compositions are utf8proc's.  Canonical ordering is done here:
+ * long runs of combining marks, which only mischief writes, would take utf8proc quadratic time. */
 #include "host.h"
 #include <stdlib.h>
 #include <string.h>
 #include <utf8proc.h>
 
-/* Bytes of the sequence at s [n], n > 0, and its code point; or the bytes of the maximal ill-formed part
- * there (Unicode, section 3.9: a prefix of a well-formed sequence, at least one byte) and *c = -1. */
+/* Bytes of the sequence at s [n], n > 0, and its code point; or the bytes of the maximal ill-formed
+ * part there (Unicode, section 3.9: a prefix of a well-formed sequence, one byte at least) and -1. */
 static size_t sequence(const unsigned char *s, size_t n, int32_t *c)
 {
     const unsigned char b = s[0];
@@ -18,7 +18,7 @@ static size_t sequence(const unsigned char *s, size_t n, int32_t *c)
     if (b < 0xC2 || b > 0xF4) return 1;
     const size_t length = b < 0xE0 ? 2 : b < 0xF0 ? 3 : 4;
     int32_t code = b & (0xFF >> (length + 1));
-    unsigned char low = 0x80, high = 0xBF;          /* of the second byte: no overlong forms, no surrogates */
+    unsigned char low = 0x80, high = 0xBF;      /* of the second byte: no overlong, no surrogates */
     if (b == 0xE0) low = 0xA0;
     if (b == 0xED) high = 0x9F;
     if (b == 0xF0) low = 0x90;
@@ -76,7 +76,8 @@ qw_char_class qw_char_classify(int32_t c)
 {
     if (c < 0) return QW_CHAR_OTHER;
     if ((c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-        (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000)
+        (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+        c == 0x3000)
         return QW_CHAR_SPACE;
     switch (utf8proc_category(c)) {
     case UTF8PROC_CATEGORY_LU: case UTF8PROC_CATEGORY_LL: case UTF8PROC_CATEGORY_LT:
@@ -94,8 +95,8 @@ static int combining(int32_t c)
     return utf8proc_get_property(c)->combining_class & 255;
 }
 
-/* Canonical ordering: every run of characters with a combining class other than 0 is sorted by class,
- * equal classes keeping their order.  Counting sort: c [n], spare [n]. */
+/* Canonical ordering: every run of characters with a combining class other than 0 is sorted by
+ * class, equal classes keeping their order.  Counting sort: c [n], spare [n]. */
 static void order_marks(int32_t *c, int32_t *spare, size_t n)
 {
     for (size_t i = 0, end; i < n; i = end + 1) {
@@ -138,7 +139,8 @@ int qw_nfc(const char *text, size_t bytes, char **out, size_t *out_bytes)
     }
     size_t chars = 0;
     for (size_t i = 0; i < bytes; i++) chars += (text[i] & 0xC0) != 0x80;
-    int32_t *const c = malloc((MOST * chars + 1) * sizeof *c), *const spare = malloc((MOST * chars + 1) * sizeof *c);
+    int32_t *const c = malloc((MOST * chars + 1) * sizeof *c);
+    int32_t *const spare = malloc((MOST * chars + 1) * sizeof *c);
     if (!c || !spare) goto no_memory;
     size_t n = 0;
     int bound = 0;

@@ -67,7 +67,7 @@ static double uniform(qw_rng *g, const rounding *r)
 /* Sixteen uniform numbers become normal: pairs (j, j + 8) by Box and Muller, in the step's type. */
 static void box_muller_16(double d[16], qw_dtype step)
 {
-    const double turn = step == QW_F64 ? two_pi : (double)(float)two_pi;    /* float32 even in bf16 */
+    const double turn = step == QW_F64 ? two_pi : (double)(float)two_pi;  /* float32 even in bf16 */
     for (int j = 0; j < 8; j++) {
         const double u1 = rounded(step, 1 - d[j]), u2 = d[j + 8];
         const double radius = rounded(step, sqrt(rounded(step, -2 * rounded(step, qw_log(u1)))));

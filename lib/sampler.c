@@ -374,7 +374,7 @@ static int run_unipc(walk *w)
             w->b[0][i] = fresh[i];
         }
     }
-    /* ComfyUI writes the 0.001 into its own list of sigmas and so divides by 1 - 0.001 in the end. */
+    /* ComfyUI writes the 0.001 into its own list of sigmas and so divides by 1 - 0.001. */
     for (int64_t i = 0; i < w->n && to_zero && !status; i++) x[i] /= 1 - t[w->steps];
     free(t);
     return status ? status : finish_step(w);

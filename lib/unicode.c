@@ -8,7 +8,7 @@
 #include <utf8proc.h>
 
 /* Bytes of the sequence at s [n], n > 0, and its code point; or the bytes of the maximal ill-formed
- * part there (Unicode, section 3.9: a prefix of a well-formed sequence, one byte at least) and -1. */
+ * part there (Unicode, section 3.9: a prefix of a well-formed sequence, a byte at least) and -1. */
 static size_t sequence(const unsigned char *s, size_t n, int32_t *c)
 {
     const unsigned char b = s[0];

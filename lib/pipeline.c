@@ -18,7 +18,7 @@ static uint64_t on_device(const qwen *q)
     for (size_t i = 0; i < sizeof c / sizeof *c; i++)
         if (c[i]->res)
             bytes += qw_residency_bytes(c[i]->res, 0);
-    return bytes;
+    return bytes + qw_overlay_bytes(q->overlay);
 }
 
 int qw_generate(qwen *q, const qwen_request *req, qwen_result *out)
@@ -113,6 +113,7 @@ int qw_plan(qwen *q, const qwen_request *req, qwen_plan_report *out)
             out->copies += c[i]->res ? qw_residency_bytes(c[i]->res, 2) : 0;
         }
         out->scratch = t.scratch;
+        out->copies += qw_overlay_bytes(q->overlay);
         for (int64_t i = 0; i < t.lines; i++)
             out->ops(out->user, t.line[i].line, t.line[i].count);
     }

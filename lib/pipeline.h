@@ -37,6 +37,8 @@ typedef struct qw_embedding {           /* of one prompt, kept for the next pict
     int64_t n;
 } qw_embedding;
 
+enum { QW_MAX_LORAS = 64 };
+
 struct qwen {
     qw_error   error;
     qwen_options opt;                   /* strings copied */
@@ -63,6 +65,10 @@ struct qwen {
     qw_vae    *vae;
     int        vae_parts;               /* of the loaded VAE */
     qw_embedding embedding[2];          /* positive, negative */
+    qw_lora   *lora[QW_MAX_LORAS];      /* in the order they were added */
+    int        loras;
+    qw_overlay *overlay;                /* all of them over the transformer */
+    struct { int steps, lightning, distilled; double guidance; } plain;    /* without them */
     struct qw_tally *tally;             /* qwen_plan: stages are walked and counted, not run */
     char       told[3][64];             /* names of the last result: schedule, sampler, rng */
     uint64_t   peak_scratch;            /* of the stages of this request, for device_bytes */
@@ -75,6 +81,8 @@ int  qw_need_text(qwen *q);
 int  qw_need_vision(qwen *q);
 int  qw_need_dit(qwen *q);
 int  qw_need_vae(qwen *q, int parts);
+int  qw_lora_add(qwen *q, const char *path, double strength, int partial);
+void qw_lora_drop(qwen *q);             /* all of them */
 void qw_say(const qwen *q, int level, const char *format, ...) QW_PRINTF(3, 4);
 char *qw_strdup(const char *s);         /* NULL for NULL, or without memory */
 char *qw_path_join(const char *directory, const char *name);    /* malloc'ed */
@@ -218,6 +226,11 @@ typedef struct qw_velocity_work {       /* argument of qw_velocity_body: one ste
     qw_dit_sequence  seq[2];
 } qw_velocity_work;
 void qw_velocity_body(qw_run *r, void *arg);
+
+/* tiles.c: the same in the reference's overlapping tiles; for pictures beyond one tile when asked for. */
+int  qw_tiles_needed(const qw_job *j, int64_t w, int64_t h);
+int  qw_decode_tiled(qw_stage *s, const qw_decode_work *w);
+int  qw_encode_tiled(qw_stage *s, const qw_encode_work *w);
 
 /* Latents between the VAE's own numbers and normalised ones: [z][n]. */
 void qw_latent_normalise(const qw_vae_config *c, const double *raw, int64_t n, double *out);

@@ -157,6 +157,24 @@ int qwen_devices(int (*each)(void *user, const char *name, const char *what, con
     return each ? qw_device_list(each, user) : QWEN_EARG;
 }
 
+int qwen_lora(qwen *q, const char *path, double strength, unsigned flags)
+{
+    const int status = usable(q);
+    if (status)
+        return status;
+    if (!path || !(fabs(strength) <= 1e6))
+        return qw_fail(&q->error, QWEN_EARG, "LoRA: no path, or strength %g", strength);
+    if (flags & ~(unsigned)QWEN_LORA_PARTIAL)
+        return qw_fail(&q->error, QWEN_EUNSUPPORTED, "LoRA: flags %#x", flags);
+    return qw_lora_add(q, path, strength, flags & QWEN_LORA_PARTIAL);
+}
+
+void qwen_lora_clear(qwen *q)
+{
+    if (q && q->dev)
+        qw_lora_drop(q);
+}
+
 /* --- pictures ------------------------------------------------------------------------------------------------- */
 
 static int take_request(qwen *q, qwen_request *r, const qwen_request *req)

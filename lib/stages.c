@@ -604,8 +604,12 @@ static int encode_one(qw_job *j, qw_stage *s, int k)
                     f->masked && j->mask[i] ? 0 : f->image.data[i * c + m] / 127.5 - 1;
         qw_encode_work w = { q, picture, H, W, f->mean, f->logvar };
         s->run.step = k;
-        qw_stage_reserve(s, qw_encode_body, &w);
-        qw_stage_run(s, qw_encode_body, &w, f->mean, z * n);
+        if (qw_tiles_needed(j, W, H)) {
+            qw_encode_tiled(s, &w);
+        } else {
+            qw_stage_reserve(s, qw_encode_body, &w);
+            qw_stage_run(s, qw_encode_body, &w, f->mean, z * n);
+        }
         const int64_t dim[3] = { z, H / 8, W / 8 };
         show_encoded(j, k, "in", chw, (int64_t[]){ c, H, W });
         show_encoded(j, k, "mean", f->mean, dim);
@@ -1056,8 +1060,12 @@ static int decode_frames(qw_job *j, decoding *d)
         qw_unpack(j->x + (first + k) * frame, j->z, j->h, j->w, latent);
         qw_latent_raw(&q->vae_config, latent, j->h * j->w, latent);
         s.run.step = (int)k;
-        qw_stage_reserve(&s, qw_decode_body, &w);
-        qw_stage_run(&s, qw_decode_body, &w, w.picture, size);
+        if (qw_tiles_needed(j, j->width, j->height)) {
+            qw_decode_tiled(&s, &w);
+        } else {
+            qw_stage_reserve(&s, qw_decode_body, &w);
+            qw_stage_run(&s, qw_decode_body, &w, w.picture, size);
+        }
         for (int64_t i = 0; i < size; i++)
             w.picture[i] = w.picture[i] < -1 ? -1 : w.picture[i] > 1 ? 1 : w.picture[i];
     }

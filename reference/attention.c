@@ -1,61 +1,69 @@
-/* attention.c - scaled dot-product attention with grouped heads and a key range per query. */
+/* attention.c - softmax attention with grouped heads and a range of keys for each query. */
 #include "ref.h"
 #include "rows.h"
 #include <math.h>
 #include <stdlib.h>
 
-/* One query of one head: two passes over the scores, the largest first. */
-static void attend(const double *q, const double *k, const double *v, int64_t first, int64_t last, int64_t d,
-                   double scale, double *s, double *y)
+/* One query and head: q [d]; k [n], a key every `step` doubles; v [d], the n values of a column, a
+ * column every `nk`; s [n] room; y [d] may be q. */
+static void one(const double *q, const double *k, int64_t step, const double *v, int64_t nk, int64_t n,
+                int64_t d, double scale, double *s, double *y)
 {
-    double top = -INFINITY, sum = 0;
-    for (int64_t c = 0; c < d; c++) y[c] = 0;
-    for (int64_t j = first; j < last; j++) {
-        s[j] = scale * ref_dot(q, k + j * d, d);
-        if (s[j] > top || isnan(s[j])) top = s[j];
+    double most = -INFINITY, sum = 0;
+    for (int64_t j = 0; j < n; j++) {
+        s[j] = scale * ref_dot(q, k + j * step, d);
+        if (s[j] > most) most = s[j];
     }
-    for (int64_t j = first; j < last; j++) {
-        const double p = exp(s[j] - top);
-        sum += p;
-        for (int64_t c = 0; c < d; c++) y[c] += p * v[j * d + c];
+    for (int64_t j = 0; j < n; j++) {
+        s[j] = exp(s[j] - most);
+        sum += s[j];
     }
-    for (int64_t c = 0; c < d && last > first; c++) y[c] /= sum;
+    for (int64_t c = 0; c < d; c++) y[c] = ref_dot(s, v + c * nk, n) / sum;
 }
 
-/* y_ih = sum_j softmax_j( scale q_ih . k_jg ) v_jg,  g = h / (hq / hk),  first_i <= j < last_i
- * y, q [nq][hq][d]; k, v [nk][hk][d].  An empty range gives zeros.
- * Vaswani et al. 2017; grouped heads: Ainslie et al. 2023.  Bound: numerics.md, attention. */
+/* Keys to k [nk][hk][d] and values, transposed, to v [hk][d][nk]; row [d] is room. */
+static void read_keys(const qw_attention_args *a, double *k, double *v, double *row)
+{
+    const int64_t nk = a->k.dim[0], hk = a->k.dim[1], d = a->k.dim[2];
+    for (int64_t j = 0; j < nk; j++)
+        for (int64_t h = 0; h < hk; h++) {
+            ref_get(&a->k, j, h, 0, k + (j * hk + h) * d);
+            ref_get(&a->v, j, h, 0, row);
+            for (int64_t c = 0; c < d; c++) v[(h * d + c) * nk + j] = row[c];
+        }
+}
+
+/* attention: y_i = sum_j p_ij v_j, p_i = softmax over j of scale q_i.k_j, first[i] <= j < last[i].
+ * q, y [nq][hq][d]; k, v [nk][hk][d]; query head h reads key head h / (hq / hk) (Ainslie et al.
+ * 2023).  Vaswani et al. 2017; torch.nn.functional.scaled_dot_product_attention.  The maximum is
+ * subtracted before exp, which changes nothing and keeps the sum finite.
+ * Bound: doc/numerics.md, attention. */
 int ref_attention(qw_device *dev, const qw_attention_args *a)
 {
-    const int64_t nq = a->q.dim[0], hq = a->q.dim[1], d = a->q.dim[2], nk = a->k.dim[0], hk = a->k.dim[1];
-    const int64_t group = hq / hk;
-    const int threads = ref_threads(dev);
-    const size_t each = (size_t)(nk + 2 * d);
-    double *k = malloc(sizeof *k * (size_t)(2 * nk * d + 1));
-    double *buffer = malloc(sizeof *buffer * each * (size_t)threads);
-    if (!k || !buffer) {
+    const int64_t nq = a->q.dim[0], hq = a->q.dim[1], d = a->q.dim[2];
+    const int64_t nk = a->k.dim[0], hk = a->k.dim[1];
+    const int threads = ref_threads(dev, nq);
+    double *k = ref_room(2 * nk, hk * d), *room = ref_room(threads, nk + d);
+    if (!k || !room) {
         free(k);
-        free(buffer);
+        free(room);
         return QWEN_ENOMEM;
     }
-    double *v = k + nk * d;
-    for (int64_t g = 0; g < hk; g++) {
-        for (int64_t j = 0; j < nk; j++) {
-            ref_get_row(&a->k, j * hk + g, k + j * d);
-            ref_get_row(&a->v, j * hk + g, v + j * d);
-        }
-#ifdef _OPENMP
-#pragma omp parallel for num_threads(threads)
-#endif
-        for (int64_t i = 0; i < nq * group; i++) {
-            const int64_t query = i / group, row = query * hq + g * group + i % group;
-            double *s = buffer + (size_t)ref_thread() * each, *q = s + nk, *y = q + d;
-            ref_get_row(&a->q, row, q);
-            attend(q, k, v, a->first ? a->first[query] : 0, a->last ? a->last[query] : nk, d, a->scale, s, y);
-            ref_put_row(&a->y, row, y);
+    double *v = k + nk * hk * d;
+    read_keys(a, k, v, room);
+    REF_PARALLEL(threads)
+    for (int64_t i = 0; i < nq; i++) {
+        double *s = room + ref_thread() * (nk + d), *q = s + nk;
+        const int64_t first = a->first ? a->first[i] : 0, last = a->last ? a->last[i] : nk;
+        for (int64_t h = 0; h < hq; h++) {
+            const int64_t g = h / (hq / hk);
+            ref_get(&a->q, i, h, 0, q);
+            one(q, k + (first * hk + g) * d, hk * d, v + g * d * nk + first, nk, last - first, d,
+                a->scale, s, q);
+            ref_put(&a->y, i, h, 0, q);
         }
     }
     free(k);
-    free(buffer);
+    free(room);
     return QWEN_OK;
 }

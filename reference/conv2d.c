@@ -1,76 +1,73 @@
-/* conv2d.c - convolution of a picture, channels last. */
+/* conv2d.c - two-dimensional convolution, channels last. */
 #include "ref.h"
 #include "rows.h"
 #include <stdlib.h>
 #include <string.h>
 
-/* The kernel's view at output column ox: [kh][kw][ci], zeros outside the picture.  rows: the kh rows of
- * x that this output row sees, decoded, or NULL where they are padding. */
-static void patch(const qw_conv2d_args *a, double *const *rows, int64_t ox, double *out)
+/* The window of output column j, out of rows [kh][wi][ci] of the picture, to patch [kh][kw][ci];
+ * zeros outside. */
+static void window(const qw_conv2d_args *a, const double *rows, int64_t j, double *patch)
 {
-    const int64_t kh = a->w.dim[1], kw = a->w.dim[2], ci = a->w.dim[3], wide = a->x.dim[1] * a->up;
-    for (int64_t ky = 0; ky < kh; ky++)
-        for (int64_t kx = 0; kx < kw; kx++, out += ci) {
-            const int64_t ix = ox * a->stride + kx - a->left;
-            if (rows[ky] && ix >= 0 && ix < wide)
-                memcpy(out, rows[ky] + ix / a->up * ci, (size_t)ci * sizeof *out);
-            else
-                memset(out, 0, (size_t)ci * sizeof *out);
+    const int64_t kh = a->w.dim[1], kw = a->w.dim[2], wi = a->x.dim[1], ci = a->x.dim[2];
+    for (int64_t v = 0; v < kw; v++) {
+        const int64_t column = j * a->stride - a->left + v;         /* of the enlarged picture */
+        const int inside = column >= 0 && column < wi * a->up;
+        for (int64_t u = 0; u < kh; u++) {
+            double *p = patch + (u * kw + v) * ci;
+            if (inside) memcpy(p, rows + (u * wi + column / a->up) * ci, (size_t)ci * sizeof *p);
+            else memset(p, 0, (size_t)ci * sizeof *p);
         }
-}
-
-/* Output row oy.  scratch: kh rows of x, a patch, an output pixel, a pixel of res; `row` points at kh pointers. */
-static void output_row(const qw_conv2d_args *a, const double *w, const double *bias, int64_t oy, double *scratch,
-                       double **row)
-{
-    const int64_t kh = a->w.dim[1], kw = a->w.dim[2], ci = a->w.dim[3], co = a->w.dim[0], wi = a->x.dim[1];
-    const int64_t size = kh * kw * ci;
-    double *seen = scratch + kh * wi * ci, *y = seen + size, *res = y + co;
-    for (int64_t ky = 0; ky < kh; ky++) {
-        const int64_t iy = oy * a->stride + ky - a->top;
-        row[ky] = iy >= 0 && iy < a->x.dim[0] * a->up ? scratch + ky * wi * ci : NULL;
-        for (int64_t ix = 0; row[ky] && ix < wi; ix++) ref_get_row(&a->x, iy / a->up * wi + ix, row[ky] + ix * ci);
-    }
-    for (int64_t ox = 0; ox < a->y.dim[1]; ox++) {
-        patch(a, row, ox, seen);
-        if (qw_present(&a->res)) ref_get_row(&a->res, oy * a->y.dim[1] + ox, res);
-        for (int64_t o = 0; o < co; o++) {
-            y[o] = ref_dot(seen, w + o * size, size);
-            if (bias) y[o] += bias[o];
-            if (qw_present(&a->res)) y[o] += res[o];
-        }
-        ref_put_row(&a->y, oy * a->y.dim[1] + ox, y);
     }
 }
 
-/* y[oy][ox][o] = res[oy][ox][o] + bias[o]
- *              + sum_{ky,kx,c} up(x)[oy stride + ky - top][ox stride + kx - left][c] w[o][ky][kx][c]
- * y, res [ho][wo][co]; x [hi][wi][ci]; w [co][kh][kw][ci]; up(x) repeats each pixel `up` times both
- * ways; what lies outside the picture is zero.
- * torch.nn.Conv2d and Upsample(nearest-exact).  Bound: numerics.md, conv2d. */
+/* Rows of the picture that output row i sees, [kh][wi][ci]; zeros outside. */
+static void picture_rows(const qw_conv2d_args *a, int64_t i, double *rows)
+{
+    const int64_t hi = a->x.dim[0], wi = a->x.dim[1], ci = a->x.dim[2];
+    for (int64_t u = 0; u < a->w.dim[1]; u++) {
+        const int64_t row = i * a->stride - a->top + u;             /* of the enlarged picture */
+        double *p = rows + u * wi * ci;
+        if (row < 0 || row >= hi * a->up) memset(p, 0, (size_t)(wi * ci) * sizeof *p);
+        else for (int64_t c = 0; c < wi; c++) ref_get(&a->x, row / a->up, c, 0, p + c * ci);
+    }
+}
+
+/* conv2d: y[i][j][o] = res[i][j][o] + bias[o]
+ *                    + sum over u, v, c of w[o][u][v][c] X[i s - top + u][j s - left + v][c],
+ * s the stride, X the picture x enlarged `up` times by repetition (nearest), 0 outside.
+ * x [hi][wi][ci], w [co][kh][kw][ci], bias [co], res and y [ho][wo][co].
+ * torch.nn.functional.conv2d after F.pad and nearest F.interpolate.
+ * Bound: doc/numerics.md, conv2d. */
 int ref_conv2d(qw_device *dev, const qw_conv2d_args *a)
 {
-    const int64_t co = a->w.dim[0], kh = a->w.dim[1], kw = a->w.dim[2], ci = a->w.dim[3];
-    const int64_t size = kh * kw * ci;
-    const int threads = ref_threads(dev);
-    const size_t each = (size_t)(kh * a->x.dim[1] * ci + size + 2 * co);
-    double *w = malloc(sizeof *w * (size_t)(co * size + co + 1));
-    double *buffer = malloc(sizeof *buffer * each * (size_t)threads);
-    double **rows = malloc(sizeof *rows * (size_t)kh * (size_t)threads);
-    const int ok = w && buffer && rows;
-    if (ok) {
-        double *bias = w + co * size;
-        for (int64_t i = 0; i < co * kh * kw; i++) ref_get_row(&a->w, i, w + i * ci);
-        if (qw_present(&a->bias)) ref_get_row(&a->bias, 0, bias);
-        else bias = NULL;
-#ifdef _OPENMP
-#pragma omp parallel for num_threads(threads)
-#endif
-        for (int64_t oy = 0; oy < a->y.dim[0]; oy++)
-            output_row(a, w, bias, oy, buffer + (size_t)ref_thread() * each, rows + ref_thread() * kh);
+    const int64_t ho = a->y.dim[0], wo = a->y.dim[1], co = a->y.dim[2];
+    const int64_t kh = a->w.dim[1], kw = a->w.dim[2], ci = a->x.dim[2], k = kh * kw * ci;
+    const int64_t seen = kh * a->x.dim[1] * ci, each = seen + k + 2 * co;
+    const int threads = ref_threads(dev, ho);
+    double *w = ref_room(co, k), *room = ref_room(threads, each);
+    if (!w || !room) {
+        free(w);
+        free(room);
+        return QWEN_ENOMEM;
+    }
+    for (int64_t o = 0; o < co; o++)
+        for (int64_t uv = 0; uv < kh * kw; uv++)
+            ref_get(&a->w, o, uv / kw, uv % kw, w + (o * kh * kw + uv) * ci);
+    REF_PARALLEL(threads)
+    for (int64_t i = 0; i < ho; i++) {
+        double *rows = room + ref_thread() * each, *patch = rows + seen, *y = patch + k;
+        double *res = y + co;
+        picture_rows(a, i, rows);
+        for (int64_t o = 0; o < co; o++) res[o] = 0;
+        for (int64_t j = 0; j < wo; j++) {
+            window(a, rows, j, patch);
+            if (qw_present(&a->res)) ref_get(&a->res, i, j, 0, res);
+            for (int64_t o = 0; o < co; o++)
+                y[o] = res[o] + ref_get1(&a->bias, o, 0, 0) + ref_dot(w + o * k, patch, k);
+            ref_put(&a->y, i, j, 0, y);
+        }
     }
     free(w);
-    free(buffer);
-    free(rows);
-    return ok ? QWEN_OK : QWEN_ENOMEM;
+    free(room);
+    return QWEN_OK;
 }

@@ -1,52 +1,67 @@
-/* move.c - what changes little: the gated activation, and conversions. */
+/* move.c - a product of halves, and data on the way from one form to another. */
 #include "ref.h"
 #include "rows.h"
-#include <math.h>
 #include <stdlib.h>
 
-/* y_j = silu(x_j) x_{n+j}, silu(u) = u / (1 + exp(-u)); y [m][n], x [m][2n].
- * Shazeer 2020, "SwiGLU".  Bound: numerics.md, swiglu. */
+/* swiglu: y[i][j] = silu(x[i][j]) x[i][n + j].
+ * x [m][2n]: gate, then up; y [m][n].  Shazeer 2020; transformers Qwen2MLP.
+ * Bound: doc/numerics.md, swiglu. */
 int ref_swiglu(qw_device *dev, const qw_swiglu_args *a)
 {
-    const int64_t m = ref_rows(&a->y), n = ref_length(&a->y);
-    const int threads = ref_threads(dev);
-    double *buffer = malloc(sizeof *buffer * 2 * (size_t)n * (size_t)threads);
-    if (!buffer) return QWEN_ENOMEM;
-#ifdef _OPENMP
-#pragma omp parallel for num_threads(threads)
-#endif
+    const int64_t m = a->y.dim[0], n = a->y.dim[1];
+    const int threads = ref_threads(dev, m);
+    double *room = ref_room(threads, 2 * n);
+    if (!room) return QWEN_ENOMEM;
+    REF_PARALLEL(threads)
     for (int64_t i = 0; i < m; i++) {
-        double *x = buffer + 2 * n * ref_thread();
-        ref_get_row(&a->x, i, x);
-        for (int64_t j = 0; j < n; j++) x[j] = x[j] / (1 + exp(-x[j])) * x[n + j];
-        ref_put_row(&a->y, i, x);
+        double *x = room + ref_thread() * 2 * n;
+        ref_get(&a->x, i, 0, 0, x);
+        for (int64_t j = 0; j < n; j++) x[j] = ref_act(QW_SILU, x[j]) * x[n + j];
+        ref_put(&a->y, i, 0, 0, x);
     }
-    free(buffer);
+    free(room);
     return QWEN_OK;
 }
 
-/* y = res + H x, row by row: dtypes, strides, a sum; H is the identity or the Hadamard rotation of each
- * group of `rotate` columns; a y of I8 is quantised against each row's maximum.
- * y, x, res [...][n].  Bound: numerics.md, convert. */
+/* Each run of `group` numbers times the regular Hadamard matrix H4 x H4 x ... / sqrt(group), H4 being
+ * 1 except for -1 on its second diagonal: a factor for each base-4 digit of the position.  For one
+ * factor H4/2, with t half the sum of the four, the product is t minus each in reverse order.
+ * H is its own inverse. */
+static void rotate(double *x, int64_t n, int64_t group)
+{
+    for (int64_t s = 1; s < group; s *= 4)
+        for (int64_t i = 0; i < n; i++) {
+            if (i / s % 4) continue;    /* i: the place whose digit is 0 */
+            double *p = x + i;
+            const double a = p[0], b = p[s], c = p[2 * s], d = p[3 * s], t = (a + b + c + d) / 2;
+            p[0] = t - d;
+            p[s] = t - c;
+            p[2 * s] = t - b;
+            p[3 * s] = t - a;
+        }
+}
+
+/* convert: y = res + H x, row by row; H is the identity, or with `rotate` the rotation above.
+ * x, res, y [m][n], x of any type; y of I8 is quantised against the largest of its row:
+ * s = max|y| / 127, codes y / s to nearest even.
+ * comfy-kitchen's "convrot" and int8 rows.  Bound: doc/numerics.md, convert. */
 int ref_convert(qw_device *dev, const qw_convert_args *a)
 {
-    const int64_t m = ref_rows(&a->y), n = ref_length(&a->y);
-    const int threads = ref_threads(dev);
-    double *buffer = malloc(sizeof *buffer * 2 * (size_t)n * (size_t)threads);
-    if (!buffer) return QWEN_ENOMEM;
-#ifdef _OPENMP
-#pragma omp parallel for num_threads(threads)
-#endif
+    const int64_t m = a->y.dim[0], n = a->y.dim[1];
+    const int threads = ref_threads(dev, m);
+    double *room = ref_room(2 * threads, n);
+    if (!room) return QWEN_ENOMEM;
+    REF_PARALLEL(threads)
     for (int64_t i = 0; i < m; i++) {
-        double *x = buffer + 2 * n * ref_thread(), *res = x + n;
-        ref_get_row(&a->x, i, x);
-        if (a->rotate) ref_rotate(x, n, a->rotate);
+        double *x = room + 2 * ref_thread() * n, *res = x + n;
+        ref_get(&a->x, i, 0, 0, x);
+        rotate(x, n, a->rotate);
         if (qw_present(&a->res)) {
-            ref_get_row(&a->res, i, res);
+            ref_get(&a->res, i, 0, 0, res);
             for (int64_t j = 0; j < n; j++) x[j] += res[j];
         }
-        ref_put_row(&a->y, i, x);
+        ref_put(&a->y, i, 0, 0, x);
     }
-    free(buffer);
+    free(room);
     return QWEN_OK;
 }

@@ -1,60 +1,56 @@
-/* norm.c - the two norms: root mean square, and layer norm with the modulation of a DiT. */
+/* norm.c - normalisation of rows, in two passes. */
 #include "ref.h"
 #include "rows.h"
 #include <math.h>
 #include <stdlib.h>
 
-/* y_j = act( x_j / sqrt( mean_j x_j^2 + eps ) * w_j ), row by row; y, x [...][n], w [n].
- * Zhang & Sennrich 2019.  The VAE's norm over channels, x / max(|x|, 1e-12) sqrt(n) w, is this one with
- * eps = 1e-24 / n, to rounding wherever |x| > 1e-11.  Bound: numerics.md, rms_norm. */
+/* rms_norm: y = act(x / sqrt(mean x^2 + eps) w), row by row.
+ * x, y [m][n], y may be x; w [n].
+ * Zhang and Sennrich 2019; transformers Qwen2RMSNorm, diffusers RMSNorm.  The VAE's normalisation
+ * of channels, x / max(|x|, 1e-12) sqrt(n) gamma, is the same with a tiny eps.
+ * Bound: doc/numerics.md, rms_norm. */
 int ref_rms_norm(qw_device *dev, const qw_rms_norm_args *a)
 {
-    const int64_t m = ref_rows(&a->x), n = ref_length(&a->x);
-    const int threads = ref_threads(dev);
-    double *w = malloc(sizeof *w * (size_t)n * (size_t)(threads + 1));
+    const int64_t m = a->x.dim[0], n = a->x.dim[1];
+    const int threads = ref_threads(dev, m);
+    double *w = ref_room(1 + threads, n);
     if (!w) return QWEN_ENOMEM;
-    ref_get_row(&a->w, 0, w);
-#ifdef _OPENMP
-#pragma omp parallel for num_threads(threads)
-#endif
+    ref_get(&a->w, 0, 0, 0, w);
+    REF_PARALLEL(threads)
     for (int64_t i = 0; i < m; i++) {
-        double *x = w + n * (1 + ref_thread());
-        ref_get_row(&a->x, i, x);
+        double *x = w + (1 + ref_thread()) * n;
+        ref_get(&a->x, i, 0, 0, x);
         const double r = 1 / sqrt(ref_dot(x, x, n) / (double)n + a->eps);
-        for (int64_t j = 0; j < n; j++) {
-            x[j] = x[j] * r * w[j];
-            if (a->act == QW_SILU) x[j] /= 1 + exp(-x[j]);
-        }
-        ref_put_row(&a->y, i, x);
+        for (int64_t j = 0; j < n; j++) x[j] = ref_act(a->act, x[j] * r * w[j]);
+        ref_put(&a->y, i, 0, 0, x);
     }
     free(w);
     return QWEN_OK;
 }
 
-/* y_j = (x_j - mean) / sqrt(var + eps) * (1 + scale_j) + shift_j, row by row; var divides by n.
- * y, x [m][n]; scale, shift [n], each may be absent.
- * Peebles & Xie 2023, "adaLN", here without affine weights.  Bound: numerics.md, ln_mod. */
+/* ln_mod: y = (x - mean) / sqrt(var + eps) (1 + scale) + shift, row by row.
+ * x, y [m][n]; scale, shift [n], each may be absent; var divides by n.
+ * Peebles and Xie 2023, adaLN: layer normalisation without weights of its own, then modulation;
+ * diffusers QwenImageTransformerBlock._modulate, AdaLayerNormContinuous.
+ * Bound: doc/numerics.md, ln_mod. */
 int ref_ln_mod(qw_device *dev, const qw_ln_mod_args *a)
 {
-    const int64_t m = ref_rows(&a->x), n = ref_length(&a->x);
-    const int threads = ref_threads(dev);
-    double *scale = calloc((size_t)n * (size_t)(threads + 2), sizeof *scale), *shift = scale ? scale + n : NULL;
-    if (!scale) return QWEN_ENOMEM;
-    if (qw_present(&a->scale)) ref_get_row(&a->scale, 0, scale);
-    if (qw_present(&a->shift)) ref_get_row(&a->shift, 0, shift);
-#ifdef _OPENMP
-#pragma omp parallel for num_threads(threads)
-#endif
+    const int64_t m = a->x.dim[0], n = a->x.dim[1];
+    const int threads = ref_threads(dev, m);
+    double *room = ref_room(threads, n);
+    if (!room) return QWEN_ENOMEM;
+    REF_PARALLEL(threads)
     for (int64_t i = 0; i < m; i++) {
-        double *x = shift + n * (1 + ref_thread()), mean = 0, var = 0;
-        ref_get_row(&a->x, i, x);
+        double *x = room + ref_thread() * n, mean = 0;
+        ref_get(&a->x, i, 0, 0, x);
         for (int64_t j = 0; j < n; j++) mean += x[j];
         mean /= (double)n;
-        for (int64_t j = 0; j < n; j++) var += (x[j] - mean) * (x[j] - mean);
-        const double r = 1 / sqrt(var / (double)n + a->eps);
-        for (int64_t j = 0; j < n; j++) x[j] = (x[j] - mean) * r * (1 + scale[j]) + shift[j];
-        ref_put_row(&a->y, i, x);
+        for (int64_t j = 0; j < n; j++) x[j] -= mean;
+        const double r = 1 / sqrt(ref_dot(x, x, n) / (double)n + a->eps);
+        for (int64_t j = 0; j < n; j++)
+            x[j] = x[j] * r * (1 + ref_get1(&a->scale, j, 0, 0)) + ref_get1(&a->shift, j, 0, 0);
+        ref_put(&a->y, i, 0, 0, x);
     }
-    free(scale);
+    free(room);
     return QWEN_OK;
 }

@@ -1,151 +1,121 @@
-/* ref.c - host memory, queues that are already empty, and the table of the reference devices. */
+/* ref.c - the reference devices: host memory, queues that are always empty, the table. */
 #include "ref.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
-#ifdef _OPENMP
-#include <omp.h>
-#endif
 
-int ref_threads(const qw_device *dev)
-{
-#ifdef _OPENMP
-    return dev->threads > 0 ? dev->threads : omp_get_max_threads();
-#else
-    (void)dev;
-    return 1;
-#endif
-}
-
-int ref_thread(void)
-{
-#ifdef _OPENMP
-    return omp_get_thread_num();
-#else
-    return 0;
-#endif
-}
-
-int ref_alloc(qw_device *dev, size_t bytes, void **out)
+static int host_alloc(qw_device *dev, size_t bytes, void **out)
 {
     (void)dev;
-    const size_t whole = bytes <= SIZE_MAX - 255 ? (bytes + 255) & ~(size_t)255 : 0;
-    *out = whole || !bytes ? aligned_alloc(256, whole ? whole : 256) : NULL;
+    *out = NULL;
+    if (posix_memalign(out, 256, bytes ? bytes : 1)) *out = NULL;
     return *out ? QWEN_OK : QWEN_ENOMEM;
 }
 
-void ref_free(qw_device *dev, void *p)
+static void host_free(qw_device *dev, void *p)
 {
     (void)dev;
     free(p);
 }
 
-int ref_put(qw_device *dev, int queue, void *dst, const void *src, size_t bytes)
+static int host_copy(qw_device *dev, int queue, void *dst, const void *src, size_t bytes)
 {
-    (void)dev;
-    (void)queue;
-    if (bytes) memcpy(dst, src, bytes);
+    (void)dev, (void)queue;
+    if (bytes) memmove(dst, src, bytes);
     return QWEN_OK;
 }
 
-int ref_get(qw_device *dev, int queue, void *dst, const void *src, size_t bytes)
+/* Work is done when its call returns, so a point in the queue is a point in time: a ticket is the
+ * monotonic clock in nanoseconds. */
+static int host_mark(qw_device *dev, int queue, uint64_t *ticket)
 {
-    return ref_put(dev, queue, dst, src, bytes);
-}
-
-/* A ticket is the time in nanoseconds. */
-int ref_mark(qw_device *dev, int queue, uint64_t *ticket)
-{
-    struct timespec now;
-    (void)dev;
-    (void)queue;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    *ticket = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    (void)dev, (void)queue;
+    struct timespec t;
+    if (clock_gettime(CLOCK_MONOTONIC, &t)) return QWEN_EDEVICE;
+    *ticket = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
     return QWEN_OK;
 }
 
-int ref_wait(qw_device *dev, int queue, uint64_t ticket)
+static int host_lapse(qw_device *dev, uint64_t from, uint64_t to, double *seconds)
 {
     (void)dev;
-    (void)queue;
-    (void)ticket;
+    *seconds = (double)(int64_t)(to - from) * 1e-9;
     return QWEN_OK;
 }
 
-int ref_sync(qw_device *dev)
+static int host_wait(qw_device *dev, int queue, uint64_t ticket)
+{
+    (void)dev, (void)queue, (void)ticket;
+    return QWEN_OK;
+}
+
+static int host_sync(qw_device *dev)
 {
     (void)dev;
     return QWEN_OK;
 }
 
-int ref_lapse(qw_device *dev, uint64_t from, uint64_t to, double *seconds)
+/* Weights are used as they lie in the file's mapping: packing needs no memory and moves nothing. */
+static size_t host_packed(qw_device *dev, const qw_tensor *w)
 {
-    (void)dev;
-    *seconds = 1e-9 * (double)(to - from);
-    return QWEN_OK;
+    (void)dev, (void)w;
+    return 0;
 }
 
-size_t ref_packed(qw_device *dev, const qw_tensor *w)
+static int host_pack(qw_device *dev, int queue, qw_tensor *dst, const qw_tensor *w)
 {
-    (void)dev;
-    return (size_t)w->dim[0] * qw_row_bytes(w->dtype, w->dim[1]);
-}
-
-/* Plain and dense: only the strides of the original are lost. */
-int ref_pack(qw_device *dev, int queue, qw_tensor *dst, const qw_tensor *w)
-{
-    const size_t row = qw_row_bytes(w->dtype, w->dim[1]);
-    void *data = dst->data;
-    (void)dev;
-    (void)queue;
-    for (int64_t i = 0; i < w->dim[0]; i++) memcpy((char *)data + (size_t)i * row, qw_at(w, i, 0, 0, 0), row);
+    (void)dev, (void)queue;
     *dst = *w;
-    dst->data = data;
-    dst->stride[0] = w->dim[1];
-    dst->host = w;
     return QWEN_OK;
 }
 
-static void ref_close(qw_device *dev) { free(dev); }
+static void host_close(qw_device *dev) { free(dev); }
 
-void ref_fill(qw_device *dev, const char *name, qw_dtype prefer, qw_dtype wide)
+/* Memory that can be had without swapping: the kernel's estimate, or what is not in use. */
+static uint64_t host_memory(void)
 {
-    const long pages = sysconf(_SC_PHYS_PAGES), page = sysconf(_SC_PAGESIZE);
-    /* Sums and products in double; the C library's exp, tanh and erf are good to a few units. */
-    const qw_arith promise = { .mul = 0, .acc = 0x1p-53f, .mid = 0x1p-53f, .fun = 0x1p-50f, .row = 0 };
-    dev->abi = QW_BACKEND_ABI;
-    strncpy(dev->name, name, sizeof dev->name - 1);
-    dev->memory = pages > 0 && page > 0 ? (uint64_t)pages * (uint64_t)page : 0;
-    dev->host = 1;
-    dev->prefer = prefer;
-    dev->wide = wide;
-    dev->close = ref_close;
-    dev->alloc = ref_alloc;
-    dev->free = ref_free;
-    dev->put = ref_put;
-    dev->get = ref_get;
-    dev->mark = ref_mark;
-    dev->wait = ref_wait;
-    dev->sync = ref_sync;
-    dev->lapse = ref_lapse;
-    dev->packed = ref_packed;
-    dev->pack = ref_pack;
-#define X(name) dev->op.name = ref_##name; dev->op.name##_arith = promise;
-    QW_OPS(X)
+    char line[128];
+    unsigned long long kib = 0;
+    FILE *f = fopen("/proc/meminfo", "r");
+    while (f && !kib && fgets(line, sizeof line, f))
+        if (sscanf(line, "MemAvailable: %llu", &kib) != 1) kib = 0;
+    if (f) fclose(f);
+    if (kib) return kib * 1024;
+#ifdef _SC_AVPHYS_PAGES
+    const long pages = sysconf(_SC_AVPHYS_PAGES), page = sysconf(_SC_PAGESIZE);
+    if (pages > 0 && page > 0) return (uint64_t)pages * (uint64_t)page;
+#endif
+    return UINT64_C(1) << 32;
+}
+
+void ref_init(qw_device *dev, const char *name, qw_dtype prefer, qw_dtype wide)
+{
+    /* Double throughout; the C library's exp and erfc are good to a few units. */
+    const qw_arith arith = { .mul = 0, .acc = 0x1p-53f, .mid = 0x1p-53f, .fun = 0x1p-50f, .row = 0 };
+    *dev = (qw_device){
+        .abi = QW_BACKEND_ABI, .memory = host_memory(), .host = 1, .prefer = prefer, .wide = wide,
+        .close = host_close, .alloc = host_alloc, .free = host_free,
+        .put = host_copy, .get = host_copy, .mark = host_mark, .wait = host_wait, .sync = host_sync, .lapse = host_lapse,
+        .packed = host_packed, .pack = host_pack,
+#define X(name) .op.name = ref_##name, .op.name##_arith = arith,
+        QW_OPS(X)
 #undef X
+    };
+    snprintf(dev->name, sizeof dev->name, "%s", name);
 }
 
 int ref_open(int i, qw_device **out)
 {
-    static const struct { const char *name; qw_dtype prefer, wide; } kinds[] = {
+    static const struct { const char *name; qw_dtype prefer, wide; } variant[] = {
         { "ref", QW_F32, QW_F32 }, { "ref64", QW_F64, QW_F64 }, { "ref:bf16", QW_BF16, QW_F32 },
     };
     *out = NULL;
-    if (i < 0 || (size_t)i >= sizeof kinds / sizeof *kinds) return QW_DECLINE;
-    qw_device *dev = calloc(1, sizeof *dev);
+    if (i < 0 || i >= (int)(sizeof variant / sizeof variant[0])) return QW_DECLINE;
+    qw_device *dev = malloc(sizeof *dev);
     if (!dev) return QWEN_ENOMEM;
-    ref_fill(dev, kinds[i].name, kinds[i].prefer, kinds[i].wide);
+    ref_init(dev, variant[i].name, variant[i].prefer, variant[i].wide);
     *out = dev;
     return QWEN_OK;
 }

@@ -1,22 +1,33 @@
-/* rows.h - a row of any dtype to doubles and back: all the reference knows about storage.
+/* rows.h - what all reference functions stand on: rows of any type as doubles, sums, threads.
  *
- * A row is the run of elements along a tensor's last dimension; rows are numbered in order over the
- * dimensions before it. */
-#ifndef QW_ROWS_H
-#define QW_ROWS_H
-#include "tensor.h"
+ * A row is a run of the last dimension; i, j, k are its leading indices, 0 where the rank has none. */
+#ifndef REF_ROWS_H
+#define REF_ROWS_H
+#include "backend.h"
 
-int64_t ref_rows(const qw_tensor *t);           /* how many rows: 1 for a vector */
-int64_t ref_length(const qw_tensor *t);         /* elements in each */
-void    ref_get_row(const qw_tensor *t, int64_t row, double *x);
-/* Stores once, rounding to nearest even; a row of I8 is quantised against its own maximum, and its scale
- * written to t->scale[row * scale_stride]. */
-void    ref_put_row(const qw_tensor *t, int64_t row, const double *x);
+/* A row of any operand dtype, from unaligned memory, scales of every kind applied. */
+void   ref_get(const qw_tensor *t, int64_t i, int64_t j, int64_t k, double *x);
+/* Rounds once, to nearest even.  I8: quantises the row and stores its scale too. */
+void   ref_put(const qw_tensor *t, int64_t i, int64_t j, int64_t k, const double *x);
+/* Element i of a vector or (i, j) of a matrix of floats; `absent` for an absent operand. */
+double ref_get1(const qw_tensor *t, int64_t i, int64_t j, double absent);
+void   ref_put1(const qw_tensor *t, int64_t i, int64_t j, double x);
 
-/* sum x_j w_j, j ascending within each of four interleaved partial sums, which are then added in order:
- * one order for every caller, so that results depend on nothing else. */
-double  ref_dot(const double *x, const double *w, int64_t n);
-/* Each group of `group` (a power of 4) columns times the regular Hadamard matrix of that size, which is
- * symmetric and its own inverse: per base-4 digit (a, b, c, d) -> (t-d, t-c, t-b, t-a), t = (a+b+c+d)/2. */
-void    ref_rotate(double *x, int64_t n, int64_t group);
+/* sum of a[i] b[i]: eight partial sums over i mod 8, added pairwise.  The order depends on n alone. */
+double ref_dot(const double *a, const double *b, int64_t n);
+double ref_act(qw_act act, double x);
+
+/* Threads for a loop of n independent iterations, and which of them calls: 0 .. threads - 1. */
+int    ref_threads(const qw_device *dev, int64_t n);
+int    ref_thread(void);
+/* `rows` rows of n doubles, or NULL; free() it. */
+double *ref_room(int64_t rows, int64_t n);
+
+/* Divides the iterations of the for loop that follows among threads.  Never a sum. */
+#ifdef _OPENMP
+#define REF_PRAGMA(x) _Pragma(#x)
+#define REF_PARALLEL(threads) REF_PRAGMA(omp parallel for num_threads(threads) schedule(guided))
+#else
+#define REF_PARALLEL(threads)
+#endif
 #endif

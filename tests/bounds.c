@@ -13,6 +13,8 @@
 
 /* Any operand, product or sum below this may be flushed to zero: float32's smallest normal. */
 static const double FLUSH = 0x1p-126;
+/* Rows of which the largest is nothing get a scale that can be divided by. */
+static const double FLOOR = 1e-30;
 /* |act'| of SiLU and GELU is nowhere above this (GELU: 1.129, SiLU: 1.0998). */
 static const double SLOPE = 1.13;
 
@@ -488,8 +490,8 @@ static void expect_convert(qw_expect *x, qw_material *m, qw_device *oracle, cons
             const double flush = each > 0 ? FLUSH * (g + 1) : 0, step = codes ? most / 127 : 0;
             x->e[o] = each * size + flush;
             x->s[o] = res || g ? (2 + sqrt(g)) * p->acc * (fabs(x->y[o]) + sqrt(square)) + flush : 0;
-            if (codes) x->e[o] += 0.5 * step * (1 + 0x1p-10) + 2 * each * most + 0x1p-22 * fabs(x->y[o]) + FLUSH;
-            if (codes) x->s[o] += step / sqrt(12);
+            if (codes) x->e[o] += 0.5 * step * (1 + 0x1p-10) + 2 * each * most + 0x1p-22 * fabs(x->y[o]) + FLOOR;
+            if (codes) x->s[o] += step / sqrt(12) + FLOOR;
         }
     }
 }

@@ -78,14 +78,16 @@ int qw_run_reserve(qw_run *r, size_t bytes)
     return QWEN_OK;
 }
 
-/* bytes of the scratch block, aligned; NULL with the run failed when there are not so many. */
+/* bytes of the scratch block, aligned.  When there are not so many the run fails, and the address
+ * is one that views may be computed from but nothing will touch. */
 static void *take(qw_run *r, size_t bytes)
 {
-    if (r->error.status) return NULL;
+    void *const nothing = r->base ? (void *)r->base : (void *)&r->base;
+    if (r->error.status) return nothing;
     if (bytes > r->size - r->used || r->used > r->size) {
         qw_run_fail(r, QWEN_ENOMEM, "%zu more bytes of scratch do not fit: %zu of %zu are used, the peak so far is %zu",
                     bytes, r->used, r->size, r->peak);
-        return NULL;
+        return nothing;
     }
     void *p = r->base + r->used;
     const size_t left = r->size - r->used, padded = bytes + (ALIGN - bytes % ALIGN) % ALIGN;
@@ -94,21 +96,24 @@ static void *take(qw_run *r, size_t bytes)
     return p;
 }
 
-/* A scratch tensor; quantised rows (I8) get a scale each. */
-static qw_tensor new_tensor(qw_run *r, qw_tensor t)
+/* Sizes of a scratch tensor that can be: not negative, and their bytes fit an address. */
+static int sizes_fit(qw_run *r, qw_dtype t, int rank, const int64_t *dim)
 {
-    if (r->error.status) return t;
-    double bytes = (double)qw_block_bytes(t.dtype) / (double)qw_block_elements(t.dtype);
-    for (int i = 0; i < t.rank; i++) {
-        bytes *= (double)t.dim[i];
-        if (t.dim[i] >= 0) continue;
-        qw_run_fail(r, QWEN_EARG, "a scratch tensor with dimension %d of %lld", i, (long long)t.dim[i]);
-        return t;
+    double bytes = (double)qw_block_bytes(t) / (double)qw_block_elements(t);
+    for (int i = 0; i < rank; i++) {
+        bytes *= (double)dim[i];
+        if (dim[i] >= 0) continue;
+        qw_run_fail(r, QWEN_EARG, "a scratch tensor with dimension %d of %lld", i, (long long)dim[i]);
+        return 0;
     }
-    if (bytes > 1e18) {
-        qw_run_fail(r, QWEN_ENOMEM, "a scratch tensor of %g bytes", bytes);
-        return t;
-    }
+    if (bytes < 1e18) return 1;
+    qw_run_fail(r, QWEN_ENOMEM, "a scratch tensor of %g bytes", bytes);
+    return 0;
+}
+
+/* Gives a tensor its memory; quantised rows (I8) get a scale each. */
+static qw_tensor placed(qw_run *r, qw_tensor t)
+{
     t.data = take(r, qw_row_bytes(t.dtype, qw_elements(&t)));
     if (t.dtype == QW_I8) {
         t.scale = take(r, (size_t)t.dim[0] * sizeof(float));
@@ -117,19 +122,23 @@ static qw_tensor new_tensor(qw_run *r, qw_tensor t)
     return t;
 }
 
+/* Sizes that cannot be become 0; after any other failure a tensor keeps its shape. */
 qw_tensor qw_new1(qw_run *r, qw_dtype t, int64_t a)
 {
-    return new_tensor(r, qw_dense1(NULL, t, a));
+    if (!sizes_fit(r, t, 1, (int64_t[]){ a })) return placed(r, qw_dense1(NULL, t, 0));
+    return placed(r, qw_dense1(NULL, t, a));
 }
 
 qw_tensor qw_new2(qw_run *r, qw_dtype t, int64_t a, int64_t b)
 {
-    return new_tensor(r, qw_dense2(NULL, t, a, b));
+    if (!sizes_fit(r, t, 2, (int64_t[]){ a, b })) return placed(r, qw_dense2(NULL, t, 0, 0));
+    return placed(r, qw_dense2(NULL, t, a, b));
 }
 
 qw_tensor qw_new3(qw_run *r, qw_dtype t, int64_t a, int64_t b, int64_t c)
 {
-    return new_tensor(r, qw_dense3(NULL, t, a, b, c));
+    if (!sizes_fit(r, t, 3, (int64_t[]){ a, b, c })) return placed(r, qw_dense3(NULL, t, 0, 0, 0));
+    return placed(r, qw_dense3(NULL, t, a, b, c));
 }
 
 /* --- runs of contiguous elements -------------------------------------------------------------------- */

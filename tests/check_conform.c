@@ -16,7 +16,7 @@ static qw_device *open_device(const char *name)
 }
 
 static const char *const judged[] = { "ref", "ref:bf16" };
-enum { JUDGED = 2, EACH = 15, BATCH = 4 };
+enum { JUDGED = 2, EACH = 30, BATCH = 4 };
 
 /* --- the quick set --------------------------------------------------------------------------------------- */
 

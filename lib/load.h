@@ -46,6 +46,9 @@ int   qw_store_add(qw_store *s, const char *path, qw_error *err);
 int   qw_store_canonical(qw_store *s, qw_kind part, qw_kind *found, qw_error *err);
 const qw_entry *qw_store_find(const qw_store *s, const char *name);             /* NULL if absent */
 const qw_entry *qw_store_entry(const qw_store *s, int64_t i);                   /* NULL past the last */
+/* Where path is a short regular file that holds a relative path (what git leaves of a symbolic link on
+ * systems without them), 1 and that path, malloc'ed; else 0. */
+int   qw_follow_link_file(const char *path, char **resolved, qw_error *err);
 const char *qw_store_path(const qw_store *s, int file);
 /* A string of the safetensors __metadata__ or of a GGUF key (strings and numbers printed), or NULL. */
 const char *qw_store_metadata(const qw_store *s, const char *key);

@@ -6,8 +6,8 @@
 
 /* One query and head: q [d]; k [n], a key every `step` doubles; v [d], the n values of a column, a
  * column every `nk`; s [n] room; y [d] may be q. */
-static void one(const double *q, const double *k, int64_t step, const double *v, int64_t nk, int64_t n,
-                int64_t d, double scale, double *s, double *y)
+static void one(const double *q, const double *k, int64_t step, const double *v, int64_t nk,
+                int64_t n, int64_t d, double scale, double *s, double *y)
 {
     double most = -INFINITY, sum = 0;
     for (int64_t j = 0; j < n; j++) {

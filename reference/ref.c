@@ -10,7 +10,7 @@ static int host_alloc(qw_device *dev, size_t bytes, void **out)
 {
     (void)dev;
     *out = NULL;
-    if (posix_memalign(out, 256, bytes ? bytes : 1)) *out = NULL;
+    if (bytes > PTRDIFF_MAX || posix_memalign(out, 256, bytes ? bytes : 1)) *out = NULL;
     return *out ? QWEN_OK : QWEN_ENOMEM;
 }
 
@@ -93,11 +93,12 @@ static uint64_t host_memory(void)
 void ref_init(qw_device *dev, const char *name, qw_dtype prefer, qw_dtype wide)
 {
     /* Double throughout; the C library's exp and erfc are good to a few units. */
-    const qw_arith arith = { .mul = 0, .acc = 0x1p-53f, .mid = 0x1p-53f, .fun = 0x1p-50f, .row = 0 };
+    const qw_arith arith = { .acc = 0x1p-53f, .mid = 0x1p-53f, .fun = 0x1p-50f };
     *dev = (qw_device){
         .abi = QW_BACKEND_ABI, .memory = host_memory(), .host = 1, .prefer = prefer, .wide = wide,
         .close = host_close, .alloc = host_alloc, .free = host_free,
-        .put = host_copy, .get = host_copy, .mark = host_mark, .wait = host_wait, .sync = host_sync, .lapse = host_lapse,
+        .put = host_copy, .get = host_copy, .mark = host_mark,
+        .wait = host_wait, .sync = host_sync, .lapse = host_lapse,
         .packed = host_packed, .pack = host_pack,
 #define X(name) .op.name = ref_##name, .op.name##_arith = arith,
         QW_OPS(X)

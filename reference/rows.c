@@ -9,7 +9,7 @@
 
 enum { PART = 256 };                    /* elements decoded at a time: a multiple of every block */
 
-/* --- reading ------------------------------------------------------------------------------------ */
+/* --- reading ----------------------------------------------------------------------------- */
 
 /* The scale of row i; like the data it need not be aligned. */
 static double row_scale(const qw_tensor *t, int64_t i)
@@ -64,7 +64,7 @@ double ref_get1(const qw_tensor *t, int64_t i, int64_t j, double absent)
     }
 }
 
-/* --- writing ------------------------------------------------------------------------------------ */
+/* --- writing ----------------------------------------------------------------------------- */
 
 /* x to f32, rounded to odd: what is not exact gets its last bit set, so that a second rounding to
  * fewer bits gives what one rounding would have (Boldo and Melquiond 2008). */
@@ -124,7 +124,7 @@ void ref_put1(const qw_tensor *t, int64_t i, int64_t j, double x)
     store(t->dtype, qw_at(t, i, j, 0, 0), x);
 }
 
-/* --- sums and functions ------------------------------------------------------------------------ */
+/* --- sums and functions ------------------------------------------------------------------ */
 
 double ref_dot(const double *a, const double *b, int64_t n)
 {
@@ -145,8 +145,8 @@ double ref_dot(const double *a, const double *b, int64_t n)
 }
 
 /* SiLU: x sigmoid(x).  GELU (Hendrycks and Gimpel 2016): x Phi(x), or its approximation
- * x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), which is x sigmoid of twice that argument.  Written
- * so that nothing cancels for large negative x. */
+ * x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), which is x sigmoid of twice that argument.
+ * Written so that nothing cancels for large negative x. */
 double ref_act(qw_act act, double x)
 {
     const double root_2_over_pi = 0.79788456080286535588, root_half = 0.70710678118654752440;
@@ -159,7 +159,7 @@ double ref_act(qw_act act, double x)
     return x;
 }
 
-/* --- threads and memory ------------------------------------------------------------------------ */
+/* --- threads and memory ------------------------------------------------------------------ */
 
 int ref_threads(const qw_device *dev, int64_t n)
 {

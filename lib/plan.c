@@ -67,7 +67,10 @@ static size_t plan_packed(qw_device *dev, const qw_tensor *w)
 {
     const qw_device *like = ((plan *)dev)->like;
     /* Asking how large a packed weight would be changes nothing on the device it stands for. */
-    return like->packed((qw_device *)(uintptr_t)like, w);
+    if (like && like->packed) return like->packed((qw_device *)(uintptr_t)like, w);
+    size_t rows = 1;
+    for (int i = 0; i + 1 < w->rank; i++) rows *= (size_t)w->dim[i];
+    return w->rank ? rows * qw_row_bytes(w->dtype, w->dim[w->rank - 1]) : 0;
 }
 
 static int plan_pack(qw_device *dev, int queue, qw_tensor *dst, const qw_tensor *w)
@@ -102,7 +105,7 @@ int qw_plan_open(const qw_device *like, qw_device **out)
         .prefer = like ? like->prefer : QW_F32, .wide = like ? like->wide : QW_F32,
         .close = plan_close, .alloc = plan_alloc, .free = plan_free, .put = plan_put, .get = plan_get,
         .mark = plan_mark, .wait = plan_wait, .sync = plan_sync, .lapse = plan_lapse,
-        .packed = like && like->packed ? plan_packed : NULL, .pack = like && like->pack ? plan_pack : NULL,
+        .packed = plan_packed, .pack = plan_pack,
 #define X(name) .op.name = plan_##name,
         QW_OPS(X)
 #undef X

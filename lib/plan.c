@@ -100,14 +100,26 @@ int qw_plan_open(const qw_device *like, qw_device **out)
     if (!p) return QWEN_ENOMEM;
     p->like = like;
     p->next = FIRST;
-    p->dev = (qw_device){ .abi = QW_BACKEND_ABI, .name = "plan", .memory = like ? like->memory : UINT64_MAX / 2,
-        .host = like ? like->host : 0, .threads = like ? like->threads : 0,
-        .prefer = like ? like->prefer : QW_F32, .wide = like ? like->wide : QW_F32,
-        .close = plan_close, .alloc = plan_alloc, .free = plan_free, .put = plan_put, .get = plan_get,
-        .mark = plan_mark, .wait = plan_wait, .sync = plan_sync, .lapse = plan_lapse,
-        .packed = plan_packed, .pack = plan_pack,
+    p->dev = (qw_device){ .abi = QW_BACKEND_ABI,
+                          .name = "plan",
+                          .memory = like ? like->memory : UINT64_MAX / 2,
+                          .host = like ? like->host : 0,
+                          .threads = like ? like->threads : 0,
+                          .prefer = like ? like->prefer : QW_F32,
+                          .wide = like ? like->wide : QW_F32,
+                          .close = plan_close,
+                          .alloc = plan_alloc,
+                          .free = plan_free,
+                          .put = plan_put,
+                          .get = plan_get,
+                          .mark = plan_mark,
+                          .wait = plan_wait,
+                          .sync = plan_sync,
+                          .lapse = plan_lapse,
+                          .packed = plan_packed,
+                          .pack = plan_pack,
 #define X(name) .op.name = plan_##name,
-        QW_OPS(X)
+                          QW_OPS(X)
 #undef X
     };
     *out = &p->dev;

@@ -1,9 +1,9 @@
 /* registry.c - the devices there are: built in, or modules in the package's library directory.
  *
  * A backend opens its i-th device or variant until it answers QW_DECLINE.  Its devices' names begin
- * with its own name.  A module that cannot be loaded is listed with the reason and bothers nobody who
- * did not ask for it.  Modules stay loaded: their code may be running.  The directory is QW_PKGLIBDIR
- * of the build, or the environment's QWEN_MODULES. */
+ * with its own name.  A module that cannot be loaded is listed with the reason and bothers nobody
+ * who did not ask for it.  Modules stay loaded: their code may be running.  The directory is
+ * QW_PKGLIBDIR of the build, or the environment's QWEN_MODULES. */
 #include "ref.h"
 #include "run.h"
 #include <dirent.h>
@@ -20,7 +20,8 @@
 static const qw_backend *const built_in[] = { &ref_backend };
 enum { BUILT_IN = sizeof built_in / sizeof built_in[0], MODULES = 16, VARIANTS = 256 };
 
-/* What NULL means: the first of these backends that opens a device.  Others come after them, before ref. */
+/* What NULL means: the first of these backends that opens a device.  Others come after them, before
+ * ref. */
 static const char *const fastest_first[] = { "cuda", "hip", "cpu", "onednn" };
 
 typedef struct module {
@@ -30,13 +31,18 @@ typedef struct module {
 } module;
 
 /* The one piece of process-wide state: which modules have been found.  Filled once. */
-static struct { pthread_mutex_t lock; int filled, n; module m[MODULES]; } modules = { .lock = PTHREAD_MUTEX_INITIALIZER };
+static struct {
+    pthread_mutex_t lock;
+    int filled, n;
+    module m[MODULES];
+} modules = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static void load_module(module *m, const char *dir, const char *file)
 {
     char path[1024];
     const int n = snprintf(path, sizeof path, "%s/%s", dir, file);
-    snprintf(m->name, sizeof m->name, "%.*s", (int)(strlen(file) - 3 < 63 ? strlen(file) - 3 : 63), file);
+    snprintf(m->name, sizeof m->name, "%.*s", (int)(strlen(file) - 3 < 63 ? strlen(file) - 3 : 63),
+             file);
     if (n < 0 || (size_t)n >= sizeof path) {
         snprintf(m->why, sizeof m->why, "its path is too long");
         return;
@@ -47,9 +53,11 @@ static void load_module(module *m, const char *dir, const char *file)
     if (!handle) snprintf(m->why, sizeof m->why, "%s", reason ? reason : "it cannot be loaded");
     else if (!b) snprintf(m->why, sizeof m->why, "%s exports no qw_backend_module", file);
     else if (b->abi != QW_BACKEND_ABI)
-        snprintf(m->why, sizeof m->why, "%s speaks version %u of the device interface, this library version %d", file,
+        snprintf(m->why, sizeof m->why,
+                 "%s speaks version %u of the device interface, this library version %d", file,
                  (unsigned)b->abi, QW_BACKEND_ABI);
-    else if (!b->name || !b->open) snprintf(m->why, sizeof m->why, "%s has no name or opens nothing", file);
+    else if (!b->name || !b->open)
+        snprintf(m->why, sizeof m->why, "%s has no name or opens nothing", file);
     else {
         m->backend = b;
         return;
@@ -71,7 +79,8 @@ static void find_modules(void)
         DIR *d = *dir ? opendir(dir) : NULL;
         for (struct dirent *e; d && modules.n < MODULES && (e = readdir(d));) {
             const size_t n = strlen(e->d_name);
-            if (n > 3 && !strcmp(e->d_name + n - 3, ".so")) load_module(&modules.m[modules.n++], dir, e->d_name);
+            if (n > 3 && !strcmp(e->d_name + n - 3, ".so"))
+                load_module(&modules.m[modules.n++], dir, e->d_name);
         }
         if (d) closedir(d);
         qsort(modules.m, (size_t)modules.n, sizeof modules.m[0], by_name);
@@ -183,14 +192,17 @@ int qw_device_open(const char *name, int threads, qw_device **out, qw_error *err
     qw_visible(shown, sizeof shown, name);
     for (int i = 0; backend_at(i, &b, &m); i++) {
         if (!b) {
-            if (!strcmp(m->name, name) || (starts_with(name, m->name) && name[strlen(m->name)] == ':'))
+            if (!strcmp(m->name, name)
+                || (starts_with(name, m->name) && name[strlen(m->name)] == ':'))
                 return qw_fail(err, QWEN_EDEVICE, "device %s cannot be used: %s", shown, m->why);
             continue;
         }
         if (!starts_with(name, b->name)) continue;
         const int status = open_named(b, name, threads, out);
         if (!status) return QWEN_OK;
-        if (status != QW_DECLINE) return qw_fail(err, status, "device %s does not open: %s", shown, qwen_strerror(status));
+        if (status != QW_DECLINE)
+            return qw_fail(err, status, "device %s does not open: %s", shown,
+                           qwen_strerror(status));
     }
     list l = { "", 0 };
     qw_device_list(add_name, &l);
@@ -202,10 +214,12 @@ static void describe(const qw_device *d, char *out, size_t size)
     char memory[40] = "";
     if (d->memory && d->memory < UINT64_MAX / 4)
         snprintf(memory, sizeof memory, ", %.1f GB free", (double)d->memory / 1e9);
-    snprintf(out, size, "streams %s, branches %s%s", qw_dtype_name(d->wide), qw_dtype_name(d->prefer), memory);
+    snprintf(out, size, "streams %s, branches %s%s", qw_dtype_name(d->wide),
+             qw_dtype_name(d->prefer), memory);
 }
 
-int qw_device_list(int (*each)(void *user, const char *name, const char *what, const char *why_not), void *user)
+int qw_device_list(int (*each)(void *user, const char *name, const char *what, const char *why_not),
+                   void *user)
 {
     const qw_backend *b;
     const module *m;

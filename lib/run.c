@@ -48,20 +48,22 @@ static const char *where(const qw_run *r, char *out, size_t size)
 {
     char step[32] = "", block[32] = "";
     if (r->step >= 0) snprintf(step, sizeof step, "%sstep %d", r->stage ? ", " : "", r->step);
-    if (r->block >= 0) snprintf(block, sizeof block, "%sblock %d", r->stage || r->step >= 0 ? ", " : "", r->block);
+    if (r->block >= 0)
+        snprintf(block, sizeof block, "%sblock %d", r->stage || r->step >= 0 ? ", " : "", r->block);
     snprintf(out, size, "%.60s%s%s%s", r->stage ? r->stage : "", step, block,
              r->stage || step[0] || block[0] ? ": " : "");
     return out;
 }
 
-/* --- scratch -------------------------------------------------------------------------------------- */
+/* --- scratch ------------------------------------------------------------------------------- */
 
 int qw_run_reserve(qw_run *r, size_t bytes)
 {
     if (r->error.status) return r->error.status;
     if (r->base && bytes <= r->size) return QWEN_OK;
     if (r->used) {
-        qw_run_fail(r, QWEN_ENOMEM, "scratch of %zu bytes cannot grow to %zu while it is in use", r->size, bytes);
+        qw_run_fail(r, QWEN_ENOMEM, "scratch of %zu bytes cannot grow to %zu while it is in use",
+                    r->size, bytes);
         return r->error.status;
     }
     const int plan = qw_is_plan(r->dev);
@@ -69,8 +71,8 @@ int qw_run_reserve(qw_run *r, size_t bytes)
     void *base = NULL;
     const int status = r->dev->alloc(r->dev, plan ? SIZE_MAX / 2 : bytes ? bytes : ALIGN, &base);
     if (status || !base) {
-        qw_run_fail(r, status ? status : QWEN_ENOMEM, "device %s has no room for %zu bytes of scratch", r->dev->name,
-                    bytes);
+        qw_run_fail(r, status ? status : QWEN_ENOMEM,
+                    "device %s has no room for %zu bytes of scratch", r->dev->name, bytes);
         return r->error.status;
     }
     r->base = base;
@@ -85,8 +87,10 @@ static void *take(qw_run *r, size_t bytes)
     void *const nothing = r->base ? (void *)r->base : (void *)&r->base;
     if (r->error.status) return nothing;
     if (bytes > r->size - r->used || r->used > r->size) {
-        qw_run_fail(r, QWEN_ENOMEM, "%zu more bytes of scratch do not fit: %zu of %zu are used, the peak so far is %zu",
-                    bytes, r->used, r->size, r->peak);
+        qw_run_fail(
+            r, QWEN_ENOMEM,
+            "%zu more bytes of scratch do not fit: %zu of %zu are used, the peak so far is %zu",
+            bytes, r->used, r->size, r->peak);
         return nothing;
     }
     void *p = r->base + r->used;
@@ -103,7 +107,8 @@ static int sizes_fit(qw_run *r, qw_dtype t, int rank, const int64_t *dim)
     for (int i = 0; i < rank; i++) {
         bytes *= (double)dim[i];
         if (dim[i] >= 0) continue;
-        qw_run_fail(r, QWEN_EARG, "a scratch tensor with dimension %d of %lld", i, (long long)dim[i]);
+        qw_run_fail(r, QWEN_EARG, "a scratch tensor with dimension %d of %lld", i,
+                    (long long)dim[i]);
         return 0;
     }
     if (bytes < 1e18) return 1;
@@ -141,7 +146,7 @@ qw_tensor qw_new3(qw_run *r, qw_dtype t, int64_t a, int64_t b, int64_t c)
     return placed(r, qw_dense3(NULL, t, a, b, c));
 }
 
-/* --- runs of contiguous elements -------------------------------------------------------------------- */
+/* --- runs of contiguous elements ----------------------------------------------------------- */
 
 /* A tensor as `count` runs of `n` contiguous elements: dense tensors are one run. */
 typedef struct runs { int64_t count, n; int outer; } runs;
@@ -197,7 +202,8 @@ void qw_put(qw_run *r, qw_tensor dst, const double *src)
 {
     if (r->error.status || qw_is_plan(r->dev)) return;
     if (!number_type(dst.dtype)) {
-        qw_run_fail(r, QWEN_EARG, "numbers cannot be put into a tensor of type %s", qw_dtype_name(dst.dtype));
+        qw_run_fail(r, QWEN_EARG, "numbers cannot be put into a tensor of type %s",
+                    qw_dtype_name(dst.dtype));
         return;
     }
     const runs s = runs_of(&dst);
@@ -238,7 +244,7 @@ void qw_get(qw_run *r, qw_tensor src, double *dst)
     qw_run_fail(r, status, "device %s failed while giving data back", r->dev->name);
 }
 
-/* --- finite results --------------------------------------------------------------------------------- */
+/* --- finite results ------------------------------------------------------------------------ */
 
 /* Scans n elements; returns the index of the first that is not finite, or n; *most grows. */
 static int64_t scan(qw_dtype type, const void *data, int64_t n, double *most)
@@ -256,7 +262,8 @@ static int64_t scan(qw_dtype type, const void *data, int64_t n, double *most)
     return n;
 }
 
-/* Row by row through host memory; index of the first non-finite element in row-major order, or -1. */
+/* Row by row through host memory; index of the first non-finite element in row-major order, or -1.
+ */
 static int64_t not_finite(const qw_tensor *t, double *most, double *value)
 {
     if (t->dtype == QW_I8) {            /* codes are finite; their scales might not be */
@@ -304,9 +311,10 @@ static void check_result(qw_run *r, const qw_op_info *info, void *args)
         if (at < 0) continue;
         char line[LINE], place[160], index[120];
         info->line(args, line, sizeof line);
-        qw_run_fail(r, QWEN_ENUMERIC, "%s%s gave %s%s = %g (%s); the largest magnitude before it was %.4g",
-                    where(r, place, sizeof place), info->name, o->name, index_text(t, at, index, sizeof index), value,
-                    line, r->magnitude);
+        qw_run_fail(r, QWEN_ENUMERIC,
+                    "%s%s gave %s%s = %g (%s); the largest magnitude before it was %.4g",
+                    where(r, place, sizeof place), info->name, o->name,
+                    index_text(t, at, index, sizeof index), value, line, r->magnitude);
         return;
     }
     r->magnitude = most;
@@ -327,12 +335,13 @@ void qw_require_finite(qw_run *r, qw_tensor t, const char *what)
     if (at < n) {
         char place[160], index[120];
         qw_run_fail(r, QWEN_ENUMERIC, "%s%s%s is %g; the largest magnitude before it was %.4g",
-                    where(r, place, sizeof place), what, index_text(&t, at, index, sizeof index), x[at], r->magnitude);
+                    where(r, place, sizeof place), what, index_text(&t, at, index, sizeof index),
+                    x[at], r->magnitude);
     } else r->magnitude = most;
     free(x);
 }
 
-/* --- fallback on a device that is not host ------------------------------------------------------------ */
+/* --- fallback on a device that is not host ------------------------------------------------- */
 
 enum { OPERANDS = 8 };                  /* the most operands of any op */
 
@@ -409,16 +418,17 @@ static int reference_host(qw_run *r, const qw_op_info *info, void *args)
     return info->call(r->ref, args);
 }
 
-/* --- dispatch ------------------------------------------------------------------------------------------ */
+/* --- dispatch ------------------------------------------------------------------------------ */
 
 /* Every vector and table must be of the device's wide type. */
-static int wide_mismatch(const qw_run *r, const qw_op_info *info, void *args, char *why, size_t size)
+static int wide_mismatch(const qw_run *r, const qw_op_info *info, void *args, char *why,
+                         size_t size)
 {
     for (const qw_operand *o = info->operand; o->name; o++) {
         const qw_tensor *t = o->role & QW_WIDE ? qw_operand_of(o, args) : NULL;
         if (!t || t->dtype == r->dev->wide) continue;
-        snprintf(why, size, "%s: %s is %s; device %s takes %s there", info->name, o->name, qw_dtype_name(t->dtype),
-                 r->dev->name, qw_dtype_name(r->dev->wide));
+        snprintf(why, size, "%s: %s is %s; device %s takes %s there", info->name, o->name,
+                 qw_dtype_name(t->dtype), r->dev->name, qw_dtype_name(r->dev->wide));
         return 1;
     }
     return 0;
@@ -431,12 +441,14 @@ static int fall_back(qw_run *r, enum qw_op op, const void *args, const char *lin
     char place[160];
     r->declined[op]++;
     if (r->strict) {
-        qw_run_fail(r, QWEN_EUNSUPPORTED, "%sdevice %s does not do %s, and falling back was refused",
+        qw_run_fail(r, QWEN_EUNSUPPORTED,
+                    "%sdevice %s does not do %s, and falling back was refused",
                     where(r, place, sizeof place), r->dev->name, line);
         return QWEN_EUNSUPPORTED;
     }
     if (!r->ref || r->ref == r->dev) {
-        qw_run_fail(r, QWEN_EUNSUPPORTED, "%sdevice %s does not do %s, and there is no reference to fall back to",
+        qw_run_fail(r, QWEN_EUNSUPPORTED,
+                    "%sdevice %s does not do %s, and there is no reference to fall back to",
                     where(r, place, sizeof place), r->dev->name, line);
         return QWEN_EUNSUPPORTED;
     }
@@ -484,7 +496,7 @@ static void dispatch(qw_run *r, enum qw_op op, void *args)
 QW_OPS(X)
 #undef X
 
-/* --- taps ------------------------------------------------------------------------------------------------ */
+/* --- taps ---------------------------------------------------------------------------------- */
 
 static void tap_name(const qw_run *r, char *out, size_t size, const char *format, va_list ap)
 {
@@ -555,7 +567,8 @@ void qw_tap_chw(qw_run *r, qw_tensor t, const char *format, ...)
     free(x);
 }
 
-void qw_tap_doubles(qw_run *r, const double *x, int rank, const int64_t *dim, const char *format, ...)
+void qw_tap_doubles(qw_run *r, const double *x, int rank, const int64_t *dim, const char *format,
+                    ...)
 {
     if (!tapping(r)) return;
     char name[200];

@@ -1,10 +1,10 @@
 /* bounds.c - what a case must give: the oracle's value, the error bound, the expected deviation.
  *
- * A transcription of doc/numerics.md, one function per op.  The judged part of a case is copied out as
- * dense float64 operands; the device "ref64" computes values and magnitude sums (the same op on absolute
- * values) from them.  e bounds |got - y| before y is stored; s is the deviation that independent roundings
- * would have.  Convolutions are judged as products of their gathered windows, so the reference's own
- * convolution is checked by different code. */
+ * A transcription of doc/numerics.md, one function per op.  The judged part of a case is copied out
+ * as dense float64 operands; the device "ref64" computes values and magnitude sums (the same op on
+ * absolute values) from them.  e bounds |got - y| before y is stored; s is the deviation that
+ * independent roundings would have.  Convolutions are judged as products of their gathered windows,
+ * so the reference's own convolution is checked by different code. */
 #include "conform.h"
 #include "fill.h"
 #include <math.h>
@@ -26,7 +26,8 @@ static promise promise_of(const qw_arith *p)
     return (promise){ p->mul, fmax(p->acc, 0x1p-53), p->mid, fmax(p->fun, 0x1p-51), p->row };
 }
 
-/* Rounding of a sum of n terms, relative to the sum of magnitudes (Higham and Mary 2019, lambda = 8). */
+/* Rounding of a sum of n terms, relative to the sum of magnitudes (Higham and Mary 2019, lambda =
+ * 8). */
 static double gamma_of(double n, double acc) { return fmin(n, 8 * sqrt(n)) * acc; }
 
 const qw_arith *qw_promise(const qw_device *dev, enum qw_op op)
@@ -50,13 +51,14 @@ int qw_promise_check(const qw_arith *p, char *why, size_t size)
         float v;
         memcpy(&v, (const char *)p + ceiling[i].at, sizeof v);
         if (v >= 0 && v <= ceiling[i].most) continue;
-        snprintf(why, size, "it promises %s = %g; the most is %g", ceiling[i].name, v, ceiling[i].most);
+        snprintf(why, size, "it promises %s = %g; the most is %g", ceiling[i].name, v,
+                 ceiling[i].most);
         return 1;
     }
     return 0;
 }
 
-/* --- memory of an expectation ------------------------------------------------------------------------- */
+/* --- memory of an expectation -------------------------------------------------------------- */
 
 static double *room(qw_expect *x, int64_t n)
 {
@@ -74,7 +76,7 @@ void qw_expect_free(qw_expect *x)
     memset(x, 0, sizeof *x);
 }
 
-/* --- judged parts as dense float64 operands -------------------------------------------------------------- */
+/* --- judged parts as dense float64 operands ------------------------------------------------ */
 
 /* Rows x->row of an operand of any rank, all of each row. */
 static qw_tensor rows_of(qw_expect *x, const qw_datum *d)
@@ -106,7 +108,8 @@ static qw_tensor part_of(qw_expect *x, const qw_datum *d, int64_t width)
     if (!d) return (qw_tensor){ 0 };
     double *v = room(x, x->rows * x->cols);
     for (int64_t i = 0; v && i < x->rows; i++)
-        for (int64_t j = 0; j < x->cols; j++) v[i * x->cols + j] = d->v[x->row[i] * width + x->col[j]];
+        for (int64_t j = 0; j < x->cols; j++)
+            v[i * x->cols + j] = d->v[x->row[i] * width + x->col[j]];
     return qw_dense2(v, QW_F64, x->rows, x->cols);
 }
 
@@ -114,8 +117,9 @@ static qw_tensor whole_of(const qw_datum *d)
 {
     if (!d) return (qw_tensor){ 0 };
     const int64_t *n = d->t.dim;
-    return d->t.rank == 1 ? qw_dense1(d->v, QW_F64, n[0]) : d->t.rank == 2 ? qw_dense2(d->v, QW_F64, n[0], n[1])
-                                                          : qw_dense3(d->v, QW_F64, n[0], n[1], n[2]);
+    return d->t.rank == 1   ? qw_dense1(d->v, QW_F64, n[0])
+           : d->t.rank == 2 ? qw_dense2(d->v, QW_F64, n[0], n[1])
+                            : qw_dense3(d->v, QW_F64, n[0], n[1], n[2]);
 }
 
 /* A copy with each element replaced by its absolute value or its square. */
@@ -138,7 +142,10 @@ static void ask(qw_expect *x, qw_device *oracle, enum qw_op op, const void *args
     else if (qw_op_table[op].call(oracle, args)) x->failed = QWEN_EDEVICE;
 }
 
-static double at(const qw_tensor *t, int64_t i) { return qw_present(t) ? ((const double *)t->data)[i] : 0; }
+static double at(const qw_tensor *t, int64_t i)
+{
+    return qw_present(t) ? ((const double *)t->data)[i] : 0;
+}
 
 static double act_of(qw_act a, double z)
 {
@@ -150,20 +157,28 @@ static double act_of(qw_act a, double z)
     }
 }
 
-/* --- gemm, and conv2d as one ------------------------------------------------------------------------------- */
+/* --- gemm, and conv2d as one --------------------------------------------------------------- */
 
-/* e before storage: (2 mul + gamma(k)) sum |x||w| + row max|x| sum |w|, through act, gate and res. */
+/* e before storage: (2 mul + gamma(k)) sum |x||w| + row max|x| sum |w|, through act, gate and res.
+ */
 static void expect_product(qw_expect *x, qw_device *oracle, const qw_gemm_args *a, const promise *p)
 {
     const int64_t m = x->rows, n = x->cols, k = a->x.dim[1];
     qw_gemm_args z = *a, sum = *a, square = *a;
     z.act = sum.act = square.act = QW_ACT_NONE;
     z.gate = z.res = (qw_tensor){ 0 };
-    sum = (qw_gemm_args){ .x = mapped(x, a->x, 0), .w = mapped(x, a->w, 0), .x2 = mapped(x, a->x2, 0),
-                          .w2 = mapped(x, a->w2, 0), .bias = mapped(x, a->bias, 0) };
-    square = (qw_gemm_args){ .x = mapped(x, a->x, 1), .w = mapped(x, a->w, 1), .x2 = mapped(x, a->x2, 1),
-                             .w2 = mapped(x, a->w2, 1), .bias = mapped(x, a->bias, 1) };
-    double *zv = room(x, m * n), *sv = room(x, m * n), *qv = room(x, m * n), *w1 = room(x, n), *w2 = room(x, n);
+    sum = (qw_gemm_args){ .x = mapped(x, a->x, 0),
+                          .w = mapped(x, a->w, 0),
+                          .x2 = mapped(x, a->x2, 0),
+                          .w2 = mapped(x, a->w2, 0),
+                          .bias = mapped(x, a->bias, 0) };
+    square = (qw_gemm_args){ .x = mapped(x, a->x, 1),
+                             .w = mapped(x, a->w, 1),
+                             .x2 = mapped(x, a->x2, 1),
+                             .w2 = mapped(x, a->w2, 1),
+                             .bias = mapped(x, a->bias, 1) };
+    double *zv = room(x, m * n), *sv = room(x, m * n), *qv = room(x, m * n), *w1 = room(x, n),
+           *w2 = room(x, n);
     z.y = qw_dense2(zv, QW_F64, m, n);
     sum.y = qw_dense2(sv, QW_F64, m, n);
     square.y = qw_dense2(qv, QW_F64, m, n);
@@ -180,22 +195,27 @@ static void expect_product(qw_expect *x, qw_device *oracle, const qw_gemm_args *
             w2[j] += w * w;
             wmost = fmax(wmost, w);
         }
-    const double terms = (double)k + (qw_present(&a->x2) ? (double)a->x2.dim[1] : 0) + (qw_present(&a->bias) ? 1 : 0);
+    const double terms = (double)k + (qw_present(&a->x2) ? (double)a->x2.dim[1] : 0)
+                         + (qw_present(&a->bias) ? 1 : 0);
     for (int64_t i = 0; i < m; i++) {
         double xmost = 0;
         for (int64_t l = 0; l < k; l++) xmost = fmax(xmost, fabs(at(&a->x, i * k + l)));
         for (int64_t j = 0; j < n; j++) {
             const int64_t o = i * n + j;
             const double Z = zv[o], q = sqrt(qv[o]), flush = terms * FLUSH * (xmost + wmost + 1);
-            double e = (2 * p->mul + gamma_of(terms, p->acc)) * sv[o] + p->row * xmost * w1[j] + flush;
-            double v = 2.0 / 3 * p->mul * p->mul * qv[o] + p->acc * p->acc * terms * (fabs(Z) + q) * (fabs(Z) + q)
+            double e =
+                (2 * p->mul + gamma_of(terms, p->acc)) * sv[o] + p->row * xmost * w1[j] + flush;
+            double v = 2.0 / 3 * p->mul * p->mul * qv[o]
+                       + p->acc * p->acc * terms * (fabs(Z) + q) * (fabs(Z) + q)
                        + p->row * p->row * xmost * xmost * w2[j] / 3 + flush * flush;
             if (a->act) {
                 e = SLOPE * e + (p->fun + 3 * p->acc) * fabs(Z) + 1024 * FLUSH;
                 v = SLOPE * SLOPE * v + (p->fun * p->fun + 9 * p->acc * p->acc) * Z * Z;
             }
-            const double g = qw_present(&a->gate) ? at(&a->gate, j) : 1, ga = fabs(g * act_of(a->act, Z));
-            const double added = 2 * ga * (qw_present(&a->gate) || qw_present(&a->res)) + fabs(at(&a->res, o));
+            const double g = qw_present(&a->gate) ? at(&a->gate, j) : 1,
+                         ga = fabs(g * act_of(a->act, Z));
+            const double added =
+                2 * ga * (qw_present(&a->gate) || qw_present(&a->res)) + fabs(at(&a->res, o));
             x->e[o] = fabs(g) * e + p->acc * added;
             x->s[o] = sqrt(g * g * v + p->acc * p->acc * added * added);
         }
@@ -217,16 +237,20 @@ static int survive(const qw_tensor *t, double mul)
 
 static int product_exact(const qw_gemm_args *a, const promise *p)
 {
-    return !a->act && !(p->row > 0) && p->acc <= 0x1p-24 && survive(&a->x, p->mul) && survive(&a->w, p->mul)
-        && survive(&a->x2, p->mul) && survive(&a->w2, p->mul);
+    return !a->act && !(p->row > 0) && p->acc <= 0x1p-24 && survive(&a->x, p->mul)
+           && survive(&a->w, p->mul) && survive(&a->x2, p->mul) && survive(&a->w2, p->mul);
 }
 
 static void expect_gemm(qw_expect *x, qw_material *m, qw_device *oracle, const promise *p)
 {
     const int64_t n = m->c.dim[1];
-    qw_gemm_args a = { .act = m->c.act, .x = rows_of(x, qw_datum_named(m, "x")), .w = cols_of(x, qw_datum_named(m, "w")),
-                       .x2 = rows_of(x, qw_datum_named(m, "x2")), .w2 = cols_of(x, qw_datum_named(m, "w2")),
-                       .bias = cols_of(x, qw_datum_named(m, "bias")), .gate = cols_of(x, qw_datum_named(m, "gate")),
+    qw_gemm_args a = { .act = m->c.act,
+                       .x = rows_of(x, qw_datum_named(m, "x")),
+                       .w = cols_of(x, qw_datum_named(m, "w")),
+                       .x2 = rows_of(x, qw_datum_named(m, "x2")),
+                       .w2 = cols_of(x, qw_datum_named(m, "w2")),
+                       .bias = cols_of(x, qw_datum_named(m, "bias")),
+                       .gate = cols_of(x, qw_datum_named(m, "gate")),
                        .res = part_of(x, qw_datum_named(m, "res"), n) };
     a.y = qw_dense2(x->y, QW_F64, x->rows, x->cols);
     expect_product(x, oracle, &a, p);
@@ -240,13 +264,14 @@ static qw_tensor windows(qw_expect *x, const qw_material *m, const qw_datum *d)
     const int64_t kh = m->c.dim[6], kw = m->c.dim[7], k = kh * kw * ci;
     double *v = room(x, x->rows * k);
     for (int64_t i = 0; v && i < x->rows; i++) {
-        const int64_t top = x->row[i] / wo * m->c.stride - m->c.top, left = x->row[i] % wo * m->c.stride - m->c.left;
+        const int64_t top = x->row[i] / wo * m->c.stride - m->c.top,
+                      left = x->row[i] % wo * m->c.stride - m->c.left;
         for (int64_t r = 0; r < kh; r++)
             for (int64_t s = 0; s < kw; s++) {
                 const int64_t py = top + r, px = left + s;
                 if (py < 0 || px < 0 || py >= m->c.up * hi || px >= m->c.up * wi) continue;
-                memcpy(v + i * k + (r * kw + s) * ci, d->v + ((py / m->c.up) * wi + px / m->c.up) * ci,
-                       (size_t)ci * sizeof *v);
+                memcpy(v + i * k + (r * kw + s) * ci,
+                       d->v + ((py / m->c.up) * wi + px / m->c.up) * ci, (size_t)ci * sizeof *v);
             }
     }
     return qw_dense2(v, QW_F64, x->rows, k);
@@ -256,20 +281,23 @@ static void expect_conv2d(qw_expect *x, qw_material *m, qw_device *oracle, const
 {
     const int64_t co = m->c.dim[2];
     const qw_datum *w = qw_datum_named(m, "w");
-    qw_gemm_args a = { .x = windows(x, m, qw_datum_named(m, "x")), .w = qw_dense2(w->v, QW_F64, co, w->n / co),
-                       .bias = whole_of(qw_datum_named(m, "bias")), .res = part_of(x, qw_datum_named(m, "res"), co) };
+    qw_gemm_args a = { .x = windows(x, m, qw_datum_named(m, "x")),
+                       .w = qw_dense2(w->v, QW_F64, co, w->n / co),
+                       .bias = whole_of(qw_datum_named(m, "bias")),
+                       .res = part_of(x, qw_datum_named(m, "res"), co) };
     a.y = qw_dense2(x->y, QW_F64, x->rows, x->cols);
     expect_product(x, oracle, &a, p);
     if (!x->failed) x->exact = m->c.fill == QW_EXACT && product_exact(&a, p);
 }
 
-/* --- attention ------------------------------------------------------------------------------------------------ */
+/* --- attention ----------------------------------------------------------------------------- */
 
-/* One query and head: weights p [last - first], delta = bound of a logit's error, and its deviation. */
+/* One query and head: weights p [last - first], delta = bound of a logit's error, and its
+ * deviation. */
 typedef struct logits { double delta, deviation; int powers; } logits;
 
-static logits weigh(const double *q, const double *k, int64_t step, int64_t first, int64_t last, int64_t d,
-                    double scale, const promise *p, double *w)
+static logits weigh(const double *q, const double *k, int64_t step, int64_t first, int64_t last,
+                    int64_t d, double scale, const promise *p, double *w)
 {
     logits l = { 0, 0, 1 };
     double most = -INFINITY, total = 0;
@@ -284,8 +312,9 @@ static logits weigh(const double *q, const double *k, int64_t step, int64_t firs
         w[j - first] = s *= scale;
         most = fmax(most, s);
         const double flush = (double)d * FLUSH * 1e4;
-        l.delta = fmax(l.delta, fabs(scale) * ((2 * p->mul + gamma_of((double)d, p->acc)) * sum + flush)
-                       + 3 * p->acc * fabs(s));
+        l.delta =
+            fmax(l.delta, fabs(scale) * ((2 * p->mul + gamma_of((double)d, p->acc)) * sum + flush)
+                              + 3 * p->acc * fabs(s));
         l.deviation = fmax(l.deviation, fabs(scale) * sqrt(2.0 / 3 * p->mul * p->mul * square
                            + p->acc * p->acc * (double)d * 4 * square) + 3 * p->acc * fabs(s));
     }
@@ -299,11 +328,12 @@ static logits weigh(const double *q, const double *k, int64_t step, int64_t firs
 }
 
 /* e: (e^(2 delta) - 1 + 2 fun + mid + 2 mul + 2 gamma(nk)) sum p|v| */
-static void expect_head(qw_expect *x, const qw_material *m, int64_t i, int64_t h, const double *q, const double *k,
-                        const double *v, double *w, const promise *p)
+static void expect_head(qw_expect *x, const qw_material *m, int64_t i, int64_t h, const double *q,
+                        const double *k, const double *v, double *w, const promise *p)
 {
     const int64_t hq = m->c.dim[2], hk = m->c.dim[3], d = m->c.dim[4], own = h / (hq / hk);
-    const int64_t first = m->first ? m->first[x->row[i]] : 0, last = m->last ? m->last[x->row[i]] : m->c.dim[1];
+    const int64_t first = m->first ? m->first[x->row[i]] : 0,
+                  last = m->last ? m->last[x->row[i]] : m->c.dim[1];
     const logits l = weigh(q, k + own * d, hk * d, first, last, d, m->args.attention.scale, p, w);
     const double n = (double)(last - first);
     const int exact = m->c.fill == QW_EXACT;
@@ -317,10 +347,15 @@ static void expect_head(qw_expect *x, const qw_material *m, int64_t i, int64_t h
         }
         const int64_t o = (i * hq + h) * d + c;
         const double y = fabs(x->y[o]), q2 = sqrt(square), flush = n * FLUSH * (most + 1);
-        const double general = expm1(2 * l.delta) + 2 * p->fun + p->mid + 2 * p->mul + 2 * gamma_of(n, p->acc);
-        x->e[o] = flush + sum * (exact ? 8 * p->acc + 2 * p->fun + (l.powers ? 0 : p->mid) : general);
-        x->s[o] = sqrt(square * (4 * l.deviation * l.deviation + 4 * p->fun * p->fun + p->mid * p->mid + p->mul * p->mul)
-                       + p->acc * p->acc * n * (y + q2) * (y + q2) + p->fun * p->fun * y * y + flush * flush);
+        const double general =
+            expm1(2 * l.delta) + 2 * p->fun + p->mid + 2 * p->mul + 2 * gamma_of(n, p->acc);
+        x->e[o] =
+            flush + sum * (exact ? 8 * p->acc + 2 * p->fun + (l.powers ? 0 : p->mid) : general);
+        x->s[o] = sqrt(square
+                           * (4 * l.deviation * l.deviation + 4 * p->fun * p->fun + p->mid * p->mid
+                              + p->mul * p->mul)
+                       + p->acc * p->acc * n * (y + q2) * (y + q2) + p->fun * p->fun * y * y
+                       + flush * flush);
         if (exact) x->s[o] = x->e[o];
     }
 }
@@ -330,11 +365,13 @@ static void expect_attention(qw_expect *x, qw_material *m, qw_device *oracle, co
     const int64_t hq = m->c.dim[2], d = m->c.dim[4], nk = m->c.dim[1];
     int32_t *range = (int32_t *)(void *)room(x, x->rows);
     double *w = room(x, nk);
-    qw_attention_args a = { .q = rows_of(x, qw_datum_named(m, "q")), .k = whole_of(qw_datum_named(m, "k")),
-                            .v = whole_of(qw_datum_named(m, "v")), .scale = m->args.attention.scale };
+    qw_attention_args a = { .q = rows_of(x, qw_datum_named(m, "q")),
+                            .k = whole_of(qw_datum_named(m, "k")),
+                            .v = whole_of(qw_datum_named(m, "v")),
+                            .scale = m->args.attention.scale };
     a.y = qw_dense3(x->y, QW_F64, x->rows, hq, d);
     if (x->failed) return;
-    if (m->first) {                     /* the judged queries' ranges; room() gave 8 bytes for each pair */
+    if (m->first) { /* the judged queries' ranges; room() gave 8 bytes for each pair */
         for (int64_t i = 0; i < x->rows; i++) {
             range[i] = m->first[x->row[i]];
             range[x->rows + i] = m->last[x->row[i]];
@@ -346,17 +383,20 @@ static void expect_attention(qw_expect *x, qw_material *m, qw_device *oracle, co
     if (x->failed) return;
     for (int64_t i = 0; i < x->rows; i++)
         for (int64_t h = 0; h < hq; h++)
-            expect_head(x, m, i, h, (const double *)a.q.data + (i * hq + h) * d, a.k.data, a.v.data, w, p);
+            expect_head(x, m, i, h, (const double *)a.q.data + (i * hq + h) * d, a.k.data, a.v.data,
+                        w, p);
 }
 
-/* --- norms ------------------------------------------------------------------------------------------------------ */
+/* --- norms --------------------------------------------------------------------------------- */
 
 /* e: |y| (gamma(n) / 2 + fun + 3 acc), through SiLU; here |y| is that of the norm. */
 static void expect_rms_norm(qw_expect *x, qw_material *m, qw_device *oracle, const promise *p)
 {
     const int64_t n = m->c.dim[1];
-    qw_rms_norm_args a = { .x = rows_of(x, qw_datum_named(m, "x")), .w = whole_of(qw_datum_named(m, "w")),
-                           .eps = m->c.eps, .act = m->c.act };
+    qw_rms_norm_args a = { .x = rows_of(x, qw_datum_named(m, "x")),
+                           .w = whole_of(qw_datum_named(m, "w")),
+                           .eps = m->c.eps,
+                           .act = m->c.act };
     qw_rms_norm_args plain = a;
     double *z = room(x, x->rows * n);
     a.y = qw_dense2(x->y, QW_F64, x->rows, n);
@@ -370,7 +410,8 @@ static void expect_rms_norm(qw_expect *x, qw_material *m, qw_device *oracle, con
     const double r = 1 / sqrt(m->c.eps + 1e-30);
     for (int64_t o = 0; o < x->rows * n; o++) {
         const double Z = fabs(z[o]), flush = FLUSH * (1 + r * fabs(at(&a.w, o % n)));
-        double e = Z * relative + flush, s = Z * sqrt(walk * walk + p->fun * p->fun + 9 * p->acc * p->acc) + flush;
+        double e = Z * relative + flush,
+               s = Z * sqrt(walk * walk + p->fun * p->fun + 9 * p->acc * p->acc) + flush;
         if (a.act) {
             e = SLOPE * e + (p->fun + 3 * p->acc) * Z + 1024 * FLUSH;
             s = SLOPE * s + (p->fun + 3 * p->acc) * Z;
@@ -380,12 +421,15 @@ static void expect_rms_norm(qw_expect *x, qw_material *m, qw_device *oracle, con
     }
 }
 
-/* e: (gamma(n) mean|x| + acc (|x| + |mean|)) r |1 + scale| + |y - shift| (gamma(n) + fun) + 3 acc (|y| + |shift|) */
+/* e: (gamma(n) mean|x| + acc (|x| + |mean|)) r |1 + scale| + |y - shift| (gamma(n) + fun) + 3 acc
+ * (|y| + |shift|) */
 static void expect_ln_mod(qw_expect *x, qw_material *m, qw_device *oracle, const promise *p)
 {
     const int64_t n = m->c.dim[1];
-    qw_ln_mod_args a = { .x = rows_of(x, qw_datum_named(m, "x")), .scale = whole_of(qw_datum_named(m, "scale")),
-                         .shift = whole_of(qw_datum_named(m, "shift")), .eps = m->c.eps };
+    qw_ln_mod_args a = { .x = rows_of(x, qw_datum_named(m, "x")),
+                         .scale = whole_of(qw_datum_named(m, "scale")),
+                         .shift = whole_of(qw_datum_named(m, "shift")),
+                         .eps = m->c.eps };
     a.y = qw_dense2(x->y, QW_F64, x->rows, n);
     ask(x, oracle, QW_OP_ln_mod, &a);
     if (x->failed) return;
@@ -400,8 +444,10 @@ static void expect_ln_mod(qw_expect *x, qw_material *m, qw_device *oracle, const
         const double r = 1 / sqrt(var + m->c.eps);
         for (int64_t j = 0; j < n; j++) {
             const int64_t o = i * n + j;
-            const double shift = fabs(at(&a.shift, j)), y = fabs(x->y[o]), part = fabs(x->y[o] - at(&a.shift, j));
-            const double up = r * fabs(1 + at(&a.scale, j)), both = fabs(v[j]) + fabs(mean), last = 3 * p->acc * (y + shift);
+            const double shift = fabs(at(&a.shift, j)), y = fabs(x->y[o]),
+                         part = fabs(x->y[o] - at(&a.shift, j));
+            const double up = r * fabs(1 + at(&a.scale, j)), both = fabs(v[j]) + fabs(mean),
+                         last = 3 * p->acc * (y + shift);
             const double flush = FLUSH * (2 + up);
             x->e[o] = (g0 * size + p->acc * both) * up + part * (g + p->fun) + last + flush;
             const double s1 = (walk * size + p->acc * both) * up, s2 = part * (walk / 2 + p->fun);
@@ -410,14 +456,18 @@ static void expect_ln_mod(qw_expect *x, qw_material *m, qw_device *oracle, const
     }
 }
 
-/* e: 2 (e_norm + 2 acc)(|z0 cos| + |z1 sin|), e_norm the relative bound of rms_norm, 0 without a norm */
+/* e: 2 (e_norm + 2 acc)(|z0 cos| + |z1 sin|), e_norm the relative bound of rms_norm, 0 without a
+ * norm */
 static void expect_norm_rope(qw_expect *x, qw_material *m, qw_device *oracle, const promise *p)
 {
     const int64_t h = m->c.dim[1], d = m->c.dim[2], half = d / 2;
-    qw_norm_rope_args a = { .x = rows_of(x, qw_datum_named(m, "x")), .w = whole_of(qw_datum_named(m, "w")),
-                            .cos = rows_of(x, qw_datum_named(m, "cos")), .sin = rows_of(x, qw_datum_named(m, "sin")),
-                            .pairing = m->args.norm_rope.pairing, .eps = m->c.eps };
-    qw_norm_rope_args b = a;            /* on magnitudes: |z0| |cos| + |z1| |sin| needs |-sin|: two calls */
+    qw_norm_rope_args a = { .x = rows_of(x, qw_datum_named(m, "x")),
+                            .w = whole_of(qw_datum_named(m, "w")),
+                            .cos = rows_of(x, qw_datum_named(m, "cos")),
+                            .sin = rows_of(x, qw_datum_named(m, "sin")),
+                            .pairing = m->args.norm_rope.pairing,
+                            .eps = m->c.eps };
+    qw_norm_rope_args b = a; /* on magnitudes: |z0| |cos| + |z1| |sin| needs |-sin|: two calls */
     const int64_t n = x->rows * h * d;
     double *z = room(x, n), *one = room(x, x->rows * half), *zero = room(x, x->rows * half);
     if (x->failed) return;
@@ -433,20 +483,23 @@ static void expect_norm_rope(qw_expect *x, qw_material *m, qw_device *oracle, co
     if (x->failed) return;
     const int norm = qw_present(&a.w), halves = a.pairing == QW_HALVES;
     const double sums = m->c.fill == QW_EXACT ? 5 * p->acc : gamma_of((double)d, p->acc) / 2;
-    const double en = norm ? sums + p->fun + 3 * p->acc : 0, r = norm ? 1 / sqrt(m->c.eps + 1e-30) : 1;
+    const double en = norm ? sums + p->fun + 3 * p->acc : 0,
+                 r = norm ? 1 / sqrt(m->c.eps + 1e-30) : 1;
     for (int64_t o = 0; o < n; o++) {
         const int64_t i = o / (h * d), c = o % d, pair = halves ? c % half : c / 2;
         const int second = halves ? c >= half : c % 2;
         const int64_t other = o + (halves ? (second ? -half : half) : second ? -1 : 1);
         const double cs = fabs(at(&a.cos, i * half + pair)), sn = fabs(at(&a.sin, i * half + pair));
         const double size = fabs(z[o]) * cs + fabs(z[other]) * sn;
-        const double w = norm ? fabs(at(&a.w, c)) + fabs(at(&a.w, other % d)) : 1, flush = FLUSH * (4 + 2 * r * w);
+        const double w = norm ? fabs(at(&a.w, c)) + fabs(at(&a.w, other % d)) : 1,
+                     flush = FLUSH * (4 + 2 * r * w);
         x->e[o] = 2 * (en + 2 * p->acc) * size + flush;
-        x->s[o] = (norm ? p->acc * sqrt((double)d) / 2 + p->fun + 3 * p->acc : 0) * size + 2 * p->acc * size + flush;
+        x->s[o] = (norm ? p->acc * sqrt((double)d) / 2 + p->fun + 3 * p->acc : 0) * size
+                  + 2 * p->acc * size + flush;
     }
 }
 
-/* --- swiglu, convert ---------------------------------------------------------------------------------------------- */
+/* --- swiglu, convert ----------------------------------------------------------------------- */
 
 /* e: |y| (fun + 3 acc) */
 static void expect_swiglu(qw_expect *x, qw_material *m, qw_device *oracle, const promise *p)
@@ -463,12 +516,15 @@ static void expect_swiglu(qw_expect *x, qw_material *m, qw_device *oracle, const
     }
 }
 
-/* e: 0; with res or rotate (2 acc + gamma(rotate)) of the magnitudes; into I8 half a step of the row */
+/* e: 0; with res or rotate (2 acc + gamma(rotate)) of the magnitudes; into I8 half a step of the
+ * row */
 static void expect_convert(qw_expect *x, qw_material *m, qw_device *oracle, const promise *p)
 {
     const int64_t n = m->c.dim[1];
     const int g = m->c.rotate;
-    qw_convert_args a = { .x = rows_of(x, qw_datum_named(m, "x")), .res = rows_of(x, qw_datum_named(m, "res")), .rotate = g };
+    qw_convert_args a = { .x = rows_of(x, qw_datum_named(m, "x")),
+                          .res = rows_of(x, qw_datum_named(m, "res")),
+                          .rotate = g };
     a.y = qw_dense2(x->y, QW_F64, x->rows, n);
     ask(x, oracle, QW_OP_convert, &a);
     if (x->failed) return;
@@ -489,14 +545,17 @@ static void expect_convert(qw_expect *x, qw_material *m, qw_device *oracle, cons
             }
             const double flush = each > 0 ? FLUSH * (g + 1) : 0, step = codes ? most / 127 : 0;
             x->e[o] = each * size + flush;
-            x->s[o] = res || g ? (2 + sqrt(g)) * p->acc * (fabs(x->y[o]) + sqrt(square)) + flush : 0;
-            if (codes) x->e[o] += 0.5 * step * (1 + 0x1p-10) + 2 * each * most + 0x1p-22 * fabs(x->y[o]) + FLOOR;
+            x->s[o] =
+                res || g ? (2 + sqrt(g)) * p->acc * (fabs(x->y[o]) + sqrt(square)) + flush : 0;
+            if (codes)
+                x->e[o] +=
+                    0.5 * step * (1 + 0x1p-10) + 2 * each * most + 0x1p-22 * fabs(x->y[o]) + FLOOR;
             if (codes) x->s[o] += step / sqrt(12) + FLOOR;
         }
     }
 }
 
-/* --- all -------------------------------------------------------------------------------------------------------------- */
+/* --- all ----------------------------------------------------------------------------------- */
 
 /* At most `most` of 0 .. n-1, in order; all when they are few. */
 static int64_t *choose(int64_t n, int64_t most, uint64_t seed, int64_t *count)
@@ -512,13 +571,17 @@ static int64_t *choose(int64_t n, int64_t most, uint64_t seed, int64_t *count)
     return p;
 }
 
-int qw_expect_make(qw_expect *x, qw_material *m, qw_device *oracle, const qw_arith *given, int64_t rows, int64_t cols)
+int qw_expect_make(qw_expect *x, qw_material *m, qw_device *oracle, const qw_arith *given,
+                   int64_t rows, int64_t cols)
 {
     memset(x, 0, sizeof *x);
     const promise p = promise_of(given);
     const int64_t *d = m->c.dim;
     const int conv = m->c.op == QW_OP_conv2d;
-    const int64_t width = m->c.op == QW_OP_attention ? d[2] * d[4] : conv ? d[2] : m->c.op == QW_OP_norm_rope ? d[1] * d[2] : d[1];
+    const int64_t width = m->c.op == QW_OP_attention   ? d[2] * d[4]
+                          : conv                       ? d[2]
+                          : m->c.op == QW_OP_norm_rope ? d[1] * d[2]
+                                                       : d[1];
     x->row = choose(conv ? d[0] * d[1] : d[0], rows, m->c.seed, &x->rows);
     x->col = choose(width, m->c.op == QW_OP_gemm ? cols : width, m->c.seed + 1, &x->cols);
     if (!x->row || !x->col) return QWEN_ENOMEM;

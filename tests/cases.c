@@ -1,6 +1,7 @@
 /* cases.c - a case is a line and a line is a case: reading, printing, drawing shapes and options.
  *
- * The grammar is that of lib/op.c's case lines, followed by /fill/seed.  tests/fill.c makes the data. */
+ * The grammar is that of lib/op.c's case lines, followed by /fill/seed.  tests/fill.c makes the
+ * data. */
 #include "conform.h"
 #include "fill.h"
 #include <math.h>
@@ -20,12 +21,14 @@ static int sentence(char *why, size_t size, const char *format, ...)
     return 1;
 }
 
-/* --- reading ------------------------------------------------------------------------------------- */
+/* --- reading ------------------------------------------------------------------------------- */
 
 /* How many dtypes and how many numbers a line of each op has. */
-static const struct { int dtypes, dims; } form[QW_NOPS] = {
-    [QW_OP_gemm] = { 4, 3 }, [QW_OP_attention] = { 4, 5 }, [QW_OP_conv2d] = { 4, 8 }, [QW_OP_rms_norm] = { 2, 2 },
-    [QW_OP_ln_mod] = { 2, 2 }, [QW_OP_norm_rope] = { 1, 3 }, [QW_OP_swiglu] = { 2, 2 }, [QW_OP_convert] = { 3, 2 },
+static const struct { int dtypes, dims;
+} form[QW_NOPS] = {
+    [QW_OP_gemm] = { 4, 3 },     [QW_OP_attention] = { 4, 5 }, [QW_OP_conv2d] = { 4, 8 },
+    [QW_OP_rms_norm] = { 2, 2 }, [QW_OP_ln_mod] = { 2, 2 },    [QW_OP_norm_rope] = { 1, 3 },
+    [QW_OP_swiglu] = { 2, 2 },   [QW_OP_convert] = { 3, 2 },
 };
 
 static qw_dtype plain_float(qw_dtype t)
@@ -63,10 +66,18 @@ static int read_dtypes(qw_case *c, char *text, char *why, size_t size)
 
 static int read_word(qw_case *c, const char *s)
 {
-    static const struct { const char *word; unsigned has; } flags[] = {
-        { "bias", QW_HAS_BIAS }, { "gate", QW_HAS_GATE }, { "res", QW_HAS_RES }, { "inplace", QW_INPLACE },
-        { "scale", QW_HAS_SCALE }, { "shift", QW_HAS_SHIFT }, { "norm", QW_HAS_NORM }, { "halves", QW_IS_HALVES },
-        { "pairs", 0 }, { "-", 0 },
+    static const struct { const char *word; unsigned has;
+    } flags[] = {
+        { "bias", QW_HAS_BIAS },
+        { "gate", QW_HAS_GATE },
+        { "res", QW_HAS_RES },
+        { "inplace", QW_INPLACE },
+        { "scale", QW_HAS_SCALE },
+        { "shift", QW_HAS_SHIFT },
+        { "norm", QW_HAS_NORM },
+        { "halves", QW_IS_HALVES },
+        { "pairs", 0 },
+        { "-", 0 },
     };
     for (size_t i = 0; i < sizeof flags / sizeof flags[0]; i++)
         if (!strcmp(s, flags[i].word)) {
@@ -145,8 +156,10 @@ int qw_case_parse(qw_case *c, const char *line, char *why, size_t size)
         if (s) *s++ = 0;
         else if (n < 3) return sentence(why, size, "a case is op/dtypes/options/shape/fill/seed");
     }
-    *c = (qw_case){ .op = QW_NOPS, .stride = 1, .up = 1, .eps = 1e-6, .fill = QW_NORMAL, .seed = 1 };
-    for (int i = 0; i < QW_NOPS; i++) if (!strcmp(part[0], qw_op_table[i].name)) c->op = (enum qw_op)i;
+    *c =
+        (qw_case){ .op = QW_NOPS, .stride = 1, .up = 1, .eps = 1e-6, .fill = QW_NORMAL, .seed = 1 };
+    for (int i = 0; i < QW_NOPS; i++)
+        if (!strcmp(part[0], qw_op_table[i].name)) c->op = (enum qw_op)i;
     if (c->op == QW_NOPS) return sentence(why, size, "%s is no operation", part[0]);
     if (read_dtypes(c, part[1], why, size) || read_options(c, part[2], why, size)
         || read_shape(c, part[3], why, size)) return 1;
@@ -155,13 +168,15 @@ int qw_case_parse(qw_case *c, const char *line, char *why, size_t size)
     if (part[4]) {
         int f = 0;
         while (f < QW_NFILLS && strcmp(part[4], fill_name[f])) f++;
-        if (f == QW_NFILLS) return sentence(why, size, "%s is no fill; there are exact, normal and hard", part[4]);
+        if (f == QW_NFILLS)
+            return sentence(why, size, "%s is no fill; there are exact, normal and hard", part[4]);
         c->fill = (qw_fill)f;
     }
     if (part[5]) {
         char *end;
         c->seed = strtoull(part[5], &end, 16);
-        if (*end || end == part[5]) return sentence(why, size, "%s is no hexadecimal seed", part[5]);
+        if (*end || end == part[5])
+            return sentence(why, size, "%s is no hexadecimal seed", part[5]);
     }
     qw_material m;                      /* what the op itself would refuse */
     int status = qw_material_shape(&m, c, QW_F32);
@@ -178,12 +193,14 @@ void qw_case_print(const qw_case *c, char *out, size_t size)
     else {
         qw_op_table[c->op].line(&m.args, out, size);
         const size_t n = strlen(out);
-        if (n < size) snprintf(out + n, size - n, "/%s/%llx", fill_name[c->fill], (unsigned long long)c->seed);
+        if (n < size)
+            snprintf(out + n, size - n, "/%s/%llx", fill_name[c->fill],
+                     (unsigned long long)c->seed);
     }
     qw_material_free(&m);
 }
 
-/* --- drawing -------------------------------------------------------------------------------------- */
+/* --- drawing ------------------------------------------------------------------------------- */
 
 /* A border (1, 2, 3, t-1, t, t+1 for t = 8 .. 128) or a log-uniform number up to most. */
 static int64_t draw_size(qw_random *r, int64_t most)
@@ -223,9 +240,10 @@ static qw_dtype draw_float(qw_random *r)
 static qw_dtype draw_weight(qw_random *r, int i)
 {
     static const qw_dtype t[] = {
-        QW_BF16, QW_F32, QW_F16, QW_F8E4M3, QW_F8E5M2, QW_I8, QW_Q8_0, QW_Q4_0, QW_Q4_1, QW_Q5_0, QW_Q5_1, QW_Q2_K,
-        QW_Q3_K, QW_Q4_K, QW_Q5_K, QW_Q6_K, QW_IQ4_NL, QW_IQ4_XS, QW_MXFP8, QW_NVFP4, QW_IQ1_S, QW_IQ1_M, QW_IQ2_XXS,
-        QW_IQ2_XS, QW_IQ2_S, QW_IQ3_XXS, QW_IQ3_S,
+        QW_BF16,  QW_F32,     QW_F16,    QW_F8E4M3, QW_F8E5M2,  QW_I8,    QW_Q8_0,
+        QW_Q4_0,  QW_Q4_1,    QW_Q5_0,   QW_Q5_1,   QW_Q2_K,    QW_Q3_K,  QW_Q4_K,
+        QW_Q5_K,  QW_Q6_K,    QW_IQ4_NL, QW_IQ4_XS, QW_MXFP8,   QW_NVFP4, QW_IQ1_S,
+        QW_IQ1_M, QW_IQ2_XXS, QW_IQ2_XS, QW_IQ2_S,  QW_IQ3_XXS, QW_IQ3_S,
     };
     enum { N = sizeof t / sizeof t[0] };
     /* Every second case walks through all types in turn, the others are the plain ones. */
@@ -241,7 +259,8 @@ static void draw_gemm(qw_case *c, qw_random *r, int i, double flops)
     const int64_t block = qw_block_elements(c->dtype[1]);
     c->dim[2] = round_up(c->dim[2], block);
     if (block > 1)                      /* a block is long: fewer rows */
-        while ((double)c->dim[0] * (double)c->dim[1] * (double)c->dim[2] > flops && c->dim[0] + c->dim[1] > 2)
+        while ((double)c->dim[0] * (double)c->dim[1] * (double)c->dim[2] > flops
+               && c->dim[0] + c->dim[1] > 2)
             *(c->dim[0] > c->dim[1] ? &c->dim[0] : &c->dim[1]) /= 2;
     if (c->dim[0] < 1) c->dim[0] = 1;
     if (c->dim[1] < 1) c->dim[1] = 1;
@@ -280,8 +299,10 @@ static void draw_conv2d(qw_case *c, qw_random *r, double flops)
     draw_sizes(r, 4, n, flops / (2.0 * (double)(k * k)));
     c->up = qw_below(r, 4) ? 1 : 2;
     c->stride = c->up == 1 && !qw_below(r, 3) ? 2 : 1;
-    /* Padded all round (1 of 3), only right and bottom (as a strided encoder does), or not at all. */
-    const int64_t before = k == 3 && qw_below(r, 2) ? 1 : 0, after = k == 3 && (before || qw_below(r, 2)) ? 1 : 0;
+    /* Padded all round (1 of 3), only right and bottom (as a strided encoder does), or not at all.
+     */
+    const int64_t before = k == 3 && qw_below(r, 2) ? 1 : 0,
+                  after = k == 3 && (before || qw_below(r, 2)) ? 1 : 0;
     int64_t in[2];
     for (int i = 0; i < 2; i++) {
         int64_t need = (n[i] - 1) * c->stride + k - before - after;     /* enlarged input */

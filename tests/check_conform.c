@@ -1,7 +1,9 @@
-/* check_conform.c - the quick set of conformance on the reference devices, and proof that it catches what it must.
+/* check_conform.c - the quick set of conformance on the reference devices, and proof that it
+ * catches what it must.
  *
- * The second half sabotages devices: each does one thing wrong that has happened to somebody.  Beside each
- * stands the same code without the mistake, which must pass: a harness that cries wolf is no use either. */
+ * The second half sabotages devices: each does one thing wrong that has happened to somebody.
+ * Beside each stands the same code without the mistake, which must pass: a harness that cries wolf
+ * is no use either. */
 #include "conform.h"
 #include "testing.h"
 #include <math.h>
@@ -18,7 +20,7 @@ static qw_device *open_device(const char *name)
 static const char *const judged[] = { "ref", "ref:bf16" };
 enum { JUDGED = 2, EACH = 30, BATCH = 4 };
 
-/* --- the quick set --------------------------------------------------------------------------------------- */
+/* --- the quick set ------------------------------------------------------------------------- */
 
 static void must_pass(qw_device *d, qw_device *oracle, const qw_case *c)
 {
@@ -49,16 +51,26 @@ END_TEST
 START_TEST(weights)
 {
     static const qw_dtype type[] = {
-        QW_F32, QW_F16, QW_BF16, QW_F8E4M3, QW_F8E5M2, QW_I8, QW_Q8_0, QW_Q4_0, QW_Q4_1, QW_Q5_0, QW_Q5_1, QW_Q2_K,
-        QW_Q3_K, QW_Q4_K, QW_Q5_K, QW_Q6_K, QW_IQ4_NL, QW_IQ4_XS, QW_MXFP8, QW_NVFP4, QW_IQ1_S, QW_IQ1_M, QW_IQ2_XXS,
-        QW_IQ2_XS, QW_IQ2_S, QW_IQ3_XXS, QW_IQ3_S,
+        QW_F32,   QW_F16,     QW_BF16,   QW_F8E4M3, QW_F8E5M2,  QW_I8,    QW_Q8_0,
+        QW_Q4_0,  QW_Q4_1,    QW_Q5_0,   QW_Q5_1,   QW_Q2_K,    QW_Q3_K,  QW_Q4_K,
+        QW_Q5_K,  QW_Q6_K,    QW_IQ4_NL, QW_IQ4_XS, QW_MXFP8,   QW_NVFP4, QW_IQ1_S,
+        QW_IQ1_M, QW_IQ2_XXS, QW_IQ2_XS, QW_IQ2_S,  QW_IQ3_XXS, QW_IQ3_S,
     };
     qw_device *d = open_device("ref"), *oracle = open_device("ref64");
     for (size_t i = 0; i < sizeof type / sizeof type[0]; i++)
-        for (int scales = 0; scales < (type[i] >= QW_F8E4M3 && type[i] <= QW_I8 ? 3 : 1); scales++) {
-            const qw_case c = { .op = QW_OP_gemm, .dtype = { _i % 2 ? QW_BF16 : QW_F32, type[i], QW_F32, QW_F32 },
-                                .dim = { 3, 130, type[i] >= QW_Q8_0 ? 512 : 100 }, .has = QW_HAS_BIAS, .stride = 1, .up = 1,
-                                .eps = 1e-6, .x2 = QW_F32, .w2 = QW_F32, .scales = scales, .fill = (qw_fill)_i,
+        for (int scales = 0; scales < (type[i] >= QW_F8E4M3 && type[i] <= QW_I8 ? 3 : 1);
+             scales++) {
+            const qw_case c = { .op = QW_OP_gemm,
+                                .dtype = { _i % 2 ? QW_BF16 : QW_F32, type[i], QW_F32, QW_F32 },
+                                .dim = { 3, 130, type[i] >= QW_Q8_0 ? 512 : 100 },
+                                .has = QW_HAS_BIAS,
+                                .stride = 1,
+                                .up = 1,
+                                .eps = 1e-6,
+                                .x2 = QW_F32,
+                                .w2 = QW_F32,
+                                .scales = scales,
+                                .fill = (qw_fill)_i,
                                 .seed = 100 + (uint64_t)i };
             must_pass(d, oracle, &c);
         }
@@ -67,21 +79,37 @@ START_TEST(weights)
 }
 END_TEST
 
-/* Lines that matter: head 80, key ranges, strided and enlarging convolutions, quantised rows, real files' shapes. */
+/* Lines that matter: head 80, key ranges, strided and enlarging convolutions, quantised rows, real
+ * files' shapes. */
 static const char *const chosen[] = {
-    "attention/bf16/-/37x37x4x2x80/hard/1", "attention/bf16,bf16,bf16,f32/causal/33x65x4x2x128/hard/2",
-    "attention/f32/windows=16/70x70x2x2x80/normal/3", "attention/f32/ranges/20x200x3x1x64/hard/4",
-    "attention/f16/-/5x300x1x1x384/exact/5", "attention/f32/-/9x513x2x1x32/hard/6",
-    "conv2d/bf16/bias,stride=2/8x9x6x17x19x5x3x3/normal/1", "conv2d/f32/bias,stride=2/8x8x6x16x16x5x3x3/hard/2",
-    "conv2d/f32/bias,res,up=2,top=1,left=1/12x14x3x6x7x8x3x3/exact/3", "conv2d/bf16,bf16,f32/bias,up=2,top=1,left=1/6x6x3x3x3x8x3x3/hard/4",
-    "conv2d/f16/bias,inplace/5x5x7x5x5x9x1x1/exact/5", "gemm/i8,i8,f32/scale=row,bias/9x33x96/normal/1",
-    "gemm/i8,i8,bf16/scale=one,inplace/9x33x96/exact/2", "gemm/bf16,nvfp4,f32/bias,gate,inplace/7x40x64/hard/3",
-    "gemm/bf16,mxfp8,f32/bias,gelu_tanh/7x40x64/normal/4", "gemm/bf16,q4_k,f32/gate,res,lora=16,w2=f32/5x9x256/normal/5",
-    "gemm/f32/silu/70x1x129/hard/6", "gemm/f32,bf16/gelu_erf,bias/3x64x3/exact/7",
-    "convert/bf16,i8/rotate=256/4x512/hard/1", "convert/f32,i8/-/6x127/exact/2", "convert/f32,bf16,f32/rotate=16,res/5x64/exact/3",
-    "convert/q6_k,bf16/-/3x256/normal/4", "convert/bf16,f32/inplace/9x70/hard/5",
-    "norm_rope/bf16/halves,norm/9x3x80/hard/1", "norm_rope/f32/pairs/9x3x128/exact/2",
-    "rms_norm/f32,bf16/silu/9x96/hard/1", "ln_mod/f32,bf16/scale,shift/5x3072/hard/1", "swiglu/bf16/-/5x3420/hard/1",
+    "attention/bf16/-/37x37x4x2x80/hard/1",
+    "attention/bf16,bf16,bf16,f32/causal/33x65x4x2x128/hard/2",
+    "attention/f32/windows=16/70x70x2x2x80/normal/3",
+    "attention/f32/ranges/20x200x3x1x64/hard/4",
+    "attention/f16/-/5x300x1x1x384/exact/5",
+    "attention/f32/-/9x513x2x1x32/hard/6",
+    "conv2d/bf16/bias,stride=2/8x9x6x17x19x5x3x3/normal/1",
+    "conv2d/f32/bias,stride=2/8x8x6x16x16x5x3x3/hard/2",
+    "conv2d/f32/bias,res,up=2,top=1,left=1/12x14x3x6x7x8x3x3/exact/3",
+    "conv2d/bf16,bf16,f32/bias,up=2,top=1,left=1/6x6x3x3x3x8x3x3/hard/4",
+    "conv2d/f16/bias,inplace/5x5x7x5x5x9x1x1/exact/5",
+    "gemm/i8,i8,f32/scale=row,bias/9x33x96/normal/1",
+    "gemm/i8,i8,bf16/scale=one,inplace/9x33x96/exact/2",
+    "gemm/bf16,nvfp4,f32/bias,gate,inplace/7x40x64/hard/3",
+    "gemm/bf16,mxfp8,f32/bias,gelu_tanh/7x40x64/normal/4",
+    "gemm/bf16,q4_k,f32/gate,res,lora=16,w2=f32/5x9x256/normal/5",
+    "gemm/f32/silu/70x1x129/hard/6",
+    "gemm/f32,bf16/gelu_erf,bias/3x64x3/exact/7",
+    "convert/bf16,i8/rotate=256/4x512/hard/1",
+    "convert/f32,i8/-/6x127/exact/2",
+    "convert/f32,bf16,f32/rotate=16,res/5x64/exact/3",
+    "convert/q6_k,bf16/-/3x256/normal/4",
+    "convert/bf16,f32/inplace/9x70/hard/5",
+    "norm_rope/bf16/halves,norm/9x3x80/hard/1",
+    "norm_rope/f32/pairs/9x3x128/exact/2",
+    "rms_norm/f32,bf16/silu/9x96/hard/1",
+    "ln_mod/f32,bf16/scale,shift/5x3072/hard/1",
+    "swiglu/bf16/-/5x3420/hard/1",
 };
 enum { CHOSEN = sizeof chosen / sizeof chosen[0] };
 
@@ -110,7 +138,7 @@ START_TEST(devices_themselves)
 }
 END_TEST
 
-/* --- a case is a line -------------------------------------------------------------------------------------- */
+/* --- a case is a line ---------------------------------------------------------------------- */
 
 START_TEST(line_and_back)
 {
@@ -127,8 +155,8 @@ START_TEST(line_and_back)
         ck_assert_int_eq(qw_material_make(&mb, &b, QW_F32), QWEN_OK);
         for (int k = 0; k < ma.n; k++) {
             ck_assert_uint_eq(ma.d[k].bytes, mb.d[k].bytes);
-            ck_assert_msg(!ma.d[k].bytes || !memcmp(ma.d[k].image, mb.d[k].image, ma.d[k].bytes), "%s: %s", first,
-                          ma.d[k].operand->name);
+            ck_assert_msg(!ma.d[k].bytes || !memcmp(ma.d[k].image, mb.d[k].image, ma.d[k].bytes),
+                          "%s: %s", first, ma.d[k].operand->name);
         }
         qw_material_free(&ma);
         qw_material_free(&mb);
@@ -139,11 +167,28 @@ END_TEST
 START_TEST(bad_lines)
 {
     static const char *const bad[] = {
-        "", "gemm", "gemm/f32", "gemm/f32/-", "gem/f32/-/1x2x3", "gemm/f33/-/1x2x3", "gemm/f32/what/1x2x3",
-        "gemm/f32/-/1x2", "gemm/f32/-/1x2x3x4", "gemm/f32/-/1x0x3", "gemm/f32/-/1x2x3/soft/1", "gemm/f32/-/1x2x3/hard/g",
-        "gemm/f32/lora=-1/1x2x3", "gemm/f32,f32,f32,f32,f32/-/1x2x3", "gemm/f32,q8_0/-/1x2x33", "attention/f32/-/1x1x3x2x8",
-        "attention/f32/causal/5x3x1x1x8", "convert/f32/rotate=8/1x64", "norm_rope/f32/pairs/1x1x3", "rms_norm/f32/eps=x/1x1",
-        "conv2d/f32/up=3/1x1x1x1x1x1x1x1", "gemm//-/1x2x3",
+        "",
+        "gemm",
+        "gemm/f32",
+        "gemm/f32/-",
+        "gem/f32/-/1x2x3",
+        "gemm/f33/-/1x2x3",
+        "gemm/f32/what/1x2x3",
+        "gemm/f32/-/1x2",
+        "gemm/f32/-/1x2x3x4",
+        "gemm/f32/-/1x0x3",
+        "gemm/f32/-/1x2x3/soft/1",
+        "gemm/f32/-/1x2x3/hard/g",
+        "gemm/f32/lora=-1/1x2x3",
+        "gemm/f32,f32,f32,f32,f32/-/1x2x3",
+        "gemm/f32,q8_0/-/1x2x33",
+        "attention/f32/-/1x1x3x2x8",
+        "attention/f32/causal/5x3x1x1x8",
+        "convert/f32/rotate=8/1x64",
+        "norm_rope/f32/pairs/1x1x3",
+        "rms_norm/f32/eps=x/1x1",
+        "conv2d/f32/up=3/1x1x1x1x1x1x1x1",
+        "gemm//-/1x2x3",
     };
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
         qw_case c;
@@ -172,7 +217,8 @@ START_TEST(model_shapes)
         qw_case_shrink(&c, 1e6);
         char small[400];
         qw_case_print(&c, small, sizeof small);
-        ck_assert_msg(!qw_case_parse(&again, small, why, sizeof why), "%s from %s: %s", small, line, why);
+        ck_assert_msg(!qw_case_parse(&again, small, why, sizeof why), "%s from %s: %s", small, line,
+                      why);
         n++;
     }
     fclose(f);
@@ -180,9 +226,11 @@ START_TEST(model_shapes)
 }
 END_TEST
 
-/* --- saboteurs ------------------------------------------------------------------------------------------------- */
+/* --- saboteurs ----------------------------------------------------------------------------- */
 
-static const qw_arith single = { .mul = 0, .acc = 0x1p-24f, .mid = 0x1p-24f, .fun = 0x1p-22f, .row = 0 };
+static const qw_arith single = {
+    .mul = 0, .acc = 0x1p-24f, .mid = 0x1p-24f, .fun = 0x1p-22f, .row = 0
+};
 
 /* A device like ref that promises float32. */
 static qw_device *open_single(void)
@@ -242,19 +290,26 @@ static int all_f32(const qw_tensor *const *t, int n)
 }
 
 /* gemm in float32, one sum after the other; what to leave out or spoil. */
-typedef enum gemm_mistake { GEMM_RIGHT, GEMM_DROPS_ONE, GEMM_BF16_OPERANDS, GEMM_NO_BIAS } gemm_mistake;
+typedef enum gemm_mistake {
+    GEMM_RIGHT,
+    GEMM_DROPS_ONE,
+    GEMM_BF16_OPERANDS,
+    GEMM_NO_BIAS
+} gemm_mistake;
 
 static int gemm_f32(const qw_gemm_args *a, gemm_mistake how)
 {
     const qw_tensor *const t[] = { &a->y, &a->x, &a->w, &a->res };
-    if (!all_f32(t, 4) || a->act || qw_present(&a->x2) || a->w.scale || (uintptr_t)a->w.data % 4) return QW_DECLINE;
+    if (!all_f32(t, 4) || a->act || qw_present(&a->x2) || a->w.scale || (uintptr_t)a->w.data % 4)
+        return QW_DECLINE;
     for (int64_t i = 0; i < a->y.dim[0]; i++)
         for (int64_t j = 0; j < a->y.dim[1]; j++) {
             const float *x = row1(&a->x, i), *w = row1(&a->w, j);
             float s = 0;
             for (int64_t l = 0; l < a->x.dim[1]; l++) {
                 if (how == GEMM_DROPS_ONE && l == a->x.dim[1] / 2) continue;
-                s += how == GEMM_BF16_OPERANDS ? qw_bf16_to_f32(qw_f32_to_bf16(x[l])) * qw_bf16_to_f32(qw_f32_to_bf16(w[l]))
+                s += how == GEMM_BF16_OPERANDS ? qw_bf16_to_f32(qw_f32_to_bf16(x[l]))
+                                                     * qw_bf16_to_f32(qw_f32_to_bf16(w[l]))
                                                : x[l] * w[l];
             }
             if (how != GEMM_NO_BIAS) s += at1(&a->bias, j, 0);
@@ -264,14 +319,31 @@ static int gemm_f32(const qw_gemm_args *a, gemm_mistake how)
     return QWEN_OK;
 }
 
-static int gemm_right(qw_device *d, const qw_gemm_args *a) { (void)d; return gemm_f32(a, GEMM_RIGHT); }
-static int gemm_drops_one(qw_device *d, const qw_gemm_args *a) { (void)d; return gemm_f32(a, GEMM_DROPS_ONE); }
-static int gemm_bf16(qw_device *d, const qw_gemm_args *a) { (void)d; return gemm_f32(a, GEMM_BF16_OPERANDS); }
-static int gemm_no_bias(qw_device *d, const qw_gemm_args *a) { (void)d; return gemm_f32(a, GEMM_NO_BIAS); }
+static int gemm_right(qw_device *d, const qw_gemm_args *a)
+{
+    (void)d;
+    return gemm_f32(a, GEMM_RIGHT);
+}
+static int gemm_drops_one(qw_device *d, const qw_gemm_args *a)
+{
+    (void)d;
+    return gemm_f32(a, GEMM_DROPS_ONE);
+}
+static int gemm_bf16(qw_device *d, const qw_gemm_args *a)
+{
+    (void)d;
+    return gemm_f32(a, GEMM_BF16_OPERANDS);
+}
+static int gemm_no_bias(qw_device *d, const qw_gemm_args *a)
+{
+    (void)d;
+    return gemm_f32(a, GEMM_NO_BIAS);
+}
 
 START_TEST(gemm)
 {
-    static int (*const bad[])(qw_device *, const qw_gemm_args *) = { gemm_drops_one, gemm_bf16, gemm_no_bias };
+    static int (*const bad[])(qw_device *, const qw_gemm_args *) = { gemm_drops_one, gemm_bf16,
+                                                                     gemm_no_bias };
     qw_device *d = open_single();
     d->op.gemm = gemm_right;
     is_innocent(d, QW_OP_gemm, 1e5);
@@ -283,17 +355,21 @@ START_TEST(gemm)
 }
 END_TEST
 
-/* One dropped product of 12288 with a bf16 result is invisible to an honest tolerance; the exact fill sees it. */
+/* One dropped product of 12288 with a bf16 result is invisible to an honest tolerance; the exact
+ * fill sees it. */
 static int gemm_drops_bf16(qw_device *d, const qw_gemm_args *a)
 {
     (void)d;
-    if (a->x.dtype != QW_BF16 || a->w.dtype != QW_BF16 || a->y.dtype != QW_BF16 || (uintptr_t)a->w.data % 2) return QW_DECLINE;
+    if (a->x.dtype != QW_BF16 || a->w.dtype != QW_BF16 || a->y.dtype != QW_BF16
+        || (uintptr_t)a->w.data % 2)
+        return QW_DECLINE;
     for (int64_t i = 0; i < a->y.dim[0]; i++)
         for (int64_t j = 0; j < a->y.dim[1]; j++) {
             const uint16_t *x = (const uint16_t *)a->x.data + i * a->x.stride[0];
             const uint16_t *w = (const uint16_t *)a->w.data + j * a->w.stride[0];
             float s = 0;
-            for (int64_t l = 0; l < a->x.dim[1]; l++) if (l != 7777) s += qw_bf16_to_f32(x[l]) * qw_bf16_to_f32(w[l]);
+            for (int64_t l = 0; l < a->x.dim[1]; l++)
+                if (l != 7777) s += qw_bf16_to_f32(x[l]) * qw_bf16_to_f32(w[l]);
             ((uint16_t *)a->y.data)[i * a->y.stride[0] + j] = qw_f32_to_bf16(s);
         }
     return QWEN_OK;
@@ -321,7 +397,8 @@ START_TEST(exact_sees)
 }
 END_TEST
 
-/* Online softmax in float32 over tiles of 16 keys; `forget`: sums are rescaled, the values are not. */
+/* Online softmax in float32 over tiles of 16 keys; `forget`: sums are rescaled, the values are not.
+ */
 static int attention_f32(const qw_attention_args *a, int forget)
 {
     const qw_tensor *const t[] = { &a->y, &a->q, &a->k, &a->v };
@@ -336,7 +413,8 @@ static int attention_f32(const qw_attention_args *a, int forget)
         const int64_t last = a->last ? a->last[n] : a->k.dim[0];
         for (int64_t c = 0; c < d; c++) acc[c] = 0;
         for (int64_t j = a->first ? a->first[n] : 0; j < last; j++) {
-            const float *k = qw_at(&a->k, j, h / group, 0, 0), *v = qw_at(&a->v, j, h / group, 0, 0);
+            const float *k = qw_at(&a->k, j, h / group, 0, 0),
+                        *v = qw_at(&a->v, j, h / group, 0, 0);
             float s = 0;
             for (int64_t c = 0; c < d; c++) s += q[c] * k[c];
             s *= (float)a->scale;
@@ -356,8 +434,16 @@ static int attention_f32(const qw_attention_args *a, int forget)
     return QWEN_OK;
 }
 
-static int attention_right(qw_device *d, const qw_attention_args *a) { (void)d; return attention_f32(a, 0); }
-static int attention_forgets(qw_device *d, const qw_attention_args *a) { (void)d; return attention_f32(a, 1); }
+static int attention_right(qw_device *d, const qw_attention_args *a)
+{
+    (void)d;
+    return attention_f32(a, 0);
+}
+static int attention_forgets(qw_device *d, const qw_attention_args *a)
+{
+    (void)d;
+    return attention_f32(a, 1);
+}
 
 START_TEST(attention)
 {
@@ -385,7 +471,8 @@ static int ln_f32(const qw_ln_mod_args *a, int one_pass)
         var = one_pass ? var / (float)n - mean * mean : sum / (float)n;
         const float r = 1 / sqrtf((var > 0 ? var : 0) + (float)a->eps);
         for (int64_t j = 0; j < n; j++)
-            row1(&a->y, i)[j] = (x[j] - mean) * r * (1 + at1(&a->scale, j, 0)) + at1(&a->shift, j, 0);
+            row1(&a->y, i)[j] =
+                (x[j] - mean) * r * (1 + at1(&a->scale, j, 0)) + at1(&a->shift, j, 0);
     }
     return QWEN_OK;
 }
@@ -405,7 +492,16 @@ START_TEST(ln_mod)
 END_TEST
 
 /* swiglu in float32, with the misbehaviours that have nothing to do with numbers. */
-typedef enum manner { POLITE, WRITES_BEYOND, LEAVES_ONE, CHANGES_INPUT, FLICKERS, DECLINES_LATE, ALL_ZERO, FAILS } manner;
+typedef enum manner {
+    POLITE,
+    WRITES_BEYOND,
+    LEAVES_ONE,
+    CHANGES_INPUT,
+    FLICKERS,
+    DECLINES_LATE,
+    ALL_ZERO,
+    FAILS
+} manner;
 static manner manners;
 
 static int swiglu_f32(qw_device *d, const qw_swiglu_args *a)
@@ -418,19 +514,23 @@ static int swiglu_f32(qw_device *d, const qw_swiglu_args *a)
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < n; j++) {
             const float x = row1(&a->x, i)[j], g = x / (1 + expf(-x));
-            if (manners != LEAVES_ONE || i != m - 1 || j != n - 1) row1(&a->y, i)[j] = g * row1(&a->x, i)[n + j];
+            if (manners != LEAVES_ONE || i != m - 1 || j != n - 1)
+                row1(&a->y, i)[j] = g * row1(&a->x, i)[n + j];
             if (manners == ALL_ZERO) row1(&a->y, i)[j] = 0;
         }
     if (manners == WRITES_BEYOND) row1(&a->y, m - 1)[n] = 0;
     if (manners == CHANGES_INPUT) row1(&a->x, 0)[0] += 1;
-    if (manners == FLICKERS && calls++ % 2) row1(&a->y, 0)[0] = nextafterf(row1(&a->y, 0)[0], INFINITY);
+    if (manners == FLICKERS && calls++ % 2)
+        row1(&a->y, 0)[0] = nextafterf(row1(&a->y, 0)[0], INFINITY);
     return manners == DECLINES_LATE ? QW_DECLINE : manners == FAILS ? QWEN_EDEVICE : QWEN_OK;
 }
 
 START_TEST(behaviour)
 {
-    static const char *const must_say[] = { "", "outside its elements", "", "input x was changed", "other bits",
-                                            "declined, but wrote", "", "failed" };
+    static const char *const must_say[] = { "",           "outside its elements",
+                                            "",           "input x was changed",
+                                            "other bits", "declined, but wrote",
+                                            "",           "failed" };
     manners = (manner)_i;
     qw_device *d = open_single();
     d->op.swiglu = swiglu_f32;
@@ -550,7 +650,8 @@ START_TEST(device_mistakes)
     qw_verdict v;
     qw_judge_device(d, &v);
     ck_assert_int_eq(v.outcome, QW_FAILED);
-    ck_assert_ptr_nonnull(strstr(v.why, (const char *[]){ "aligned", "did not arrive", "lapse", "prefers" }[_i]));
+    ck_assert_ptr_nonnull(
+        strstr(v.why, (const char *[]){ "aligned", "did not arrive", "lapse", "prefers" }[_i]));
     d->close(d);
 }
 END_TEST

@@ -1,10 +1,11 @@
-/* check_core.c - tensors' views, the op table, the run, scratch, the plan device, fallback, devices. */
+/* check_core.c - tensors' views, the op table, the run, scratch, the plan device, fallback,
+ * devices. */
 #include "run.h"
 #include "testing.h"
 #include <math.h>
 #include <string.h>
 
-/* --- devices of our own ------------------------------------------------------------------------------ */
+/* --- devices of our own -------------------------------------------------------------------- */
 
 static qw_device *open_device(const char *name)
 {
@@ -76,13 +77,14 @@ static qw_device *open_far(void)
     return d;
 }
 
-/* --- tensors ------------------------------------------------------------------------------------------ */
+/* --- tensors ------------------------------------------------------------------------------- */
 
 START_TEST(views)
 {
     float data[24];
     for (int i = 0; i < 24; i++) data[i] = (float)i;
-    const qw_tensor t = qw_dense2(data, QW_F32, 4, 6), r = qw_rows(t, 1, 2), c = qw_cols(r, 2, 4), h = qw_heads(c, 2);
+    const qw_tensor t = qw_dense2(data, QW_F32, 4, 6), r = qw_rows(t, 1, 2), c = qw_cols(r, 2, 4),
+                    h = qw_heads(c, 2);
     ck_assert_int_eq(t.rank, 2);
     ck_assert_int_eq(r.dim[0], 2);
     ck_assert_float_eq(*(float *)qw_at(&r, 0, 0, 0, 0), 6);
@@ -100,7 +102,7 @@ START_TEST(views)
 }
 END_TEST
 
-/* --- the op table ----------------------------------------------------------------------------------------- */
+/* --- the op table -------------------------------------------------------------------------- */
 
 typedef struct fixture { qw_device *ref; qw_run r; float x[4096]; double zero[4096]; } fixture;
 
@@ -111,35 +113,61 @@ static void valid(qw_run *r, qw_any_args *a, enum qw_op op)
     const qw_dtype t = QW_F32;
     switch (op) {
     case QW_OP_gemm:
-        a->gemm = (qw_gemm_args){ .y = qw_new2(r, t, 3, 5), .x = qw_new2(r, t, 3, 4), .w = qw_new2(r, QW_BF16, 5, 4),
-                                  .x2 = qw_new2(r, t, 3, 2), .w2 = qw_new2(r, t, 5, 2), .bias = qw_new1(r, t, 5),
-                                  .gate = qw_new1(r, t, 5), .res = qw_new2(r, t, 3, 5) };
+        a->gemm = (qw_gemm_args){ .y = qw_new2(r, t, 3, 5),
+                                  .x = qw_new2(r, t, 3, 4),
+                                  .w = qw_new2(r, QW_BF16, 5, 4),
+                                  .x2 = qw_new2(r, t, 3, 2),
+                                  .w2 = qw_new2(r, t, 5, 2),
+                                  .bias = qw_new1(r, t, 5),
+                                  .gate = qw_new1(r, t, 5),
+                                  .res = qw_new2(r, t, 3, 5) };
         break;
     case QW_OP_attention:
-        a->attention = (qw_attention_args){ .y = qw_new3(r, t, 3, 4, 8), .q = qw_new3(r, t, 3, 4, 8),
-                                            .k = qw_new3(r, t, 5, 2, 8), .v = qw_new3(r, t, 5, 2, 8), .scale = 0.3 };
+        a->attention = (qw_attention_args){ .y = qw_new3(r, t, 3, 4, 8),
+                                            .q = qw_new3(r, t, 3, 4, 8),
+                                            .k = qw_new3(r, t, 5, 2, 8),
+                                            .v = qw_new3(r, t, 5, 2, 8),
+                                            .scale = 0.3 };
         break;
     case QW_OP_conv2d:
-        a->conv2d = (qw_conv2d_args){ .y = qw_new3(r, t, 4, 4, 2), .x = qw_new3(r, t, 4, 4, 3),
-                                      .w = qw_new3(r, t, 2, 9, 3), .bias = qw_new1(r, t, 2), .res = qw_new3(r, t, 4, 4, 2),
-                                      .stride = 1, .top = 1, .left = 1, .up = 1 };
+        a->conv2d = (qw_conv2d_args){ .y = qw_new3(r, t, 4, 4, 2),
+                                      .x = qw_new3(r, t, 4, 4, 3),
+                                      .w = qw_new3(r, t, 2, 9, 3),
+                                      .bias = qw_new1(r, t, 2),
+                                      .res = qw_new3(r, t, 4, 4, 2),
+                                      .stride = 1,
+                                      .top = 1,
+                                      .left = 1,
+                                      .up = 1 };
         a->conv2d.w = qw_dense4(a->conv2d.w.data, t, 2, 3, 3, 3);
         break;
     case QW_OP_rms_norm:
-        a->rms_norm = (qw_rms_norm_args){ .y = qw_new2(r, t, 3, 8), .x = qw_new2(r, t, 3, 8), .w = qw_new1(r, t, 8),
-                                          .eps = 1e-6 };
+        a->rms_norm = (qw_rms_norm_args){
+            .y = qw_new2(r, t, 3, 8), .x = qw_new2(r, t, 3, 8), .w = qw_new1(r, t, 8), .eps = 1e-6
+        };
         break;
     case QW_OP_ln_mod:
-        a->ln_mod = (qw_ln_mod_args){ .y = qw_new2(r, t, 3, 8), .x = qw_new2(r, t, 3, 8), .scale = qw_new1(r, t, 8),
-                                      .shift = qw_new1(r, t, 8), .eps = 1e-6 };
+        a->ln_mod = (qw_ln_mod_args){ .y = qw_new2(r, t, 3, 8),
+                                      .x = qw_new2(r, t, 3, 8),
+                                      .scale = qw_new1(r, t, 8),
+                                      .shift = qw_new1(r, t, 8),
+                                      .eps = 1e-6 };
         break;
     case QW_OP_norm_rope:
-        a->norm_rope = (qw_norm_rope_args){ .x = qw_new3(r, t, 3, 2, 8), .w = qw_new1(r, t, 8), .cos = qw_new2(r, t, 3, 4),
-                                            .sin = qw_new2(r, t, 3, 4), .eps = 1e-6 };
+        a->norm_rope = (qw_norm_rope_args){ .x = qw_new3(r, t, 3, 2, 8),
+                                            .w = qw_new1(r, t, 8),
+                                            .cos = qw_new2(r, t, 3, 4),
+                                            .sin = qw_new2(r, t, 3, 4),
+                                            .eps = 1e-6 };
         break;
-    case QW_OP_swiglu: a->swiglu = (qw_swiglu_args){ .y = qw_new2(r, t, 3, 8), .x = qw_new2(r, t, 3, 16) }; break;
-    default: a->convert = (qw_convert_args){ .y = qw_new2(r, t, 3, 16), .x = qw_new2(r, QW_BF16, 3, 16),
-                                             .res = qw_new2(r, t, 3, 16), .rotate = 4 };
+    case QW_OP_swiglu:
+        a->swiglu = (qw_swiglu_args){ .y = qw_new2(r, t, 3, 8), .x = qw_new2(r, t, 3, 16) };
+        break;
+    default:
+        a->convert = (qw_convert_args){ .y = qw_new2(r, t, 3, 16),
+                                        .x = qw_new2(r, QW_BF16, 3, 16),
+                                        .res = qw_new2(r, t, 3, 16),
+                                        .rotate = 4 };
     }
 }
 
@@ -149,11 +177,13 @@ static void refused(const qw_op_info *info, qw_any_args *a, const char *what)
 {
     char why[300] = "";
     ck_assert_msg(info->check(a, why, sizeof why) != 0, "%s accepts %s", info->name, what);
-    ck_assert_msg(!strncmp(why, info->name, strlen(info->name)) && strlen(why) > strlen(info->name) + 8,
+    ck_assert_msg(!strncmp(why, info->name, strlen(info->name))
+                      && strlen(why) > strlen(info->name) + 8,
                   "%s says \"%s\" of %s", info->name, why, what);
 }
 
-/* Every operand of every op with a wrong rank, size, dtype, stride or no memory is refused with a sentence. */
+/* Every operand of every op with a wrong rank, size, dtype, stride or no memory is refused with a
+ * sentence. */
 START_TEST(checks)
 {
     fixture *f = calloc(1, sizeof *f);
@@ -195,10 +225,12 @@ START_TEST(checks)
             refused(info, &b, "a missing operand");
         } else if (strcmp(o->name, "x2") && strcmp(o->name, "w2")) {
             b = a, *t = (qw_tensor){ 0 };
-            ck_assert_msg(!info->check(&b, why, sizeof why), "%s without %s: %s", info->name, o->name, why);
+            ck_assert_msg(!info->check(&b, why, sizeof why), "%s without %s: %s", info->name,
+                          o->name, why);
         }
         if (o != info->operand && t->rank == 2) {
-            b = a, ((qw_tensor *)(void *)((char *)&b + info->operand->offset))->data = (char *)t->data + 4;
+            b = a,
+            ((qw_tensor *)(void *)((char *)&b + info->operand->offset))->data = (char *)t->data + 4;
             refused(info, &b, "an output over an input");
         }
     }
@@ -301,9 +333,14 @@ START_TEST(lines)
     qw_run_init(&r, ref, ref);
     qw_run_reserve(&r, 1 << 16);
     static const char *const want[] = {
-        "gemm/f32,bf16/bias,gate,res,lora=2/3x5x4", "attention/f32/scale=0.29999999999999999/3x5x4x2x8",
-        "conv2d/f32/bias,res,top=1,left=1/4x4x2x4x4x3x3x3", "rms_norm/f32/-/3x8", "ln_mod/f32/scale,shift/3x8",
-        "norm_rope/f32/pairs,norm/3x2x8", "swiglu/f32/-/3x8", "convert/bf16,f32/rotate=4,res/3x16",
+        "gemm/f32,bf16/bias,gate,res,lora=2/3x5x4",
+        "attention/f32/scale=0.29999999999999999/3x5x4x2x8",
+        "conv2d/f32/bias,res,top=1,left=1/4x4x2x4x4x3x3x3",
+        "rms_norm/f32/-/3x8",
+        "ln_mod/f32/scale,shift/3x8",
+        "norm_rope/f32/pairs,norm/3x2x8",
+        "swiglu/f32/-/3x8",
+        "convert/bf16,f32/rotate=4,res/3x16",
     };
     qw_any_args a;
     char line[300];
@@ -320,7 +357,7 @@ START_TEST(lines)
 }
 END_TEST
 
-/* --- scratch ------------------------------------------------------------------------------------------------ */
+/* --- scratch ------------------------------------------------------------------------------- */
 
 START_TEST(scratch)
 {
@@ -386,7 +423,7 @@ START_TEST(put_and_get)
 }
 END_TEST
 
-/* --- a small walk through all ops ------------------------------------------------------------------------------ */
+/* --- a small walk through all ops ---------------------------------------------------------- */
 
 typedef struct seen { int lines, taps; char last[400]; float sum; } seen;
 
@@ -419,25 +456,44 @@ static void walk(qw_run *r, const qw_tensor *w, double *out)
 {
     const qw_dtype p = r->dev->prefer, wide = r->dev->wide;
     const size_t mark = r->used;
-    qw_tensor x = qw_new2(r, wide, 8, 64), h = qw_new2(r, p, 8, 64), qkv = qw_new2(r, p, 8, 192), u = qw_new2(r, p, 8, 64);
-    qw_tensor v = qw_new1(r, wide, 64), tab = qw_new2(r, wide, 8, 4), codes = qw_new2(r, QW_I8, 8, 64);
-    qw_tensor kernel = qw_new3(r, p, 4, 9, 64), map = qw_new3(r, p, 2, 4, 4), lora = qw_new2(r, p, 64, 3);
-    some(r, x, 1), some(r, v, 2), some(r, tab, 3), some(r, qw_flat(qw_rows(kernel, 0, 1)), 4), some(r, lora, 5);
+    qw_tensor x = qw_new2(r, wide, 8, 64), h = qw_new2(r, p, 8, 64), qkv = qw_new2(r, p, 8, 192),
+              u = qw_new2(r, p, 8, 64);
+    qw_tensor v = qw_new1(r, wide, 64), tab = qw_new2(r, wide, 8, 4),
+              codes = qw_new2(r, QW_I8, 8, 64);
+    qw_tensor kernel = qw_new3(r, p, 4, 9, 64), map = qw_new3(r, p, 2, 4, 4),
+              lora = qw_new2(r, p, 64, 3);
+    some(r, x, 1), some(r, v, 2), some(r, tab, 3), some(r, qw_flat(qw_rows(kernel, 0, 1)), 4),
+        some(r, lora, 5);
     some(r, qw_flat(qw_rows(kernel, 1, 1)), 4.5), some(r, qw_flat(qw_rows(kernel, 2, 1)), 4.6);
     some(r, qw_flat(qw_rows(kernel, 3, 1)), 4.7);
     kernel = qw_dense4(kernel.data, p, 4, 3, 3, 64);
     qw_ln_mod(r, (qw_ln_mod_args){ .y = h, .x = x, .scale = v, .eps = 1e-6 });
     for (int i = 0; i < 3; i++)
-        qw_gemm(r, (qw_gemm_args){ .y = qw_cols(qkv, 64 * i, 64), .x = h, .w = *w, .bias = v, .act = QW_GELU_TANH });
-    qw_norm_rope(r, (qw_norm_rope_args){ .x = qw_heads(qw_cols(qkv, 0, 64), 8), .cos = tab, .sin = tab, .eps = 1e-6 });
-    qw_attention(r, (qw_attention_args){ .y = qw_heads(u, 8), .q = qw_heads(qw_cols(qkv, 0, 64), 8), .scale = 0.35,
-                 .k = qw_heads(qw_cols(qkv, 64, 64), 8), .v = qw_heads(qw_cols(qkv, 128, 64), 8) });
+        qw_gemm(
+            r,
+            (qw_gemm_args){
+                .y = qw_cols(qkv, 64 * i, 64), .x = h, .w = *w, .bias = v, .act = QW_GELU_TANH });
+    qw_norm_rope(r,
+                 (qw_norm_rope_args){
+                     .x = qw_heads(qw_cols(qkv, 0, 64), 8), .cos = tab, .sin = tab, .eps = 1e-6 });
+    qw_attention(r, (qw_attention_args){ .y = qw_heads(u, 8),
+                                         .q = qw_heads(qw_cols(qkv, 0, 64), 8),
+                                         .scale = 0.35,
+                                         .k = qw_heads(qw_cols(qkv, 64, 64), 8),
+                                         .v = qw_heads(qw_cols(qkv, 128, 64), 8) });
     qw_convert(r, (qw_convert_args){ .y = codes, .x = u, .rotate = 16 });
     qw_gemm(r, (qw_gemm_args){ .y = x, .x = codes, .w = *w, .res = x, .gate = v });
-    qw_gemm(r, (qw_gemm_args){ .y = x, .x = u, .w = *w, .x2 = qw_cols(u, 0, 3), .w2 = lora, .res = x });
+    qw_gemm(
+        r, (qw_gemm_args){ .y = x, .x = u, .w = *w, .x2 = qw_cols(u, 0, 3), .w2 = lora, .res = x });
     qw_rms_norm(r, (qw_rms_norm_args){ .y = h, .x = x, .w = v, .eps = 1e-6, .act = QW_SILU });
     qw_swiglu(r, (qw_swiglu_args){ .y = qw_cols(u, 32, 32), .x = h });
-    qw_conv2d(r, (qw_conv2d_args){ .y = map, .x = qw_picture(u, 2, 4), .w = kernel, .stride = 1, .top = 1, .left = 1, .up = 1 });
+    qw_conv2d(r, (qw_conv2d_args){ .y = map,
+                                   .x = qw_picture(u, 2, 4),
+                                   .w = kernel,
+                                   .stride = 1,
+                                   .top = 1,
+                                   .left = 1,
+                                   .up = 1 });
     qw_tap(r, x, "x%d", 1);
     qw_tap_chw(r, map, "map");
     qw_get(r, qw_flat(map), out);
@@ -608,7 +664,7 @@ START_TEST(packed_original)
 }
 END_TEST
 
-/* --- errors ------------------------------------------------------------------------------------------------------- */
+/* --- errors -------------------------------------------------------------------------------- */
 
 static int after_three(void *user) { return ++*(int *)user > 3; }
 
@@ -636,7 +692,8 @@ START_TEST(cancel)
 }
 END_TEST
 
-/* A result that is not finite names op, line, stage, step, block and the largest magnitude before it. */
+/* A result that is not finite names op, line, stage, step, block and the largest magnitude before
+ * it. */
 START_TEST(not_finite)
 {
     qw_device *ref = open_device("ref");
@@ -647,7 +704,8 @@ START_TEST(not_finite)
     r.stage = "denoise";
     r.step = 3;
     r.block = 12;
-    qw_tensor x = qw_new2(&r, QW_F32, 2, 4), h = qw_new2(&r, QW_F16, 2, 4), y = qw_new2(&r, QW_F32, 2, 4);
+    qw_tensor x = qw_new2(&r, QW_F32, 2, 4), h = qw_new2(&r, QW_F16, 2, 4),
+              y = qw_new2(&r, QW_F32, 2, 4);
     const double big[8] = { 1, -54321, 3, 4, 5, 6, 7, 8 }, huge[8] = { 0, 0, 0, 0, 0, 0, 1e6, 0 };
     qw_put(&r, x, big);
     qw_convert(&r, (qw_convert_args){ .y = y, .x = x });
@@ -656,10 +714,12 @@ START_TEST(not_finite)
     qw_put(&r, x, huge);
     qw_convert(&r, (qw_convert_args){ .y = h, .x = x });
     ck_assert_int_eq(r.error.status, QWEN_ENUMERIC);
-    static const char *const must[] = { "denoise", "step 3", "block 12", "convert", "[1][2]", "convert/f32,f16/-/2x4",
+    static const char *const must[] = { "denoise",  "step 3", "block 12",
+                                        "convert",  "[1][2]", "convert/f32,f16/-/2x4",
                                         "5.432e+04" };
     for (size_t i = 0; i < sizeof must / sizeof must[0]; i++)
-        ck_assert_msg(strstr(r.error.text, must[i]) != NULL, "\"%s\" is not in \"%s\"", must[i], r.error.text);
+        ck_assert_msg(strstr(r.error.text, must[i]) != NULL, "\"%s\" is not in \"%s\"", must[i],
+                      r.error.text);
     qw_run_free(&r);
     ref->close(ref);
 }
@@ -735,7 +795,8 @@ START_TEST(wide_vectors)
     qw_run r;
     qw_run_init(&r, d, d);
     qw_run_reserve(&r, 4096);
-    qw_tensor x = qw_new2(&r, QW_F64, 2, 8), y = qw_new2(&r, QW_F64, 2, 8), w = qw_new1(&r, QW_F32, 8);
+    qw_tensor x = qw_new2(&r, QW_F64, 2, 8), y = qw_new2(&r, QW_F64, 2, 8),
+              w = qw_new1(&r, QW_F32, 8);
     qw_rms_norm(&r, (qw_rms_norm_args){ .y = y, .x = x, .w = w, .eps = 1e-6 });
     ck_assert_int_eq(r.error.status, QWEN_EARG);
     ck_assert_ptr_nonnull(strstr(r.error.text, "f64"));
@@ -744,7 +805,7 @@ START_TEST(wide_vectors)
 }
 END_TEST
 
-/* --- devices --------------------------------------------------------------------------------------------------------- */
+/* --- devices ------------------------------------------------------------------------------- */
 
 static int note(void *user, const char *name, const char *what, const char *why_not)
 {
@@ -779,7 +840,8 @@ START_TEST(devices)
 }
 END_TEST
 
-/* A module that cannot be loaded is listed with the reason, and an error only for who asks for it. */
+/* A module that cannot be loaded is listed with the reason, and an error only for who asks for it.
+ */
 static int find_broken(void *user, const char *name, const char *what, const char *why_not)
 {
     (void)what;

@@ -2,8 +2,9 @@
  *
  *     qwen-conform [options] [device...] [op...]
  *
- * devices x ops x cases.  Every case is guarded: guards around each buffer stay as they were, so do inputs
- * and padding; outputs begin as NaN; a second run gives the same bits; a declined op wrote nothing. */
+ * devices x ops x cases.  Every case is guarded: guards around each buffer stay as they were, so do
+ * inputs and padding; outputs begin as NaN; a second run gives the same bits; a declined op wrote
+ * nothing. */
 #include "conform.h"
 #include "fill.h"
 #include <inttypes.h>
@@ -13,7 +14,7 @@
 #include <string.h>
 #include <time.h>
 
-/* --- one case on one device ------------------------------------------------------------------------- */
+/* --- one case on one device ---------------------------------------------------------------- */
 
 enum { OWNED = 32, ROWS = 64, COLS = 64 };
 
@@ -74,11 +75,12 @@ static qw_tensor *operand(trial *t, int i)
     return (qw_tensor *)(void *)((char *)&t->args + t->m.d[i].operand->offset);
 }
 
-/* A gemm's weight lies in a mapped file; a convolution's has been re-laid and copied like anything else. */
+/* A gemm's weight lies in a mapped file; a convolution's has been re-laid and copied like anything
+ * else. */
 static int in_file(const qw_datum *d) { return (d->operand->role & QW_WEIGHT) && d->t.rank == 2; }
 
-/* A weight: through pack where the device has one, else as it lies (host) or copied as it is.  A host
- * device must take both, so there every second case leaves the weight in place. */
+/* A weight: through pack where the device has one, else as it lies (host) or copied as it is.  A
+ * host device must take both, so there every second case leaves the weight in place. */
 static int place_weight(trial *t, int i, qw_verdict *v)
 {
     qw_datum *d = &t->m.d[i];
@@ -88,14 +90,16 @@ static int place_weight(trial *t, int i, qw_verdict *v)
     t->plain.scale = d->scale;
     t->plain.block_scale = d->block_scale;
     const int in_place = t->dev->host && t->m.c.seed % 2;
-    const size_t bytes = t->dev->packed && t->dev->pack && !in_place ? t->dev->packed(t->dev, &t->plain) : 0;
+    const size_t bytes =
+        t->dev->packed && t->dev->pack && !in_place ? t->dev->packed(t->dev, &t->plain) : 0;
     if (bytes) {
         uint64_t ticket;
         *w = t->plain;
         w->data = take_device(t, bytes);
         if (!w->data) return fail(v, "no device memory for a packed weight of %zu bytes", bytes);
         if (t->dev->pack(t->dev, QW_COPY, w, &t->plain) || t->dev->mark(t->dev, QW_COPY, &ticket)
-            || t->dev->wait(t->dev, QW_COMPUTE, ticket)) return fail(v, "packing the weight failed");
+            || t->dev->wait(t->dev, QW_COMPUTE, ticket))
+            return fail(v, "packing the weight failed");
         if (!w->host) w->host = &t->plain;
         return 0;
     }
@@ -164,8 +168,8 @@ static int check_padding(const qw_datum *d, const unsigned char *got, qw_verdict
         }
         for (; at < begin; at++)
             if (got[at] != d->image[at])
-                return fail(v, "%s was written at byte %lld from its start, outside its elements", d->operand->name,
-                            (long long)at - (long long)d->begin);
+                return fail(v, "%s was written at byte %lld from its start, outside its elements",
+                            d->operand->name, (long long)at - (long long)d->begin);
         at = end;
     }
     return 0;
@@ -178,12 +182,15 @@ static int check_inputs(trial *t, qw_verdict *v)
         qw_datum *d = &t->m.d[i];
         if (!qw_present(&d->t) || d->same >= 0) continue;
         if (in_file(d)) {
-            if (t->weight && memcmp(t->weight, d->image, d->bytes)) return fail(v, "the weight was changed");
+            if (t->weight && memcmp(t->weight, d->image, d->bytes))
+                return fail(v, "the weight was changed");
             continue;
         }
         unsigned char *now = take_host(t, d->bytes);
-        if (!now || t->dev->get(t->dev, QW_COMPUTE, now, t->at[i], d->bytes)) return fail(v, "reading back failed");
-        if (memcmp(now, d->image, d->bytes)) return fail(v, "the input %s was changed", d->operand->name);
+        if (!now || t->dev->get(t->dev, QW_COMPUTE, now, t->at[i], d->bytes))
+            return fail(v, "reading back failed");
+        if (memcmp(now, d->image, d->bytes))
+            return fail(v, "the input %s was changed", d->operand->name);
     }
     return 0;
 }
@@ -191,7 +198,8 @@ static int check_inputs(trial *t, qw_verdict *v)
 static int read_output(trial *t, unsigned char *to, float *scale, qw_verdict *v)
 {
     const qw_datum *d = output(t);
-    if (t->dev->get(t->dev, QW_COMPUTE, to, t->at[0], d->bytes)) return fail(v, "reading the result failed");
+    if (t->dev->get(t->dev, QW_COMPUTE, to, t->at[0], d->bytes))
+        return fail(v, "reading the result failed");
     if (scale && t->dev->get(t->dev, QW_COMPUTE, scale, t->scale_at[0], d->scales * sizeof *scale))
         return fail(v, "reading the result's scales failed");
     return 0;
@@ -206,19 +214,23 @@ static int run_twice(trial *t, qw_verdict *v)
     t->again = take_host(t, d->bytes);
     t->got_scale = d->scales ? take_host(t, d->scales * sizeof(float)) : NULL;
     float *again_scale = d->scales ? take_host(t, d->scales * sizeof(float)) : NULL;
-    if (!t->got || !t->again || (d->scales && (!t->got_scale || !again_scale))) return fail(v, "no memory");
+    if (!t->got || !t->again || (d->scales && (!t->got_scale || !again_scale)))
+        return fail(v, "no memory");
 
     const int status = info->call(t->dev, &t->args);
     if (status && status != QW_DECLINE) return fail(v, "the op failed: %s", qwen_strerror(status));
     if (read_output(t, t->got, t->got_scale, v)) return 1;
     if (status == QW_DECLINE) {
-        if (memcmp(t->got, d->image, d->bytes)) return fail(v, "it declined, but wrote to %s", d->operand->name);
+        if (memcmp(t->got, d->image, d->bytes))
+            return fail(v, "it declined, but wrote to %s", d->operand->name);
         v->outcome = QW_DECLINED;
         return 1;
     }
     if (check_padding(d, t->got, v) || check_inputs(t, v)) return 1;
-    if (t->dev->put(t->dev, QW_COMPUTE, t->at[0], d->image, d->bytes)) return fail(v, "restoring the output failed");
-    if (d->scales && t->dev->put(t->dev, QW_COMPUTE, t->scale_at[0], d->scale, d->scales * sizeof(float)))
+    if (t->dev->put(t->dev, QW_COMPUTE, t->at[0], d->image, d->bytes))
+        return fail(v, "restoring the output failed");
+    if (d->scales
+        && t->dev->put(t->dev, QW_COMPUTE, t->scale_at[0], d->scale, d->scales * sizeof(float)))
         return fail(v, "restoring the output's scales failed");
     if (info->call(t->dev, &t->args)) return fail(v, "the second run failed");
     if (read_output(t, t->again, again_scale, v)) return 1;
@@ -246,15 +258,22 @@ static double got_at(const trial *t, int64_t e)
         return x;
     }
     qw_decode_f32(d->t.dtype, p, 1, &f);
-    return d->scales ? (double)f * (double)t->got_scale[d->t.scale_stride ? e / last : 0] : (double)f;
+    return d->scales ? (double)f * (double)t->got_scale[d->t.scale_stride ? e / last : 0]
+                     : (double)f;
 }
 
 /* Where storage itself ends: what underflows, what overflows. */
-static double underflow_of(qw_dtype t) { return t == QW_F16 ? 0x1p-25 : t == QW_F64 || t == QW_I8 ? 0 : 0x1p-126; }
+static double underflow_of(qw_dtype t)
+{
+    return t == QW_F16 ? 0x1p-25 : t == QW_F64 || t == QW_I8 ? 0 : 0x1p-126;
+}
 
 static int overflows(qw_dtype t, double y, double e, double got)
 {
-    const double most = t == QW_F16 ? 65504 : t == QW_BF16 ? 0x1.fep127 : t == QW_F32 ? 0x1.fffffep127 : 1e308;
+    const double most = t == QW_F16    ? 65504
+                        : t == QW_BF16 ? 0x1.fep127
+                        : t == QW_F32  ? 0x1.fffffep127
+                                       : 1e308;
     if (t == QW_I8 || fabs(y) + e < most * (1 - 2 * qw_roundoff(t))) return 0;
     return (got > 0) == (y > 0) && fabs(got) >= 0.99 * most;
 }
@@ -262,13 +281,15 @@ static int overflows(qw_dtype t, double y, double e, double got)
 typedef struct tally { double square; int64_t n, zeros, expected_zeros; } tally;
 
 /* One judged element; 1 when it fails. */
-static int judge_element(trial *t, const qw_expect *x, int64_t o, int64_t e, tally *sum, qw_verdict *v)
+static int judge_element(trial *t, const qw_expect *x, int64_t o, int64_t e, tally *sum,
+                         qw_verdict *v)
 {
     const qw_dtype type = t->m.d[0].t.dtype;
     const double y = x->y[o], got = got_at(t, e), u = qw_roundoff(type), tiny = underflow_of(type);
     const double allowed = u * (1 + 0x1p-10) * fabs(y) + x->e[o] + tiny;
     sum->zeros += got == 0;
-    sum->expected_zeros += qw_stored(type, y) == 0 || fabs(y) <= 0x1p-110 || (type == QW_I8 && fabs(y) <= x->e[o]);
+    sum->expected_zeros +=
+        qw_stored(type, y) == 0 || fabs(y) <= 0x1p-110 || (type == QW_I8 && fabs(y) <= x->e[o]);
     if (overflows(type, y, x->e[o], got)) return 0;
     const double off = fabs(got - y);
     double ratio = off == 0 ? 0 : allowed > 0 ? off / allowed : INFINITY;
@@ -277,15 +298,18 @@ static int judge_element(trial *t, const qw_expect *x, int64_t o, int64_t e, tal
     const double s = sqrt(x->s[o] * x->s[o] + u * u * y * y / 3 + tiny * tiny);
     if (s > 0) sum->square += off / s * (off / s), sum->n++;
     if (ratio <= 1) return 0;
-    return fail(v, "element [%" PRId64 "][%" PRId64 "] is %.9g, expected %.9g within %.3g (%s), ratio %.3g", x->row[o / x->cols],
-                x->col[o % x->cols], got, y, x->exact ? 0.0 : allowed, x->exact ? "exact" : "bound", ratio);
+    return fail(
+        v, "element [%" PRId64 "][%" PRId64 "] is %.9g, expected %.9g within %.3g (%s), ratio %.3g",
+        x->row[o / x->cols], x->col[o % x->cols], got, y, x->exact ? 0.0 : allowed,
+        x->exact ? "exact" : "bound", ratio);
 }
 
 static void compare(trial *t, qw_verdict *v)
 {
     qw_expect x;
     const qw_datum *d = output(t);
-    const int64_t width = d->n / (t->m.c.op == QW_OP_conv2d ? d->t.dim[0] * d->t.dim[1] : d->t.dim[0]);
+    const int64_t width =
+        d->n / (t->m.c.op == QW_OP_conv2d ? d->t.dim[0] * d->t.dim[1] : d->t.dim[0]);
     const int64_t rows = t->m.c.op == QW_OP_attention ? 8 : ROWS;
     if (qw_expect_make(&x, &t->m, t->oracle, qw_promise(t->dev, t->m.c.op), rows, COLS)) {
         fail(v, "the oracle cannot say what to expect");
@@ -297,11 +321,15 @@ static void compare(trial *t, qw_verdict *v)
     for (int64_t o = 0; o < x.rows * x.cols; o++)
         judge_element(t, &x, o, x.row[o / x.cols] * width + x.col[o % x.cols], &sum, v);
     v->rms = sum.n ? sqrt(sum.square / (double)sum.n) : 0;
-    if (sum.n >= 64 && !(v->rms <= 2)) fail(v, "the rms of error over deviation is %.3g; it may be 2", v->rms);
+    if (sum.n >= 64 && !(v->rms <= 2))
+        fail(v, "the rms of error over deviation is %.3g; it may be 2", v->rms);
     /* Elsewhere results may cancel to zero within the bound. */
-    const int64_t spare = x.exact ? 0 : t->m.c.fill == QW_NORMAL ? 1 + x.rows * x.cols / 64 : x.rows * x.cols;
+    const int64_t spare = x.exact                    ? 0
+                          : t->m.c.fill == QW_NORMAL ? 1 + x.rows * x.cols / 64
+                                                     : x.rows * x.cols;
     if (sum.zeros > sum.expected_zeros + spare)
-        fail(v, "vacuous: %" PRId64 " zeros where the oracle has %" PRId64, sum.zeros, sum.expected_zeros);
+        fail(v, "vacuous: %" PRId64 " zeros where the oracle has %" PRId64, sum.zeros,
+             sum.expected_zeros);
     for (int64_t e = 0; e < d->n; e++)  /* the elements that were not judged: written at all */
         if (isnan(got_at(t, e))) {
             fail(v, "element %" PRId64 " is not a number", e);
@@ -318,13 +346,14 @@ void qw_judge(qw_device *dev, qw_device *oracle, const qw_case *c, qw_verdict *v
     char why[300];
     if (qw_promise_check(qw_promise(dev, c->op), why, sizeof why)) fail(v, "%s", why);
     else if (qw_material_make(&t.m, c, dev->wide)) fail(v, "the case cannot be made");
-    else if (qw_op_table[c->op].check(&t.m.args, why, sizeof why)) fail(v, "the case is not valid: %s", why);
+    else if (qw_op_table[c->op].check(&t.m.args, why, sizeof why))
+        fail(v, "the case is not valid: %s", why);
     else if (!place(&t, v) && !run_twice(&t, v)) compare(&t, v);
     give_back(&t);
     if (dev->sync(dev) && v->outcome != QW_FAILED) fail(v, "the device failed afterwards");
 }
 
-/* --- the device itself ---------------------------------------------------------------------------------- */
+/* --- the device itself --------------------------------------------------------------------- */
 
 static double seconds_now(void)
 {
@@ -339,7 +368,8 @@ static int judge_alignment(trial *t, qw_verdict *v)
     for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++) {
         void *p = take_device(t, sizes[i]);
         if (!p) return fail(v, "alloc of %zu bytes failed", sizes[i]);
-        if ((uintptr_t)p % 256) return fail(v, "alloc of %zu bytes is not aligned to 256", sizes[i]);
+        if ((uintptr_t)p % 256)
+            return fail(v, "alloc of %zu bytes is not aligned to 256", sizes[i]);
     }
     return 0;
 }
@@ -356,10 +386,12 @@ static int judge_copies(trial *t, qw_verdict *v)
     for (int i = 0; i < 20; i++) {
         const size_t at = qw_below(&r, SIZE - 1200), n = 1 + qw_below(&r, 1199);
         for (size_t k = 0; k < n; k++) a[at + k] ^= 0x5a;
-        if (t->dev->put(t->dev, i % 2 ? QW_COPY : QW_COMPUTE, p + at, a + at, n) || t->dev->sync(t->dev))
+        if (t->dev->put(t->dev, i % 2 ? QW_COPY : QW_COMPUTE, p + at, a + at, n)
+            || t->dev->sync(t->dev))
             return fail(v, "put of %zu bytes failed", n);
         if (t->dev->get(t->dev, QW_COMPUTE, b, p, SIZE)) return fail(v, "get failed");
-        if (memcmp(a, b, SIZE)) return fail(v, "put of %zu bytes at %zu did not arrive, or wrote elsewhere", n, at);
+        if (memcmp(a, b, SIZE))
+            return fail(v, "put of %zu bytes at %zu did not arrive, or wrote elsewhere", n, at);
     }
     return 0;
 }
@@ -374,7 +406,8 @@ static int judge_order(trial *t, qw_verdict *v)
         uint64_t copied, read;
         memset(a, i, SIZE);
         if (t->dev->put(t->dev, QW_COPY, p, a, SIZE) || t->dev->mark(t->dev, QW_COPY, &copied)
-            || t->dev->wait(t->dev, QW_COMPUTE, copied) || t->dev->get(t->dev, QW_COMPUTE, b, p, SIZE)
+            || t->dev->wait(t->dev, QW_COMPUTE, copied)
+            || t->dev->get(t->dev, QW_COMPUTE, b, p, SIZE)
             || t->dev->mark(t->dev, QW_COMPUTE, &read) || t->dev->wait(t->dev, QW_COPY, read))
             return fail(v, "put, mark, wait or get failed");
         if (memcmp(a, b, SIZE)) return fail(v, "the compute queue did not wait for the copy queue");
@@ -390,7 +423,8 @@ static int judge_clock(trial *t, qw_verdict *v)
     if (t->dev->mark(t->dev, QW_COMPUTE, &from)) return fail(v, "mark failed");
     const struct timespec nap = { 0, 5000000 };
     nanosleep(&nap, NULL);
-    if (t->dev->mark(t->dev, QW_COMPUTE, &to) || t->dev->sync(t->dev) || t->dev->lapse(t->dev, from, to, &device))
+    if (t->dev->mark(t->dev, QW_COMPUTE, &to) || t->dev->sync(t->dev)
+        || t->dev->lapse(t->dev, from, to, &device))
         return fail(v, "lapse failed");
     const double host = seconds_now() - begin;
     if (!(device >= 0) || device > host * 1.5 + 0.01)
@@ -403,14 +437,16 @@ void qw_judge_device(qw_device *dev, qw_verdict *v)
     trial t = { .dev = dev };
     memset(v, 0, sizeof *v);
     v->outcome = QW_PASSED;
-    if (dev->wide != QW_F32 && dev->wide != QW_F64) fail(v, "its wide type is %s", qw_dtype_name(dev->wide));
+    if (dev->wide != QW_F32 && dev->wide != QW_F64)
+        fail(v, "its wide type is %s", qw_dtype_name(dev->wide));
     else if (dev->prefer != QW_F32 && dev->prefer != QW_BF16 && dev->prefer != QW_F64)
         fail(v, "it prefers %s", qw_dtype_name(dev->prefer));
-    else if (!judge_alignment(&t, v) && !judge_copies(&t, v) && !judge_order(&t, v)) judge_clock(&t, v);
+    else if (!judge_alignment(&t, v) && !judge_copies(&t, v) && !judge_order(&t, v))
+        judge_clock(&t, v);
     give_back(&t);
 }
 
-/* --- the program ------------------------------------------------------------------------------------------- */
+/* --- the program --------------------------------------------------------------------------- */
 #ifdef QW_CONFORM_MAIN
 #include <errno.h>
 
@@ -444,7 +480,8 @@ static void judge_one(session *s, const qw_case *c)
         if (v.outcome == QW_FAILED || (s->strict && v.outcome == QW_DECLINED)) s->failures++;
         if (v.outcome == QW_FAILED) printf("FAIL %s %s: %s\n", s->dev[i]->name, line, v.why);
         else if (s->verbose)
-            printf("%s %s %s %.3f %.3f\n", v.outcome == QW_PASSED ? "ok  " : "none", s->dev[i]->name, line, v.ratio, v.rms);
+            printf("%s %s %s %.3f %.3f\n", v.outcome == QW_PASSED ? "ok  " : "none",
+                   s->dev[i]->name, line, v.ratio, v.rms);
     }
 }
 
@@ -479,13 +516,16 @@ static int judge_file(session *s, const char *path)
 static void report(const session *s)
 {
     for (int i = 0; i < s->devices; i++) {
-        printf("\n%-10s %-9s %8s %8s %8s  %s\n", s->dev[i]->name, "", "passed", "declined", "failed", "worst ratio");
+        printf("\n%-10s %-9s %8s %8s %8s  %s\n", s->dev[i]->name, "", "passed", "declined",
+               "failed", "worst ratio");
         for (int op = 0; op < QW_NOPS; op++)
             for (int t = 0; t < QW_NDTYPES; t++) {
                 const cell *k = &s->table[i][op][t];
-                if (!k->count[QW_PASSED] && !k->count[QW_DECLINED] && !k->count[QW_FAILED]) continue;
-                printf("%-10s %-9s %8d %8d %8d  %.3f\n", qw_op_table[op].name, qw_dtype_name((qw_dtype)t),
-                       k->count[QW_PASSED], k->count[QW_DECLINED], k->count[QW_FAILED], k->ratio);
+                if (!k->count[QW_PASSED] && !k->count[QW_DECLINED] && !k->count[QW_FAILED])
+                    continue;
+                printf("%-10s %-9s %8d %8d %8d  %.3f\n", qw_op_table[op].name,
+                       qw_dtype_name((qw_dtype)t), k->count[QW_PASSED], k->count[QW_DECLINED],
+                       k->count[QW_FAILED], k->ratio);
             }
     }
 }
@@ -513,7 +553,8 @@ static int add_listed(void *user, const char *name, const char *what, const char
 static const char usage[] =
     "usage: qwen-conform [options] [device...] [op...]\n"
     "  --cases N      cases per op (60)      --flops F     size of a case (1e6)\n"
-    "  --seed HEX     another set of cases   --shapes FILE op lines of a model, cut down to --flops\n"
+    "  --seed HEX     another set of cases   --shapes FILE op lines of a model, cut down to "
+    "--flops\n"
     "  --line LINE    this case only         --strict      declining is failing\n"
     "  -v             every case             --help\n";
 

@@ -1,16 +1,16 @@
 /* fill.c - the operands of a case: shapes with padded strides, three fills, the bytes in memory.
  *
  * exact: integers and powers of two, so that every order of summation gives the same sum.
- * normal: independent normals.  hard: outlier channels, cancellation, subnormals, the largest finite
- * values, zero rows, a mean far above the deviation, a step in the logits.
- * Guards and padding are 0xff: a NaN in every float type, so whoever reads there shows it. */
+ * normal: independent normals.  hard: outlier channels, cancellation, subnormals, the largest
+ * finite values, zero rows, a mean far above the deviation, a step in the logits. Guards and
+ * padding are 0xff: a NaN in every float type, so whoever reads there shows it. */
 #include "fill.h"
 #include "host.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* --- numbers ---------------------------------------------------------------------------------------- */
+/* --- numbers ------------------------------------------------------------------------------- */
 
 uint64_t qw_next(qw_random *r)
 {
@@ -38,7 +38,10 @@ double qw_gauss(qw_random *r)
     return s;
 }
 
-static double whole(qw_random *r, int most) { return (double)qw_below(r, 2 * (uint64_t)most + 1) - most; }
+static double whole(qw_random *r, int most)
+{
+    return (double)qw_below(r, 2 * (uint64_t)most + 1) - most;
+}
 
 double qw_stored(qw_dtype t, double x)
 {
@@ -56,7 +59,7 @@ static double largest(qw_dtype t)
     return t == QW_F16 ? 65504 : t == QW_BF16 ? 0x1.fep127 : t == QW_F64 ? 1e300 : 0x1.fffffep127;
 }
 
-/* --- shapes ------------------------------------------------------------------------------------------ */
+/* --- shapes -------------------------------------------------------------------------------- */
 
 qw_datum *qw_datum_named(qw_material *m, const char *name)
 {
@@ -218,7 +221,8 @@ int qw_material_shape(qw_material *m, const qw_case *c, qw_dtype wide)
     memset(m, 0, sizeof *m);
     m->c = *c;
     const qw_op_info *info = &qw_op_table[c->op];
-    for (const qw_operand *o = info->operand; o->name; o++) m->d[m->n++] = (qw_datum){ .operand = o, .same = -1 };
+    for (const qw_operand *o = info->operand; o->name; o++)
+        m->d[m->n++] = (qw_datum){ .operand = o, .same = -1 };
     int status = QWEN_OK;
     if (c->op == QW_OP_gemm) shapes_gemm(m, c, wide);
     else if (c->op == QW_OP_conv2d) shapes_conv2d(m, c, wide);
@@ -237,12 +241,17 @@ int qw_material_shape(qw_material *m, const qw_case *c, qw_dtype wide)
             d->same = 0;                /* y is operand 0 of every op */
             d->t = m->d[0].t;
         }
-        const int quantised = d->t.dtype == QW_I8 || d->t.dtype == QW_F8E4M3 || d->t.dtype == QW_F8E5M2;
-        const int rows = d->t.dtype == QW_I8 && strcmp(d->operand->name, "w") && c->op != QW_OP_convert;
-        const int scales = !quantised ? QW_SCALE_NONE : rows || (d->operand->role & QW_OUT) ? QW_SCALE_ROW : c->scales;
+        const int quantised =
+            d->t.dtype == QW_I8 || d->t.dtype == QW_F8E4M3 || d->t.dtype == QW_F8E5M2;
+        const int rows =
+            d->t.dtype == QW_I8 && strcmp(d->operand->name, "w") && c->op != QW_OP_convert;
+        const int scales = !quantised                            ? QW_SCALE_NONE
+                           : rows || (d->operand->role & QW_OUT) ? QW_SCALE_ROW
+                                                                 : c->scales;
         if (scales) d->t.scale = (float *)(address + 8);
         d->t.scale_stride = scales == QW_SCALE_ROW;
-        if (d->t.dtype == QW_MXFP8 || d->t.dtype == QW_NVFP4) d->t.block_scale = (void *)(address + 16);
+        if (d->t.dtype == QW_MXFP8 || d->t.dtype == QW_NVFP4)
+            d->t.block_scale = (void *)(address + 16);
         if (d->t.dtype == QW_NVFP4) d->t.scale = (float *)(address + 24);
         if (d->same < 0) {
             d->t.data = (void *)(address += 4096);
@@ -253,17 +262,22 @@ int qw_material_shape(qw_material *m, const qw_case *c, qw_dtype wide)
     return QWEN_OK;
 }
 
-/* --- quantised operands -------------------------------------------------------------------------------- */
+/* --- quantised operands -------------------------------------------------------------------- */
 
-/* Where a GGUF block keeps its f16 factor and minimum; the minimum as a multiple that centres the values;
- * what one unit of a value is when the factor is 1. */
-static const struct block { int d, m; float centre; double unit; } gguf[QW_NDTYPES] = {
-    [QW_Q8_0] = { 0, -1, 0, 1 }, [QW_Q4_0] = { 0, -1, 0, 1 }, [QW_Q4_1] = { 0, 2, -8, 1 }, [QW_Q5_0] = { 0, -1, 0, 1 },
-    [QW_Q5_1] = { 0, 2, -16, 1 }, [QW_Q2_K] = { 80, 82, 1, 1 }, [QW_Q3_K] = { 108, -1, 0, 1 },
-    [QW_Q4_K] = { 0, 2, 8, 1 }, [QW_Q5_K] = { 0, 2, 16, 1 }, [QW_Q6_K] = { 208, -1, 0, 1 }, [QW_IQ4_NL] = { 0, -1, 0, 1 },
-    [QW_IQ4_XS] = { 0, -1, 0, 1 }, [QW_IQ1_S] = { 0, -1, 0, 0.125 }, [QW_IQ1_M] = { -1, -1, 0, 0.125 },
-    [QW_IQ2_XXS] = { 0, -1, 0, 0.125 }, [QW_IQ2_XS] = { 0, -1, 0, 0.125 }, [QW_IQ2_S] = { 0, -1, 0, 0.125 },
-    [QW_IQ3_XXS] = { 0, -1, 0, 0.25 }, [QW_IQ3_S] = { 0, -1, 0, 1 },
+/* Where a GGUF block keeps its f16 factor and minimum; the minimum as a multiple that centres the
+ * values; what one unit of a value is when the factor is 1. */
+static const struct block { int d, m; float centre; double unit;
+} gguf[QW_NDTYPES] = {
+    [QW_Q8_0] = { 0, -1, 0, 1 },        [QW_Q4_0] = { 0, -1, 0, 1 },
+    [QW_Q4_1] = { 0, 2, -8, 1 },        [QW_Q5_0] = { 0, -1, 0, 1 },
+    [QW_Q5_1] = { 0, 2, -16, 1 },       [QW_Q2_K] = { 80, 82, 1, 1 },
+    [QW_Q3_K] = { 108, -1, 0, 1 },      [QW_Q4_K] = { 0, 2, 8, 1 },
+    [QW_Q5_K] = { 0, 2, 16, 1 },        [QW_Q6_K] = { 208, -1, 0, 1 },
+    [QW_IQ4_NL] = { 0, -1, 0, 1 },      [QW_IQ4_XS] = { 0, -1, 0, 1 },
+    [QW_IQ1_S] = { 0, -1, 0, 0.125 },   [QW_IQ1_M] = { -1, -1, 0, 0.125 },
+    [QW_IQ2_XXS] = { 0, -1, 0, 0.125 }, [QW_IQ2_XS] = { 0, -1, 0, 0.125 },
+    [QW_IQ2_S] = { 0, -1, 0, 0.125 },   [QW_IQ3_XXS] = { 0, -1, 0, 0.25 },
+    [QW_IQ3_S] = { 0, -1, 0, 1 },
 };
 
 static void set16(unsigned char *p, uint16_t v)
@@ -278,7 +292,8 @@ static void set_factor(qw_dtype t, unsigned char *block, double factor)
     const uint16_t h = qw_f32_to_f16((float)factor);
     if (t == QW_IQ1_M) {                /* four bits of it in each of four 16-bit words of scales */
         for (int i = 0; i < 4; i++)
-            block[48 + 2 * i + 1] = (unsigned char)((block[48 + 2 * i + 1] & 15) | (h >> 4 * i & 15) << 4);
+            block[48 + 2 * i + 1] =
+                (unsigned char)((block[48 + 2 * i + 1] & 15) | (h >> 4 * i & 15) << 4);
         return;
     }
     set16(block + b.d, h);
@@ -286,7 +301,8 @@ static void set_factor(qw_dtype t, unsigned char *block, double factor)
 }
 
 /* A row of blocks with random codes and values of deviation about sigma (sigma 0: factor 1). */
-static void fill_gguf(qw_dtype t, unsigned char *row, int64_t n, double sigma, qw_random *r, int hard)
+static void fill_gguf(qw_dtype t, unsigned char *row, int64_t n, double sigma, qw_random *r,
+                      int hard)
 {
     float x[256];
     const int64_t per = qw_block_elements(t);
@@ -306,7 +322,8 @@ static void fill_gguf(qw_dtype t, unsigned char *row, int64_t n, double sigma, q
 
 static uint8_t f8_code(qw_dtype t, double x)
 {
-    return t == QW_F8E4M3 || t == QW_MXFP8 ? qw_f32_to_f8e4m3((float)x) : qw_f32_to_f8e5m2((float)x);
+    return t == QW_F8E4M3 || t == QW_MXFP8 ? qw_f32_to_f8e4m3((float)x)
+                                           : qw_f32_to_f8e5m2((float)x);
 }
 
 static void fill_micro(qw_datum *d, unsigned char *data, double sigma, qw_random *r, int exact)
@@ -321,7 +338,8 @@ static void fill_micro(qw_datum *d, unsigned char *data, double sigma, qw_random
                 int e = 0;
                 frexp(sigma / 4, &e);
                 *s = (unsigned char)(exact ? 127 : 127 + e - 1 + (int)qw_below(r, 3));
-                for (int64_t j = 0; j < per; j++) row[j] = f8_code(QW_MXFP8, exact ? whole(r, 3) : 4 * qw_gauss(r));
+                for (int64_t j = 0; j < per; j++)
+                    row[j] = f8_code(QW_MXFP8, exact ? whole(r, 3) : 4 * qw_gauss(r));
             } else {
                 *s = exact ? 0x38 : qw_f32_to_f8e4m3((float)(0.5 + 1.5 * qw_uniform(r)));
                 for (int64_t j = 0; j < per / 2; j++) row[j] = (unsigned char)qw_next(r);
@@ -342,7 +360,9 @@ static void fill_scaled(qw_datum *d, unsigned char *data, double sigma, qw_rando
             unsigned char *p = data + i * d->t.stride[0] + j;
             if (d->t.dtype == QW_I8)
                 *p = (unsigned char)(int8_t)(fill == QW_EXACT ? whole(r, 5) : whole(r, 127));
-            else *p = f8_code(d->t.dtype, fill == QW_EXACT ? whole(r, 4) : qw_gauss(r) * (d->scale ? 8 : sigma));
+            else
+                *p = f8_code(d->t.dtype,
+                             fill == QW_EXACT ? whole(r, 4) : qw_gauss(r) * (d->scale ? 8 : sigma));
         }
 }
 
@@ -352,7 +372,8 @@ static void decode_values(qw_datum *d)
     const int64_t n = d->t.dim[0], k = d->t.dim[d->t.rank - 1], per = qw_block_elements(d->t.dtype);
     float part[256];
     for (int64_t i = 0; i < n; i++) {
-        const unsigned char *row = d->image + d->begin + qw_row_bytes(d->t.dtype, i * d->t.stride[0]);
+        const unsigned char *row =
+            d->image + d->begin + qw_row_bytes(d->t.dtype, i * d->t.stride[0]);
         for (int64_t j = 0; j < k; j += 256) {
             const int64_t count = k - j < 256 ? k - j : 256;
             qw_decode_f32(d->t.dtype, row + qw_row_bytes(d->t.dtype, j), count, part);
@@ -360,7 +381,8 @@ static void decode_values(qw_datum *d)
                 double scale = d->scale ? (double)d->scale[d->t.scale_stride ? i : 0] : 1;
                 if (d->block_scale) {
                     const uint8_t s = d->block_scale[qw_block_scale_at(i, (j + l) / per, k / per)];
-                    scale *= d->t.dtype == QW_MXFP8 ? (double)qw_f8e8m0_to_f32(s) : (double)qw_f8e4m3_to_f32(s);
+                    scale *= d->t.dtype == QW_MXFP8 ? (double)qw_f8e8m0_to_f32(s)
+                                                    : (double)qw_f8e4m3_to_f32(s);
                 }
                 d->v[i * k + j + l] = (double)part[l] * scale;
             }
@@ -390,7 +412,7 @@ static void fill_quantised(qw_material *m, qw_datum *d, double sigma, qw_random 
     decode_values(d);
 }
 
-/* --- memory ------------------------------------------------------------------------------------------------ */
+/* --- memory -------------------------------------------------------------------------------- */
 
 static int make_memory(qw_material *m, int i)
 {
@@ -399,7 +421,8 @@ static int make_memory(qw_material *m, int i)
     const size_t element = qw_block_elements(d->t.dtype) > 1 ? 1 : qw_block_bytes(d->t.dtype);
     /* Weights may lie anywhere in a file; activations are views that begin at any element. */
     const uint64_t shift = qw_below(&r, 4);
-    d->begin = QW_GUARD + (d->operand->role & QW_WEIGHT && d->t.rank == 2 ? shift : shift * 8 * element);
+    d->begin =
+        QW_GUARD + (d->operand->role & QW_WEIGHT && d->t.rank == 2 ? shift : shift * 8 * element);
     d->bytes = d->begin + qw_extent(&d->t) + QW_GUARD;
     d->v = calloc((size_t)d->n, sizeof *d->v);
     d->image = malloc(d->bytes);
@@ -407,7 +430,8 @@ static int make_memory(qw_material *m, int i)
     if (d->scales) d->scale = calloc(d->scales, sizeof *d->scale);
     d->block_scales = qw_block_scale_bytes(&d->t);
     if (d->block_scales) d->block_scale = malloc(d->block_scales);
-    if (!d->v || !d->image || (d->scales && !d->scale) || (d->block_scales && !d->block_scale)) return QWEN_ENOMEM;
+    if (!d->v || !d->image || (d->scales && !d->scale) || (d->block_scales && !d->block_scale))
+        return QWEN_ENOMEM;
     memset(d->image, 0xff, d->bytes);
     return QWEN_OK;
 }
@@ -440,7 +464,7 @@ static void store_values(qw_datum *d)
     }
 }
 
-/* --- fills -------------------------------------------------------------------------------------------------- */
+/* --- fills --------------------------------------------------------------------------------- */
 
 static qw_random stream(const qw_material *m, const qw_datum *d)
 {
@@ -465,7 +489,8 @@ static void powers(const qw_material *m, qw_datum *d)
 {
     if (!d) return;
     qw_random r = stream(m, d);
-    for (int64_t i = 0; i < d->n; i++) d->v[i] = ldexp(qw_below(&r, 2) ? 1 : -1, (int)qw_below(&r, 3) - 1);
+    for (int64_t i = 0; i < d->n; i++)
+        d->v[i] = ldexp(qw_below(&r, 2) ? 1 : -1, (int)qw_below(&r, 3) - 1);
 }
 
 static double most_of(const qw_datum *d)
@@ -475,11 +500,13 @@ static double most_of(const qw_datum *d)
     return most;
 }
 
-/* Integers whose products with w cannot leave 22 bits (f16 results: 13), however they are summed. */
+/* Integers whose products with w cannot leave 22 bits (f16 results: 13), however they are summed.
+ */
 static void exact_rows(const qw_material *m, qw_datum *x, const qw_datum *w, int64_t k, qw_dtype y)
 {
     qw_random r = stream(m, x);
-    const double unit = unit_of(w), budget = (y == QW_F16 ? fmin(0x1p21 * unit, 0x1p13) : 0x1p21 * unit) - 64;
+    const double unit = unit_of(w),
+                 budget = (y == QW_F16 ? fmin(0x1p21 * unit, 0x1p13) : 0x1p21 * unit) - 64;
     const double each = (double)k * fmax(most_of(w), unit);
     const int most = each * 4 <= budget ? 4 : each * 2 <= budget ? 2 : 1;
     const double density = fmin(1, budget / each);      /* below 1: sparse rows of +-1 */
@@ -527,8 +554,10 @@ static void hard_weight(const qw_material *m, qw_datum *w, double sigma)
 /* gemm and conv2d: x, w, and what is added. */
 static void fill_product(qw_material *m, int64_t k)
 {
-    qw_datum *x = qw_datum_named(m, "x"), *w = qw_datum_named(m, "w"), *x2 = qw_datum_named(m, "x2");
-    qw_datum *w2 = qw_datum_named(m, "w2"), *bias = qw_datum_named(m, "bias"), *gate = qw_datum_named(m, "gate");
+    qw_datum *x = qw_datum_named(m, "x"), *w = qw_datum_named(m, "w"),
+             *x2 = qw_datum_named(m, "x2");
+    qw_datum *w2 = qw_datum_named(m, "w2"), *bias = qw_datum_named(m, "bias"),
+             *gate = qw_datum_named(m, "gate");
     qw_datum *res = qw_datum_named(m, "res");
     const qw_dtype y = qw_datum_named(m, "y")->t.dtype;
     const double sigma = 1 / sqrt((double)k);
@@ -551,7 +580,8 @@ static void fill_product(qw_material *m, int64_t k)
         if (!is_quantised(x->t.dtype)) normals(m, x, 1);
     } else {
         if (!is_quantised(w->t.dtype)) hard_weight(m, w, sigma);
-        const double room = fmin(largest(x->t.dtype), largest(y)) / (64 * (double)k * fmax(most_of(w), 1));
+        const double room =
+            fmin(largest(x->t.dtype), largest(y)) / (64 * (double)k * fmax(most_of(w), 1));
         if (!is_quantised(x->t.dtype)) hard_rows(m, x, fmin(room, 1e30));
     }
     normals(m, x2, 1);
@@ -571,7 +601,8 @@ static void exact_attention(qw_material *m)
     const double far = exp2(ceil(log2(256 / m->args.attention.scale)));
     for (int64_t i = 0; i < m->c.dim[0] * hq; i++) q->v[i * d] = qw_below(&r, 3) ? far : 0;
     for (int64_t j = 0; j < m->c.dim[1]; j++)
-        for (int64_t h = 0; h < hk; h++) k->v[(j * hk + h) * d] = (uint64_t)(j + 3 * h) % period ? 0 : 1;
+        for (int64_t h = 0; h < hk; h++)
+            k->v[(j * hk + h) * d] = (uint64_t)(j + 3 * h) % period ? 0 : 1;
     integers(m, qw_datum_named(m, "v"), 8);
 }
 
@@ -584,16 +615,18 @@ static void hard_attention(qw_material *m)
     normals(m, q, 1);
     normals(m, k, 1);
     normals(m, v, 1);
-    const int64_t nk = m->c.dim[1], tile = INT64_C(8) << qw_below(&r, 5), up = nk > tile ? tile : nk - 1;
+    const int64_t nk = m->c.dim[1], tile = INT64_C(8) << qw_below(&r, 5),
+                  up = nk > tile ? tile : nk - 1;
     const double height = 4 + 36 * qw_uniform(&r), a = sqrt(height / m->args.attention.scale);
     const int kind = (int)qw_below(&r, 3);
     for (int64_t i = 0; i < q->n; i += d) q->v[i] = a;
     for (int64_t j = 0; j < nk; j++)
         for (int64_t h = 0; h < hk; h++) {
             double *key = k->v + (j * hk + h) * d;
-            if (kind == 0) key[0] = j == up ? a : 0;                    /* one key above all before and after */
-            else if (kind == 1) key[0] = j >= up ? a : -a;              /* a plateau that begins at a border */
-            else for (int64_t l = 0; l < d; l++) key[l] = l ? k->v[h * d + l] : a;     /* equal logits */
+            if (kind == 0) key[0] = j == up ? a : 0; /* one key above all before and after */
+            else if (kind == 1) key[0] = j >= up ? a : -a; /* a plateau that begins at a border */
+            else
+                for (int64_t l = 0; l < d; l++) key[l] = l ? k->v[h * d + l] : a; /* equal logits */
         }
     for (int64_t i = 0; i < v->n; i++) {
         if (i % d == 3) v->v[i] *= 1000;
@@ -619,7 +652,8 @@ static void equal_rows(const qw_material *m, qw_datum *x, int mean)
     const int64_t n = x->t.dim[x->t.rank - 1];
     for (int64_t i = 0; i < x->n; i += n) {
         const double c = ldexp(1, (int)qw_below(&r, 5)), u = mean ? whole(&r, mean) : 0;
-        for (int64_t j = 0; j < n; j++) x->v[i + j] = j == n - 1 && n % 2 && mean ? u : u + (j % 2 ? -c : c);
+        for (int64_t j = 0; j < n; j++)
+            x->v[i + j] = j == n - 1 && n % 2 && mean ? u : u + (j % 2 ? -c : c);
     }
 }
 
@@ -637,7 +671,7 @@ static void far_means(const qw_material *m, qw_datum *x)
 static void fill_norm(qw_material *m)
 {
     qw_datum *x = qw_datum_named(m, "x");
-    const double most = x->t.dtype == QW_F16 ? 6e4 : 1e15;      /* squares and their sums must fit f32 */
+    const double most = x->t.dtype == QW_F16 ? 6e4 : 1e15; /* squares and their sums must fit f32 */
     if (m->c.fill == QW_EXACT) {
         equal_rows(m, x, m->c.op == QW_OP_ln_mod ? 16 : 0);
         powers(m, qw_datum_named(m, "w"));
@@ -659,7 +693,8 @@ static void fill_norm_rope(qw_material *m)
     qw_datum *c = qw_datum_named(m, "cos"), *s = qw_datum_named(m, "sin");
     qw_random r = stream(m, c);
     for (int64_t i = 0; i < c->n; i++) {
-        const double angle = m->c.fill == QW_HARD ? 1e4 * qw_uniform(&r) : 6.283185307 * qw_uniform(&r);
+        const double angle =
+            m->c.fill == QW_HARD ? 1e4 * qw_uniform(&r) : 6.283185307 * qw_uniform(&r);
         const int quarter = (int)qw_below(&r, 4);
         c->v[i] = m->c.fill == QW_EXACT ? (double)((quarter == 0) - (quarter == 2)) : qw_cos(angle);
         s->v[i] = m->c.fill == QW_EXACT ? (double)((quarter == 1) - (quarter == 3)) : qw_sin(angle);
@@ -718,7 +753,9 @@ int qw_material_make(qw_material *m, const qw_case *c, qw_dtype wide)
         if (d->operand->role != QW_OUT) store_values(d);
     }
     for (int i = 0; i < m->n; i++)      /* an output that is also an input starts as that */
-        if (m->d[i].same >= 0) memcpy(m->d[0].image, m->d[i].image, m->d[i].bytes < m->d[0].bytes ? m->d[i].bytes : m->d[0].bytes);
+        if (m->d[i].same >= 0)
+            memcpy(m->d[0].image, m->d[i].image,
+                   m->d[i].bytes < m->d[0].bytes ? m->d[i].bytes : m->d[0].bytes);
     return QWEN_OK;
 }
 

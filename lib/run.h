@@ -30,6 +30,7 @@ typedef struct qw_run {
 
     uint64_t    calls[QW_NOPS], declined[QW_NOPS];
     double      flops, bytes;
+    int         detail;                 /* nets tap what lies inside a stage too: for tests and readers */
     const char *names;                  /* dotted prefix put before tap names, or NULL */
 
     int       (*poll)(void *user);      /* before every op; nonzero cancels (QWEN_ECANCELLED) */

@@ -6,6 +6,6 @@ lib_sources = \
 	lib/run.h lib/op.c lib/run.c lib/plan.c lib/registry.c \
 	lib/load.h lib/store.h lib/json.c lib/safetensors.c lib/gguf.c lib/store.c lib/names.c lib/layouts.c lib/config.c \
 	lib/loader.c lib/residency.h lib/lora.h lib/lora.c lib/overlay.c lib/residency.c \
-	lib/net.h lib/linear.c lib/rope.c lib/text.c lib/vision.c lib/dit.c lib/vae.c lib/control.c \
+	lib/net.h lib/linear.c lib/rope.c lib/text.c lib/vision.c lib/dit.h lib/dit.c lib/vae.c lib/control.c \
 	lib/host.h lib/tokenizer.c lib/unicode.c lib/rng.c lib/math.c lib/schedule.c lib/sampler.c lib/image.c \
 	lib/pipeline.h lib/template.c lib/model.c lib/edit.c lib/pipeline.c lib/stages.c lib/tiles.c lib/qwen.c lib/inspect.c

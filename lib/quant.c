@@ -1,8 +1,8 @@
 /* quant.c - blocks of GGUF and microscaled types, and every plain type, to floats.
  *
- * The only place that knows the layouts (spec of ggml-org/ggml, src/ggml-common.h; IQ1 to IQ3 are in
- * quant_iq.c).  A block is read byte by byte, so its memory need not be aligned.  d, m, dmin are f16;
- * lo and hi are the nibbles of a byte.  Every value is exact but for the rounding of one f32 operation. */
+ * The only place that knows the layouts (ggml-org/ggml, src/ggml-common.h; IQ1 to IQ3 are in
+ * quant_iq.c).  A block is read byte by byte, so its memory need not be aligned.  In the layouts
+ * below d, m and dmin are f16.  Every value is exact but for the rounding of one f32 operation. */
 #include "quant_tables.h"
 #include <string.h>
 
@@ -12,7 +12,7 @@ static unsigned u16(const byte *p) { return (unsigned)p[0] | (unsigned)p[1] << 8
 static unsigned u32(const byte *p) { return u16(p) | u16(p + 2) << 16; }
 static float half(const byte *p) { return qw_f16_to_f32((uint16_t)u16(p)); }
 
-/* --- blocks of 32 ------------------------------------------------------------------------------- */
+/* --- blocks of 32 ---------------------------------------------------------------------------- */
 
 /* {d; i8 q[32]}: y = d q */
 static void q8_0(const byte *s, float *y)
@@ -63,7 +63,9 @@ static void q5_1(const byte *s, float *y)
     }
 }
 
-static const float iq4[16] = { -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113 };
+static const float iq4[16] = {
+    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113
+};
 
 /* 16 bytes of nibbles that index the table above. */
 static void nonlinear(float d, const byte *q, float *y)
@@ -77,7 +79,7 @@ static void nonlinear(float d, const byte *q, float *y)
 /* {d; u8 q[16]} */
 static void iq4_nl(const byte *s, float *y) { nonlinear(half(s), s + 2, y); }
 
-/* --- blocks of 256 ------------------------------------------------------------------------------ */
+/* --- blocks of 256 --------------------------------------------------------------------------- */
 
 /* {u8 scales[16]; u8 q[64]; d; dmin}: 16 groups of 16; y = d (scale & 15) q - dmin (scale >> 4) */
 static void q2_k(const byte *s, float *y)
@@ -92,7 +94,8 @@ static void q2_k(const byte *s, float *y)
 }
 
 /* {u8 hmask[32]; u8 q[64]; u8 scales[12]; d}: 16 groups of 16 with 6-bit scales (4 low bits in
- * scales[0..7], 2 high ones in scales[8..11]); a clear mask bit subtracts 4; y = d (scale - 32) q */
+ * scales[0..7], 2 high ones in scales[8..11]); a clear mask bit subtracts 4;
+ * y = d (scale - 32) q */
 static void q3_k(const byte *s, float *y)
 {
     const byte *low = s + 96, *high = s + 104;
@@ -119,8 +122,8 @@ static void scale_and_min(const byte *s, int j, int *scale, int *min)
     }
 }
 
-/* {d; dmin; u8 scales[12]; u8 q[128]}: 8 sub-blocks of 32, two to a run of 32 bytes (low nibbles, then
- * high); y = d scale q - dmin min */
+/* {d; dmin; u8 scales[12]; u8 q[128]}: 8 sub-blocks of 32, two to a run of 32 bytes (low nibbles,
+ * then high); y = d scale q - dmin min */
 static void q4_k(const byte *s, float *y)
 {
     const float d = half(s), dmin = half(s + 2);
@@ -148,22 +151,26 @@ static void q5_k(const byte *s, float *y)
     }
 }
 
-/* {u8 low[128]; u8 high[64]; i8 scales[16]; d}: 16 groups of 16; y = d scale (q - 32).  Each half of
- * 128 elements has four runs of 32: the low nibbles of low[0..31] and low[32..63], then the high ones;
- * run r takes bits 2r of high[0..31]. */
+/* {u8 low[128]; u8 high[64]; i8 scales[16]; d}: 16 groups of 16; y = d scale (q - 32).  Each half
+ * of 128 elements has four runs of 32: the low nibbles of low[0..31] and low[32..63], then the high
+ * ones; run r takes bits 2r of high[0..31]. */
 static void q6_k(const byte *s, float *y)
 {
     const float d = half(s + 208);
     for (int g = 0; g < 16; g++, y += 16) {
         const int run = g % 8 / 2, at = g % 2 * 16;
-        const byte *low = s + 64 * (g / 8) + 32 * (run % 2) + at, *high = s + 128 + 32 * (g / 8) + at;
+        const byte *low = s + 64 * (g / 8) + 32 * (run % 2) + at;
+        const byte *high = s + 128 + 32 * (g / 8) + at;
         const float f = d * (float)(int8_t)s[192 + g];
-        for (int j = 0; j < 16; j++)
-            y[j] = f * (float)(((low[j] >> 4 * (run / 2) & 15) | (high[j] >> 2 * run & 3) << 4) - 32);
+        for (int j = 0; j < 16; j++) {
+            const int q = (low[j] >> 4 * (run / 2) & 15) | (high[j] >> 2 * run & 3) << 4;
+            y[j] = f * (float)(q - 32);
+        }
     }
 }
 
-/* {d; u16 high; u8 low[4]; u8 q[128]}: 8 sub-blocks of 32, 6-bit scales; y = d (scale - 32) table[q] */
+/* {d; u16 high; u8 low[4]; u8 q[128]}: 8 sub-blocks of 32, 6-bit scales;
+ * y = d (scale - 32) table[q] */
 static void iq4_xs(const byte *s, float *y)
 {
     const float d = half(s);
@@ -174,10 +181,12 @@ static void iq4_xs(const byte *s, float *y)
     }
 }
 
-/* --- four-bit floats and microscaled codes (the scales lie elsewhere and are not applied) ---------- */
+/* --- four-bit floats and microscaled codes (their scales lie elsewhere) ---------------------- */
 
 /* e2m1, OCP Microscaling Formats 1.0 */
-static const float e2m1[16] = { 0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6 };
+static const float e2m1[16] = {
+    0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6
+};
 
 static void mxfp8(const byte *s, float *y)
 {
@@ -200,7 +209,7 @@ static void f4(const byte *s, float *y)
     y[1] = e2m1[*s >> 4];
 }
 
-/* --- plain types: one element ----------------------------------------------------------------------- */
+/* --- plain types: one element ---------------------------------------------------------------- */
 
 #define PLAIN(name, type, value) \
     static void name(const byte *s, float *y) { type v; memcpy(&v, s, sizeof v); *y = value; }

@@ -1,8 +1,8 @@
 /* quant_iq.c - GGUF's IQ1, IQ2 and IQ3 blocks: points of a fixed grid, times a scale, with signs.
  *
- * All have 256 elements in 8 groups of 32.  A grid point is 8 (IQ1, IQ2) or 4 (IQ3) elements.  Layouts
- * as in ggml-org/ggml, src/ggml-common.h and ggml-quants.c (dequantize_row_iq*).  The arithmetic is
- * exact in f32: at most 11 bits of d, 5 of the scale, 6 of the grid. */
+ * All have 256 elements in 8 groups of 32.  A grid point is 8 (IQ1, IQ2) or 4 (IQ3) elements.
+ * Layouts as in ggml-org/ggml, src/ggml-common.h and ggml-quants.c (dequantize_row_iq*).  The
+ * arithmetic is exact in f32: at most 11 bits of d, 5 of the scale, 6 of the grid. */
 #define QW_QUANT_GRIDS
 #include "quant_tables.h"
 
@@ -49,21 +49,25 @@ static void point_ternary(float scale, unsigned digits, float delta, float *y)
     for (int e = 0; e < 8; e++) y[e] = scale * ((float)((int)(digits >> 2 * e & 3) - 1) + delta);
 }
 
-/* {d; u8 qs[32]; u16 qh[8]}: a group's qh has 3 high index bits per point, 3 scale bits, a sign of delta. */
+/* {d; u8 qs[32]; u16 qh[8]}: a group's qh has 3 high index bits per point, 3 scale bits, and a sign
+ * of delta. */
 void qw_block_iq1_s(const byte *src, float *dst)
 {
     const float d = half(src);
     const byte *qs = src + 2, *qh = src + 34;
     for (int g = 0; g < 8; g++) {
         const unsigned h = u16(qh + 2 * g);
-        const float scale = d * (float)(2 * (h >> 12 & 7) + 1), delta = h & 0x8000 ? -0.125f : 0.125f;
-        for (int p = 0; p < 4; p++)
-            point_ternary(scale, iq1_grid[qs[4 * g + p] | (h >> 3 * p & 7) << 8], delta, dst + 32 * g + 8 * p);
+        const float scale = d * (float)(2 * (h >> 12 & 7) + 1);
+        const float delta = h & 0x8000 ? -0.125f : 0.125f;
+        for (int p = 4 * g; p < 4 * g + 4; p++) {
+            const unsigned index = qs[p] | (h >> 3 * (p % 4) & 7) << 8;
+            point_ternary(scale, iq1_grid[index], delta, dst + 8 * p);
+        }
     }
 }
 
-/* {u8 qs[32]; u8 qh[16]; u16 sc[4]}: a nibble of qh has 3 index bits and a sign of delta for one point;
- * sc has 3 bits for each 16 elements, and d in the four top nibbles. */
+/* {u8 qs[32]; u8 qh[16]; u16 sc[4]}: a nibble of qh has 3 index bits and a sign of delta for one
+ * point; sc has 3 bits for each 16 elements, and d in the four top nibbles. */
 void qw_block_iq1_m(const byte *src, float *dst)
 {
     const byte *qs = src, *qh = src + 32, *sc = src + 48;
@@ -71,8 +75,10 @@ void qw_block_iq1_m(const byte *src, float *dst)
                         | (u16(sc + 6) & 0xf000);
     const float d = qw_f16_to_f32((uint16_t)code);
     for (int p = 0; p < 32; p++) {
-        const unsigned h = qh[p / 2] >> 4 * (p % 2) & 15, s = u16(sc + 2 * (p / 8)) >> 3 * (p / 2 % 4) & 7;
-        point_ternary(d * (float)(2 * s + 1), iq1_grid[qs[p] | (h & 7) << 8], h & 8 ? -0.125f : 0.125f, dst + 8 * p);
+        const unsigned h = qh[p / 2] >> 4 * (p % 2) & 15;
+        const unsigned s = u16(sc + 2 * (p / 8)) >> 3 * (p / 2 % 4) & 7;
+        const float delta = h & 8 ? -0.125f : 0.125f;
+        point_ternary(d * (float)(2 * s + 1), iq1_grid[qs[p] | (h & 7) << 8], delta, dst + 8 * p);
     }
 }
 
@@ -84,8 +90,8 @@ void qw_block_iq2_xxs(const byte *src, float *dst)
         const byte *q = src + 2 + 8 * g;
         const unsigned signs = u32(q + 4);
         const float scale = d * (0.5f + (float)(signs >> 28)) * 0.25f;
-        for (int p = 0; p < 4; p++)
-            point8(scale, iq2_xxs_grid[q[p]], eight_signs(signs >> 7 * p & 127), dst + 32 * g + 8 * p);
+        for (int p = 0; p < 4; p++, dst += 8)
+            point8(scale, iq2_xxs_grid[q[p]], eight_signs(signs >> 7 * p & 127), dst);
     }
 }
 
@@ -95,7 +101,8 @@ void qw_block_iq2_xs(const byte *src, float *dst)
     const float d = half(src);
     for (int p = 0; p < 32; p++) {
         const unsigned q = u16(src + 2 + 2 * p), s = src[66 + p / 4] >> 4 * (p / 2 % 2) & 15;
-        point8(d * (0.5f + (float)s) * 0.25f, iq2_xs_grid[q & 511], eight_signs(q >> 9), dst + 8 * p);
+        const float scale = d * (0.5f + (float)s) * 0.25f;
+        point8(scale, iq2_xs_grid[q & 511], eight_signs(q >> 9), dst + 8 * p);
     }
 }
 
@@ -118,19 +125,22 @@ void qw_block_iq3_xxs(const byte *src, float *dst)
         const byte *q = src + 2 + 8 * g;
         const unsigned signs = u32(src + 66 + 4 * g);
         const float scale = d * (0.5f + (float)(signs >> 28)) * 0.5f;
-        for (int p = 0; p < 8; p++)
-            point4(scale, digit3_xxs, iq3_xxs_grid[q[p]], eight_signs(signs >> 7 * (p / 2) & 127) >> 4 * (p % 2),
-                   dst + 32 * g + 4 * p);
+        for (int p = 0; p < 8; p++, dst += 4) {
+            const unsigned eight = eight_signs(signs >> 7 * (p / 2) & 127);
+            point4(scale, digit3_xxs, iq3_xxs_grid[q[p]], eight >> 4 * (p % 2), dst);
+        }
     }
 }
 
-/* {d; u8 qs[64]; u8 qh[8]: a ninth index bit per point; u8 signs[32]; u8 scales[4]: a nibble per 32} */
+/* {d; u8 qs[64]; u8 qh[8]: a ninth index bit per point; u8 signs[32]; u8 scales[4]: a nibble per 32
+ * elements} */
 void qw_block_iq3_s(const byte *src, float *dst)
 {
     const float d = half(src);
     for (int p = 0; p < 64; p++) {
         const unsigned q = src[2 + p] | (unsigned)(src[66 + p / 8] >> p % 8 & 1) << 8;
         const unsigned s = src[106 + p / 16] >> 4 * (p / 8 % 2) & 15;
-        point4(d * (float)(1 + 2 * s), digit3_s, iq3_s_grid[q], src[74 + p / 2] >> 4 * (p % 2), dst + 4 * p);
+        const unsigned signs = (unsigned)src[74 + p / 2] >> 4 * (p % 2);
+        point4(d * (float)(1 + 2 * s), digit3_s, iq3_s_grid[q], signs, dst + 4 * p);
     }
 }

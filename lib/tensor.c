@@ -3,16 +3,24 @@
 #include <math.h>
 #include <string.h>
 
-static const struct { const char *name; int64_t elements; size_t bytes; double roundoff; } types[QW_NDTYPES] = {
+/* Elements and bytes of a block, unit roundoff. */
+static const struct {
+    const char *name;
+    int64_t     elements;
+    size_t      bytes;
+    double      roundoff;
+} types[QW_NDTYPES] = {
     [QW_NONE] = { "none", 1, 0, 0 },
     [QW_F64] = { "f64", 1, 8, 0x1p-53 }, [QW_F32] = { "f32", 1, 4, 0x1p-24 },
     [QW_F16] = { "f16", 1, 2, 0x1p-11 }, [QW_BF16] = { "bf16", 1, 2, 0x1p-8 },
     [QW_I32] = { "i32", 1, 4, 0 },
     [QW_F8E4M3] = { "f8_e4m3", 1, 1, 0x1p-4 }, [QW_F8E5M2] = { "f8_e5m2", 1, 1, 0x1p-3 },
     [QW_I8] = { "i8", 1, 1, 0 },
-    [QW_Q8_0] = { "q8_0", 32, 34, 0 }, [QW_Q4_0] = { "q4_0", 32, 18, 0 }, [QW_Q4_1] = { "q4_1", 32, 20, 0 },
+    [QW_Q8_0] = { "q8_0", 32, 34, 0 },
+    [QW_Q4_0] = { "q4_0", 32, 18, 0 }, [QW_Q4_1] = { "q4_1", 32, 20, 0 },
     [QW_Q5_0] = { "q5_0", 32, 22, 0 }, [QW_Q5_1] = { "q5_1", 32, 24, 0 },
-    [QW_Q2_K] = { "q2_k", 256, 84, 0 }, [QW_Q3_K] = { "q3_k", 256, 110, 0 }, [QW_Q4_K] = { "q4_k", 256, 144, 0 },
+    [QW_Q2_K] = { "q2_k", 256, 84, 0 }, [QW_Q3_K] = { "q3_k", 256, 110, 0 },
+    [QW_Q4_K] = { "q4_k", 256, 144, 0 },
     [QW_Q5_K] = { "q5_k", 256, 176, 0 }, [QW_Q6_K] = { "q6_k", 256, 210, 0 },
     [QW_IQ4_NL] = { "iq4_nl", 32, 18, 0 }, [QW_IQ4_XS] = { "iq4_xs", 256, 136, 0 },
     [QW_MXFP8] = { "mxfp8", 32, 32, 0 }, [QW_NVFP4] = { "nvfp4", 16, 8, 0 },
@@ -22,7 +30,8 @@ static const struct { const char *name; int64_t elements; size_t bytes; double r
     [QW_IQ3_S] = { "iq3_s", 256, 110, 0 },
     [QW_U8] = { "u8", 1, 1, 0 }, [QW_I16] = { "i16", 1, 2, 0 }, [QW_I64] = { "i64", 1, 8, 0 },
     [QW_U16] = { "u16", 1, 2, 0 }, [QW_U32] = { "u32", 1, 4, 0 }, [QW_U64] = { "u64", 1, 8, 0 },
-    [QW_BOOL] = { "bool", 1, 1, 0 }, [QW_F8E8M0] = { "f8_e8m0", 1, 1, 0 }, [QW_F4] = { "f4", 2, 1, 0 },
+    [QW_BOOL] = { "bool", 1, 1, 0 }, [QW_F8E8M0] = { "f8_e8m0", 1, 1, 0 },
+    [QW_F4] = { "f4", 2, 1, 0 },
 };
 
 static int known(qw_dtype t) { return (int)t > 0 && t < QW_NDTYPES; }
@@ -54,7 +63,11 @@ static qw_tensor dense(void *data, qw_dtype t, int rank, int64_t a, int64_t b, i
 }
 
 qw_tensor qw_dense1(void *data, qw_dtype t, int64_t a) { return dense(data, t, 1, a, 0, 0, 0); }
-qw_tensor qw_dense2(void *data, qw_dtype t, int64_t a, int64_t b) { return dense(data, t, 2, a, b, 0, 0); }
+
+qw_tensor qw_dense2(void *data, qw_dtype t, int64_t a, int64_t b)
+{
+    return dense(data, t, 2, a, b, 0, 0);
+}
 
 qw_tensor qw_dense3(void *data, qw_dtype t, int64_t a, int64_t b, int64_t c)
 {
@@ -66,10 +79,10 @@ qw_tensor qw_dense4(void *data, qw_dtype t, int64_t a, int64_t b, int64_t c, int
     return dense(data, t, 4, a, b, c, d);
 }
 
-/* Bytes from the tensor's data to element number `offset` in units of its strides. */
+/* Address of the element `offset` elements after the first, at the start of a block. */
 static void *moved(const qw_tensor *t, int64_t offset)
 {
-    return t->data ? (char *)t->data + (size_t)(offset / types[t->dtype].elements) * types[t->dtype].bytes : NULL;
+    return t->data ? (char *)t->data + qw_row_bytes(t->dtype, offset) : NULL;
 }
 
 qw_tensor qw_rows(qw_tensor t, int64_t first, int64_t n)
@@ -150,8 +163,8 @@ uint16_t qw_f32_to_bf16(float f)
     return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
 
-/* The finite value of a code split into its fields; `bits` is the width of the mantissa.  Built from
- * bits and one exact product, so that it costs little and holds with subnormals flushed to zero. */
+/* The finite value of a code split into its fields; `bits` is the width of the mantissa.  Built of
+ * bits and one exact product: it costs little and holds with subnormals flushed to zero. */
 static float small_float(unsigned sign, unsigned exponent, unsigned mantissa, int bits, int bias)
 {
     const uint32_t power = (uint32_t)((exponent ? (int)exponent : 1 - bits) - bias + 127) << 23;
@@ -183,8 +196,8 @@ float qw_f8e5m2_to_f32(uint8_t c)
 
 float qw_f8e8m0_to_f32(uint8_t c) { return c == 255 ? NAN : ldexpf(1, (int)c - 127); }
 
-/* |f| to the nearest code of a type with `bits` mantissa bits and that bias, ties to even; the code may
- * run over into what the caller reserves for infinity. */
+/* |f| to the nearest code of a type with `bits` mantissa bits and that bias, ties to even; the code
+ * may run over into what the caller reserves for infinity. */
 static unsigned nearest(float f, int bits, int bias)
 {
     int e;
@@ -192,7 +205,7 @@ static unsigned nearest(float f, int bits, int bias)
     frexpf(f, &e);                      /* f = m 2^e, m in [1/2, 1) */
     int exponent = e - 1 + bias;
     if (exponent < 1) exponent = 1;     /* subnormals share the spacing of the first normals */
-    const float units = rintf(ldexpf(f, bits - (exponent - bias)));     /* exact before rint: a power of two */
+    const float units = rintf(ldexpf(f, bits - (exponent - bias)));     /* ldexpf is exact */
     return (unsigned)units + ((unsigned)(exponent - 1) << bits);
 }
 
@@ -222,6 +235,6 @@ uint8_t qw_f32_to_f8e5m2(float f)
 
 size_t qw_block_scale_at(int64_t row, int64_t block, int64_t blocks)
 {
-    return (size_t)((row / 128 * ((blocks + 3) / 4) + block / 4) * 512 + row % 32 * 16 + row % 128 / 32 * 4 +
-                    block % 4);
+    const int64_t tile = row / 128 * ((blocks + 3) / 4) + block / 4;
+    return (size_t)(tile * 512 + row % 32 * 16 + row % 128 / 32 * 4 + block % 4);
 }

@@ -23,9 +23,9 @@ int ref_swiglu(qw_device *dev, const qw_swiglu_args *a)
     return QWEN_OK;
 }
 
-/* Each run of `group` numbers times the regular Hadamard matrix H4 x H4 x ... / sqrt(group); H4 is 1
- * but for -1 on its second diagonal.  One factor for each base-4 digit of the position; for a factor
- * H4/2, with t half the sum of the four, the product is t minus each in reverse order.
+/* Each run of `group` numbers times the regular Hadamard matrix H4 x H4 x ... / sqrt(group), where
+ * H4 is 1 but for -1 on its second diagonal: a factor for each base-4 digit of the position.  For a
+ * factor H4/2, with t half the sum of the four, the product is t minus each in reverse order.
  * H is its own inverse. */
 static void rotate(double *x, int64_t n, int64_t group)
 {

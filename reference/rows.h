@@ -13,7 +13,7 @@ void   ref_put(const qw_tensor *t, int64_t i, int64_t j, int64_t k, const double
 double ref_get1(const qw_tensor *t, int64_t i, int64_t j, double absent);
 void   ref_put1(const qw_tensor *t, int64_t i, int64_t j, double x);
 
-/* sum of a[i] b[i]: eight partial sums over i mod 8, added pairwise; the order depends on n alone. */
+/* sum of a[i] b[i]: eight partial sums over i mod 8, added pairwise.  The order follows from n. */
 double ref_dot(const double *a, const double *b, int64_t n);
 double ref_act(qw_act act, double x);
 

@@ -1,8 +1,8 @@
-/* check_ops.c - number formats and the reference's operations against golden data and worked examples.
+/* check_ops.c - number formats and the reference's operations, against golden data and by hand.
  *
  * Formats are exact, or off by the one f32 rounding that the golden data allow.  Operations run in
- * float64 on "ref64" and may differ from the golden values, which were made in float64 too, by 1e-12
- * of the largest: a few roundings, and nothing that a wrong formula could hide in. */
+ * float64 on "ref64" and may differ from the golden values, which were made in float64 too, by
+ * 1e-13 of the largest: a few roundings, and nothing that a wrong formula could hide in. */
 #include "load.h"
 #include "ref.h"
 #include "rows.h"
@@ -78,29 +78,40 @@ static void *copy(const char *name, qw_dtype dtype)
     return p;
 }
 
-static void close_to(const char *what, const double *got, const double *want, int64_t n, double tolerance)
+/* Dense float64 tensors. */
+static qw_tensor vec(double *x, int64_t a) { return qw_dense1(x, QW_F64, a); }
+static qw_tensor mat(void *x, int64_t a, int64_t b) { return qw_dense2(x, QW_F64, a, b); }
+static qw_tensor cube(void *x, int64_t a, int64_t b, int64_t c)
+{
+    return qw_dense3(x, QW_F64, a, b, c);
+}
+
+static void close_to(const char *what, const double *got, const double *want, int64_t n,
+                     double tolerance)
 {
     double most = 0;
     for (int64_t i = 0; i < n; i++) most = fmax(most, fabs(want[i]));
     ck_assert_msg(most > 0, "%s: the golden values are all zero", what);
     for (int64_t i = 0; i < n; i++)
-        ck_assert_msg(fabs(got[i] - want[i]) <= tolerance * most, "%s[%lld] is %.17g instead of %.17g", what,
+        ck_assert_msg(fabs(got[i] - want[i]) <= tolerance * most,
+                      "%s[%lld] is %.17g instead of %.17g", what,
                       (long long)i, got[i], want[i]);
 }
 
-/* --- number formats -------------------------------------------------------------------------------- */
+/* --- number formats -------------------------------------------------------------------------- */
 
 static void same_float(const char *what, int64_t code, float got, float want)
 {
     const int same = isnan(want) ? isnan(got) : memcmp(&got, &want, sizeof got) == 0;
-    ck_assert_msg(same, "%s of code %lld is %.9g instead of %.9g", what, (long long)code, (double)got,
-                  (double)want);
+    ck_assert_msg(same, "%s of code %lld is %.9g instead of %.9g", what, (long long)code,
+                  (double)got, (double)want);
 }
 
 START_TEST(small_floats_decode)
 {
     static const struct { const char *name; float (*f)(uint8_t); qw_dtype t; } type[] = {
-        { "f8_e4m3fn_to_f32", qw_f8e4m3_to_f32, QW_F8E4M3 }, { "f8_e5m2_to_f32", qw_f8e5m2_to_f32, QW_F8E5M2 },
+        { "f8_e4m3fn_to_f32", qw_f8e4m3_to_f32, QW_F8E4M3 },
+        { "f8_e5m2_to_f32", qw_f8e5m2_to_f32, QW_F8E5M2 },
         { "f8_e8m0_to_f32", qw_f8e8m0_to_f32, QW_F8E8M0 },
     };
     float *want = copy(type[_i].name, QW_F32);
@@ -150,12 +161,12 @@ START_TEST(floats_narrow)
             const uint16_t code = (uint16_t)got;
             const uint8_t byte = (uint8_t)got;
             float back;
-            qw_decode_f32(type[_i].t, type[_i].t == QW_F8E4M3 || type[_i].t == QW_F8E5M2 ? (const void *)&byte : &code,
-                          1, &back);
+            const int is_byte = qw_block_bytes(type[_i].t) == 1;
+            qw_decode_f32(type[_i].t, is_byte ? (const void *)&byte : &code, 1, &back);
             ck_assert_msg(isnan(back), "%s of NaN is %u", type[_i].name, got);
         } else
-            ck_assert_msg(got == (unsigned)want[i], "%s of %.9g is %u instead of %d", type[_i].name, (double)x[i], got,
-                          (int)want[i]);
+            ck_assert_msg(got == (unsigned)want[i], "%s of %.9g is %u instead of %d", type[_i].name,
+                          (double)x[i], got, (int)want[i]);
     }
     free(x);
     free(want);
@@ -203,8 +214,8 @@ START_TEST(block_examples)
 END_TEST
 
 static const char *const block_type[] = {
-    "BF16", "F16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS",
-    "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S",
+    "BF16", "F16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
+    "IQ4_NL", "IQ4_XS", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S",
 };
 enum { BLOCK_TYPES = sizeof block_type / sizeof block_type[0] };
 
@@ -232,11 +243,13 @@ START_TEST(blocks_decode)
     double seen = 0;
     for (int64_t b = 0; b < n; b += block) {
         double most = 0;
-        for (int64_t i = b; i < b + block; i++) if (isfinite(want[i])) most = fmax(most, fabs((double)want[i]));
+        for (int64_t i = b; i < b + block; i++)
+            if (isfinite(want[i])) most = fmax(most, fabs((double)want[i]));
         for (int64_t i = b; i < b + block; i++)
             ck_assert_msg(isnan(want[i]) ? isnan(got[i]) : isinf(want[i]) ? got[i] == want[i]
                           : fabs((double)got[i] - (double)want[i]) <= 1e-7 * most,
-                          "%s[%lld] is %.9g instead of %.9g", name, (long long)i, (double)got[i], (double)want[i]);
+                          "%s[%lld] is %.9g instead of %.9g", name, (long long)i, (double)got[i],
+                          (double)want[i]);
         seen = fmax(seen, most);
     }
     ck_assert_double_gt(seen, 0);
@@ -259,7 +272,7 @@ START_TEST(names)
 }
 END_TEST
 
-/* --- microscaled weights ----------------------------------------------------------------------------- */
+/* --- microscaled weights --------------------------------------------------------------------- */
 
 START_TEST(block_scale_places)
 {
@@ -278,7 +291,8 @@ END_TEST
 
 START_TEST(nvfp4_example)
 {
-    unsigned char data[8] = { 0x75, 0xb1, 0x04, 0xe2, 0x01, 0x6f, 0x28, 0x24 }, scales[512] = { 0x7e };
+    unsigned char data[8] = { 0x75, 0xb1, 0x04, 0xe2, 0x01, 0x6f, 0x28, 0x24 };
+    unsigned char scales[512] = { 0x7e };
     const float second = (float)(6.0 / 2688);
     const double want[16] = { 6, 3, -1.5, 0.5, 0, 2, -4, 1, 0, 0.5, 4, -6, 1, -0.0, 1, 2 };
     double x[16];
@@ -308,14 +322,15 @@ START_TEST(mxfp8_example)
 }
 END_TEST
 
-/* --- rotation and rows of int8 ------------------------------------------------------------------------ */
+/* --- rotation and rows of int8 --------------------------------------------------------------- */
 
 static void convert(qw_tensor y, qw_tensor x, int group)
 {
-    ck_assert_int_eq(ref_convert(dev, &(qw_convert_args){ .y = y, .x = x, .rotate = group }), QWEN_OK);
+    ck_assert_int_eq(ref_convert(dev, &(qw_convert_args){ .y = y, .x = x, .rotate = group }),
+                     QWEN_OK);
 }
 
-/* Against the definition: the sign of (i, j) is -1 for each pair of base-4 digits whose sum is 3. */
+/* Against the definition: the sign of (i, j) is -1 for each pair of base-4 digits of sum 3. */
 START_TEST(rotation_is_hadamard)
 {
     static const int group[] = { 4, 16, 64, 256 };
@@ -324,7 +339,7 @@ START_TEST(rotation_is_hadamard)
     for (int i = 0; i < g; i++) {
         memset(x, 0, (size_t)g * sizeof *x);
         x[i] = sqrt(g);
-        convert(qw_dense2(y, QW_F64, 1, g), qw_dense2(x, QW_F64, 1, g), g);
+        convert(mat(y, 1, g), mat(x, 1, g), g);
         for (int j = 0; j < g; j++) {
             double sign = 1;
             for (int a = i, b = j, s = 1; s < g; s *= 4, a /= 4, b /= 4)
@@ -340,16 +355,18 @@ END_TEST
 START_TEST(convrot_example)
 {
     double w[16] = { [0] = 8, [5] = -2, [15] = 1 }, x[16], rot[16];
-    const double w_rot[16] = { 1.75, 1.25, 2.25, -2.75, 1.25, 1.75, 2.75, -2.25, 2.25, 2.75, 1.75, -1.25, -2.75,
-                               -2.25, -1.25, 1.75 };
+    const double w_rot[16] = { 1.75, 1.25, 2.25, -2.75, 1.25, 1.75, 2.75, -2.25, 2.25, 2.75, 1.75,
+                               -1.25, -2.75, -2.25, -1.25, 1.75 };
     const double x_rot[16] = { -18, 5, 6, 7, -14, 9, 10, 11, -10, 13, 14, 15, 16, -5, -4, -3 };
-    const int8_t w_code[16] = { 81, 58, 104, -127, 58, 81, 127, -104, 104, 127, 81, -58, -127, -104, -58, 81 };
-    const int8_t x_code[16] = { -127, 35, 42, 49, -99, 63, 71, 78, -71, 92, 99, 106, 113, -35, -28, -21 };
+    const int8_t w_code[16] = { 81, 58, 104, -127, 58, 81, 127, -104, 104, 127, 81, -58, -127, -104,
+                                -58, 81 };
+    const int8_t x_code[16] = { -127, 35, 42, 49, -99, 63, 71, 78, -71, 92, 99, 106, 113, -35, -28,
+                                -21 };
     for (int i = 0; i < 16; i++) x[i] = i - 7;
     x[3] = 40;
-    convert(qw_dense2(rot, QW_F64, 1, 16), qw_dense2(w, QW_F64, 1, 16), 16);
+    convert(mat(rot, 1, 16), mat(w, 1, 16), 16);
     for (int i = 0; i < 16; i++) ck_assert_double_eq(rot[i], w_rot[i]);
-    convert(qw_dense2(rot, QW_F64, 1, 16), qw_dense2(x, QW_F64, 1, 16), 16);
+    convert(mat(rot, 1, 16), mat(x, 1, 16), 16);
     for (int i = 0; i < 16; i++) ck_assert_double_eq(rot[i], x_rot[i]);
     int8_t qw[16], qx[16];
     float sw = 0, sx = 0;
@@ -357,13 +374,14 @@ START_TEST(convrot_example)
     tw.scale = &sw;
     tx.scale = &sx;
     tw.scale_stride = tx.scale_stride = 1;
-    convert(tw, qw_dense2(w, QW_F64, 1, 16), 16);
-    convert(tx, qw_dense2(x, QW_F64, 1, 16), 16);
+    convert(tw, mat(w, 1, 16), 16);
+    convert(tx, mat(x, 1, 16), 16);
     ck_assert_mem_eq(qw, w_code, 16);
     ck_assert_mem_eq(qx, x_code, 16);
     ck_assert(sw == (float)(2.75 / 127) && sx == (float)(18.0 / 127));
     double y = 0;
-    ck_assert_int_eq(ref_gemm(dev, &(qw_gemm_args){ .y = qw_dense2(&y, QW_F64, 1, 1), .x = tx, .w = tw }), QWEN_OK);
+    ck_assert_int_eq(ref_gemm(dev, &(qw_gemm_args){ .y = mat(&y, 1, 1), .x = tx, .w = tw }),
+                     QWEN_OK);
     ck_assert_double_eq_tol(y, -44.38704, 5e-6);
 }
 END_TEST
@@ -371,7 +389,8 @@ END_TEST
 /* Ties go to even, a row of zeros has the smallest scale, a row that is not finite says so. */
 START_TEST(quantised_rows)
 {
-    const float x[4][4] = { { 127, 0.5f, 1.5f, -2.5f }, { 0, 0, 0, 0 }, { 1, INFINITY, 2, 3 }, { NAN, 1, 2, 3 } };
+    const float x[4][4] = { { 127, 0.5f, 1.5f, -2.5f }, { 0, 0, 0, 0 }, { 1, INFINITY, 2, 3 },
+                            { NAN, 1, 2, 3 } };
     const int8_t want[2][4] = { { 127, 0, 2, -2 }, { 0, 0, 0, 0 } };
     int8_t q[4][4];
     float s[4];
@@ -384,13 +403,14 @@ START_TEST(quantised_rows)
 }
 END_TEST
 
-/* A double goes to bf16 and f16 with one rounding: just above a tie it must not fall back onto it. */
+/* A double goes to bf16 and f16 with one rounding: just above a tie it must not fall back on it. */
 START_TEST(single_rounding)
 {
-    const double x[4] = { 1 + 0x1p-8 + 0x1p-40, 1 + 0x1p-11 + 0x1p-50, 1 + 0x1p-8, -1 - 0x1p-8 - 0x1p-40 };
+    const double x[4] = { 1 + 0x1p-8 + 0x1p-40, 1 + 0x1p-11 + 0x1p-50, 1 + 0x1p-8,
+                          -1 - 0x1p-8 - 0x1p-40 };
     uint16_t b[4], h[4];
-    convert(qw_dense2(b, QW_BF16, 1, 4), qw_dense2((void *)(uintptr_t)x, QW_F64, 1, 4), 0);
-    convert(qw_dense2(h, QW_F16, 1, 4), qw_dense2((void *)(uintptr_t)x, QW_F64, 1, 4), 0);
+    convert(qw_dense2(b, QW_BF16, 1, 4), mat((void *)(uintptr_t)x, 1, 4), 0);
+    convert(qw_dense2(h, QW_F16, 1, 4), mat((void *)(uintptr_t)x, 1, 4), 0);
     ck_assert_uint_eq(b[0], 0x3f81);
     ck_assert_uint_eq(b[2], 0x3f80);
     ck_assert_uint_eq(b[3], 0xbf81);
@@ -398,14 +418,14 @@ START_TEST(single_rounding)
 }
 END_TEST
 
-/* --- operations against golden data --------------------------------------------------------------------- */
+/* --- operations against golden data ---------------------------------------------------------- */
 
 START_TEST(gemm_is_linear)
 {
     double *x = doubles("linear.x"), *w = doubles("linear.weight"), *bias = doubles("linear.bias");
     double *want = doubles("linear.y"), y[15];
-    const qw_gemm_args a = { .y = qw_dense2(y, QW_F64, 3, 5), .x = qw_dense2(x, QW_F64, 3, 7),
-                             .w = qw_dense2(w, QW_F64, 5, 7), .bias = qw_dense1(bias, QW_F64, 5) };
+    const qw_gemm_args a = { .y = mat(y, 3, 5), .x = mat(x, 3, 7),
+                             .w = mat(w, 5, 7), .bias = vec(bias, 5) };
     ck_assert_int_eq(ref_gemm(dev, &a), QWEN_OK);
     close_to("linear.y", y, want, 15, 1e-13);
     free(x);
@@ -422,12 +442,13 @@ START_TEST(activations)
         { "gelu_tanh.y", QW_GELU_TANH }, { "gelu_erf.y", QW_GELU_ERF }, { "silu.y", QW_SILU },
     };
     const int64_t n = count(entry("activation.x"));
-    double *x = doubles("activation.x"), *want = doubles(kind[_i].name), *y = room((size_t)n * sizeof *y), one = 1;
-    const qw_gemm_args a = { .y = qw_dense2(y, QW_F64, n, 1), .x = qw_dense2(x, QW_F64, n, 1),
-                             .w = qw_dense2(&one, QW_F64, 1, 1), .act = kind[_i].act };
+    double *x = doubles("activation.x"), *want = doubles(kind[_i].name), one = 1;
+    double *y = room((size_t)n * sizeof *y);
+    const qw_gemm_args a = { .y = mat(y, n, 1), .x = mat(x, n, 1),
+                             .w = mat(&one, 1, 1), .act = kind[_i].act };
     ck_assert_int_eq(ref_gemm(dev, &a), QWEN_OK);
     close_to(kind[_i].name, y, want, n, 1e-15);
-    for (int64_t i = 0; i < n; i++)     /* in the tails too, up to what the golden formula cancels */
+    for (int64_t i = 0; i < n; i++)     /* in the tails too, but for what the golden sum cancels */
         ck_assert(fabs(y[i] - want[i]) <= 4e-16 * fabs(x[i]) + 4e-15 * fabs(want[i]));
     free(x);
     free(want);
@@ -446,10 +467,10 @@ START_TEST(gemm_epilogue)
     for (int j = 0; j < N; j++) for (int p = 0; p < R; p++) w2[j][p] = cos(0.1 * j - 2.9 * p);
     for (int j = 0; j < N; j++) bias[j] = 0.1 * j, gate[j] = 1.5 - j;
     for (int i = 0; i < M; i++) for (int j = 0; j < N; j++) y[i][j] = res[i][j] = 0.5 * i - j;
-    const qw_tensor out = qw_dense2(y, QW_F64, M, N);
-    const qw_gemm_args a = { .y = out, .res = out, .x = qw_dense2(x, QW_F64, M, K), .w = qw_dense2(w, QW_F64, N, K),
-                             .x2 = qw_dense2(x2, QW_F64, M, R), .w2 = qw_dense2(w2, QW_F64, N, R),
-                             .bias = qw_dense1(bias, QW_F64, N), .gate = qw_dense1(gate, QW_F64, N), .act = QW_SILU };
+    const qw_tensor out = mat(y, M, N);
+    const qw_gemm_args a = { .y = out, .res = out, .x = mat(x, M, K), .w = mat(w, N, K),
+                             .x2 = mat(x2, M, R), .w2 = mat(w2, N, R),
+                             .bias = vec(bias, N), .gate = vec(gate, N), .act = QW_SILU };
     ck_assert_int_eq(ref_gemm(dev, &a), QWEN_OK);
     for (int i = 0; i < M; i++)
         for (int j = 0; j < N; j++) {
@@ -466,24 +487,26 @@ static double *swapped(const double *x, int64_t a, int64_t b, int64_t d)
 {
     double *y = room((size_t)(a * b * d) * sizeof *y);
     for (int64_t i = 0; i < a; i++)
-        for (int64_t j = 0; j < b; j++) memcpy(y + (j * a + i) * d, x + (i * b + j) * d, (size_t)d * sizeof *y);
+        for (int64_t j = 0; j < b; j++)
+            memcpy(y + (j * a + i) * d, x + (i * b + j) * d, (size_t)d * sizeof *y);
     return y;
 }
 
 /* keep: which of the six keys there are, or NULL. */
-static void attention_case(const char *name, const int32_t *first, const int32_t *last, const uint8_t *keep)
+static void attention_case(const char *name, const int32_t *first, const int32_t *last,
+                           const uint8_t *keep)
 {
     double *q0 = doubles("attention.q"), *k0 = doubles("attention.k"), *v0 = doubles("attention.v");
-    double *want0 = doubles(name), *q = swapped(q0, 4, 6, 8), *k = swapped(k0, 2, 6, 8), *v = swapped(v0, 2, 6, 8);
-    double *want = swapped(want0, 4, 6, 8), *y = room(192 * sizeof *y);
+    double *q = swapped(q0, 4, 6, 8), *k = swapped(k0, 2, 6, 8), *v = swapped(v0, 2, 6, 8);
+    double *want0 = doubles(name), *want = swapped(want0, 4, 6, 8), *y = room(192 * sizeof *y);
     int64_t n = 0;
     for (int j = 0; j < 6; j++) {
         if (keep && !keep[j]) continue;
         memmove(k + 16 * n, k + 16 * j, 16 * sizeof *k);
         memmove(v + 16 * n++, v + 16 * j, 16 * sizeof *v);
     }
-    const qw_attention_args a = { .y = qw_dense3(y, QW_F64, 6, 4, 8), .q = qw_dense3(q, QW_F64, 6, 4, 8),
-                                  .k = qw_dense3(k, QW_F64, n, 2, 8), .v = qw_dense3(v, QW_F64, n, 2, 8),
+    const qw_attention_args a = { .y = cube(y, 6, 4, 8), .q = cube(q, 6, 4, 8),
+                                  .k = cube(k, n, 2, 8), .v = cube(v, n, 2, 8),
                                   .first = first, .last = last, .scale = 1 / sqrt(8) };
     ck_assert_int_eq(ref_attention(dev, &a), QWEN_OK);
     close_to(name, y, want, 192, 1e-13);
@@ -515,22 +538,22 @@ END_TEST
 /* With equal keys attention is a mean, and far-off logits neither overflow nor leak. */
 START_TEST(softmax)
 {
-    double *x = doubles("softmax.x"), *want = doubles("softmax.y"), *y = room(27 * sizeof *y), k[9], v[9 * 9];
-    double q = 1, out[9];
+    double *x = doubles("softmax.x"), *want = doubles("softmax.y"), *y = room(27 * sizeof *y);
+    double q = 1, k[9], v[9 * 9], out[9];
     memset(v, 0, sizeof v);
-    for (int j = 0; j < 9; j++) v[10 * j] = 1;  /* values are the unit vectors: the result is the weights */
+    for (int j = 0; j < 9; j++) v[10 * j] = 1;  /* unit vectors: the result is the weights */
     for (int i = 0; i < 3; i++) {
         double keys[9][9] = { { 0 } }, query[9] = { 1 };
         for (int j = 0; j < 9; j++) keys[j][0] = x[9 * i + j];
-        const qw_attention_args a = { .y = qw_dense3(y + 9 * i, QW_F64, 1, 1, 9), .q = qw_dense3(query, QW_F64, 1, 1, 9),
-                                      .k = qw_dense3(keys, QW_F64, 9, 1, 9), .v = qw_dense3(v, QW_F64, 9, 1, 9),
+        const qw_attention_args a = { .y = cube(y + 9 * i, 1, 1, 9), .q = cube(query, 1, 1, 9),
+                                      .k = cube(keys, 9, 1, 9), .v = cube(v, 9, 1, 9),
                                       .scale = 1 };
         ck_assert_int_eq(ref_attention(dev, &a), QWEN_OK);
     }
     close_to("softmax.y", y, want, 27, 1e-14);
     for (int j = 0; j < 9; j++) k[j] = j == 4 ? 5000 : -5000, v[j] = j;
-    const qw_attention_args far = { .y = qw_dense3(out, QW_F64, 1, 1, 1), .q = qw_dense3(&q, QW_F64, 1, 1, 1),
-                                    .k = qw_dense3(k, QW_F64, 9, 1, 1), .v = qw_dense3(v, QW_F64, 9, 1, 1), .scale = 1 };
+    const qw_attention_args far = { .y = cube(out, 1, 1, 1), .q = cube(&q, 1, 1, 1),
+                                    .k = cube(k, 9, 1, 1), .v = cube(v, 9, 1, 1), .scale = 1 };
     ck_assert_int_eq(ref_attention(dev, &far), QWEN_OK);
     ck_assert_double_eq(out[0], 4);
     free(x);
@@ -539,7 +562,7 @@ START_TEST(softmax)
 }
 END_TEST
 
-/* [c][h][w] to [h][w][c], and [o][c][h][w] to [o][h][w][c]: c outermost of `outer` pieces goes last. */
+/* [outer][c][hw] to [outer][hw][c]. */
 static double *channels_last(double *x, int64_t outer, int64_t c, int64_t hw)
 {
     double *y = room((size_t)(outer * c * hw) * sizeof *y);
@@ -550,7 +573,11 @@ static double *channels_last(double *x, int64_t outer, int64_t c, int64_t hw)
     return y;
 }
 
-typedef struct conv_case { const char *want, *weight; int64_t ho, wo, kernel; int stride, pad; } conv_case;
+typedef struct conv_case {
+    const char *want, *weight;
+    int64_t     ho, wo, kernel;
+    int         stride, pad;
+} conv_case;
 
 START_TEST(convolutions)
 {
@@ -562,10 +589,11 @@ START_TEST(convolutions)
     const conv_case *c = &cases[_i];
     double *x = channels_last(doubles("conv.x"), 1, 3, 42), *bias = doubles("conv.bias");
     double *w = channels_last(doubles(c->weight), 4, 3, c->kernel * c->kernel);
-    double *want = channels_last(doubles(c->want), 1, 4, c->ho * c->wo), *y = room((size_t)(c->ho * c->wo * 4) * sizeof *y);
-    const qw_conv2d_args a = { .y = qw_dense3(y, QW_F64, c->ho, c->wo, 4), .x = qw_dense3(x, QW_F64, 7, 6, 3),
+    double *want = channels_last(doubles(c->want), 1, 4, c->ho * c->wo);
+    double *y = room((size_t)(c->ho * c->wo * 4) * sizeof *y);
+    const qw_conv2d_args a = { .y = cube(y, c->ho, c->wo, 4), .x = cube(x, 7, 6, 3),
                                .w = qw_dense4(w, QW_F64, 4, c->kernel, c->kernel, 3),
-                               .bias = qw_dense1(bias, QW_F64, 4),
+                               .bias = vec(bias, 4),
                                .stride = c->stride, .top = c->pad, .left = c->pad, .up = 1 };
     ck_assert_int_eq(ref_conv2d(dev, &a), QWEN_OK);
     close_to(c->want, y, want, c->ho * c->wo * 4, 1e-13);
@@ -577,15 +605,16 @@ START_TEST(convolutions)
 }
 END_TEST
 
-/* For one frame with two of zeros before it, only the last temporal tap of a causal kernel meets data. */
+/* For one frame with two of zeros before it, only a causal kernel's last tap meets data. */
 START_TEST(causal_convolution)
 {
     double *x = channels_last(doubles("conv.x"), 1, 3, 42), *w5 = doubles("causal_conv3d.weight");
-    double *last = room(4 * 3 * 9 * sizeof *last), *want = channels_last(doubles("causal_conv3d.y"), 1, 4, 42);
+    double *last = room(4 * 3 * 9 * sizeof *last), *want;
+    want = channels_last(doubles("causal_conv3d.y"), 1, 4, 42);
     for (int oc = 0; oc < 12; oc++) memcpy(last + 9 * oc, w5 + 27 * oc + 18, 9 * sizeof *last);
     double *w = channels_last(last, 4, 3, 9), *bias = doubles("conv.bias"), y[42 * 4];
-    const qw_conv2d_args a = { .y = qw_dense3(y, QW_F64, 7, 6, 4), .x = qw_dense3(x, QW_F64, 7, 6, 3),
-                               .w = qw_dense4(w, QW_F64, 4, 3, 3, 3), .bias = qw_dense1(bias, QW_F64, 4),
+    const qw_conv2d_args a = { .y = cube(y, 7, 6, 4), .x = cube(x, 7, 6, 3),
+                               .w = qw_dense4(w, QW_F64, 4, 3, 3, 3), .bias = vec(bias, 4),
                                .stride = 1, .top = 1, .left = 1, .up = 1 };
     ck_assert_int_eq(ref_conv2d(dev, &a), QWEN_OK);
     close_to("causal_conv3d.y", y, want, 168, 1e-13);
@@ -600,19 +629,22 @@ END_TEST
 /* Enlarging inside conv2d: a kernel that copies, then any kernel on the enlarged picture. */
 START_TEST(enlargement)
 {
-    double *x = channels_last(doubles("upsample.x"), 1, 3, 42), *big = channels_last(doubles("upsample.y"), 1, 3, 168);
+    double *x = channels_last(doubles("upsample.x"), 1, 3, 42);
+    double *big = channels_last(doubles("upsample.y"), 1, 3, 168);
     double one[9] = { 1, 0, 0, 0, 1, 0, 0, 0, 1 }, y[504], z[504];
-    const qw_conv2d_args copying = { .y = qw_dense3(y, QW_F64, 14, 12, 3), .x = qw_dense3(x, QW_F64, 7, 6, 3),
-                                     .w = qw_dense4(one, QW_F64, 3, 1, 1, 3), .stride = 1, .up = 2 };
+    const qw_conv2d_args copying = { .y = cube(y, 14, 12, 3), .x = cube(x, 7, 6, 3),
+                                     .w = qw_dense4(one, QW_F64, 3, 1, 1, 3),
+                                     .stride = 1, .up = 2 };
     ck_assert_int_eq(ref_conv2d(dev, &copying), QWEN_OK);
     ck_assert_mem_eq(y, big, sizeof y);
     double w[81];
     for (int i = 0; i < 81; i++) w[i] = sin(i);
-    qw_conv2d_args a = { .y = qw_dense3(y, QW_F64, 14, 12, 3), .x = qw_dense3(x, QW_F64, 7, 6, 3),
-                         .w = qw_dense4(w, QW_F64, 3, 3, 3, 3), .stride = 1, .top = 1, .left = 1, .up = 2 };
+    qw_conv2d_args a = { .y = cube(y, 14, 12, 3), .x = cube(x, 7, 6, 3),
+                         .w = qw_dense4(w, QW_F64, 3, 3, 3, 3),
+                         .stride = 1, .top = 1, .left = 1, .up = 2 };
     ck_assert_int_eq(ref_conv2d(dev, &a), QWEN_OK);
-    a.y = qw_dense3(z, QW_F64, 14, 12, 3);
-    a.x = qw_dense3(big, QW_F64, 14, 12, 3);
+    a.y = cube(z, 14, 12, 3);
+    a.x = cube(big, 14, 12, 3);
     a.up = 1;
     ck_assert_int_eq(ref_conv2d(dev, &a), QWEN_OK);
     ck_assert_mem_eq(y, z, sizeof y);
@@ -623,9 +655,10 @@ END_TEST
 
 START_TEST(rms_norms)
 {
-    double *x = doubles("rms_norm.x"), *w = doubles("rms_norm.weight"), *want = doubles("rms_norm.y");
-    qw_rms_norm_args a = { .y = qw_dense2(x, QW_F64, 4, 24), .x = qw_dense2(x, QW_F64, 4, 24),
-                           .w = qw_dense1(w, QW_F64, 24), .eps = 1e-6 };
+    double *x = doubles("rms_norm.x"), *w = doubles("rms_norm.weight"), *want;
+    want = doubles("rms_norm.y");
+    qw_rms_norm_args a = { .y = mat(x, 4, 24), .x = mat(x, 4, 24),
+                           .w = vec(w, 24), .eps = 1e-6 };
     ck_assert_int_eq(ref_rms_norm(dev, &a), QWEN_OK);           /* in place */
     close_to("rms_norm.y", x, want, 96, 1e-14);
     free(x);
@@ -635,8 +668,8 @@ START_TEST(rms_norms)
     x = channels_last(doubles("rms_norm_channel.x"), 1, 4, 6);
     want = channels_last(doubles("rms_norm_channel.y"), 1, 4, 6);
     w = doubles("rms_norm_channel.gamma");
-    a = (qw_rms_norm_args){ .y = qw_dense2(x, QW_F64, 6, 4), .x = qw_dense2(x, QW_F64, 6, 4),
-                            .w = qw_dense1(w, QW_F64, 4), .eps = 1e-24 / 4 };
+    a = (qw_rms_norm_args){ .y = mat(x, 6, 4), .x = mat(x, 6, 4),
+                            .w = vec(w, 4), .eps = 1e-24 / 4 };
     ck_assert_int_eq(ref_rms_norm(dev, &a), QWEN_OK);
     close_to("rms_norm_channel.y", x, want, 24, 1e-14);
     free(x);
@@ -647,17 +680,18 @@ END_TEST
 
 START_TEST(modulation)
 {
-    double *x = doubles("adaln.x"), *scale = doubles("adaln.scale"), *shift = doubles("adaln.shift");
-    double *gate = doubles("adaln.gate"), *branch = doubles("adaln.branch"), *want = doubles("adaln.modulated");
-    double *sum = doubles("adaln.residual"), y[120], one[400] = { 0 };
-    const qw_ln_mod_args a = { .y = qw_dense2(y, QW_F64, 6, 20), .x = qw_dense2(x, QW_F64, 6, 20), .eps = 1e-6,
-                               .scale = qw_dense1(scale, QW_F64, 20), .shift = qw_dense1(shift, QW_F64, 20) };
+    double *x = doubles("adaln.x"), *scale = doubles("adaln.scale"), *gate = doubles("adaln.gate");
+    double *shift = doubles("adaln.shift"), *branch = doubles("adaln.branch");
+    double *want = doubles("adaln.modulated"), *sum = doubles("adaln.residual");
+    double y[120], one[400] = { 0 };
+    const qw_ln_mod_args a = { .y = mat(y, 6, 20), .x = mat(x, 6, 20), .eps = 1e-6,
+                               .scale = vec(scale, 20), .shift = vec(shift, 20) };
     ck_assert_int_eq(ref_ln_mod(dev, &a), QWEN_OK);
     close_to("adaln.modulated", y, want, 120, 1e-13);
     for (int i = 0; i < 20; i++) one[21 * i] = 1;
-    const qw_tensor stream = qw_dense2(x, QW_F64, 6, 20);
-    const qw_gemm_args g = { .y = stream, .res = stream, .x = qw_dense2(branch, QW_F64, 6, 20),
-                             .w = qw_dense2(one, QW_F64, 20, 20), .gate = qw_dense1(gate, QW_F64, 20) };
+    const qw_tensor stream = mat(x, 6, 20);
+    const qw_gemm_args g = { .y = stream, .res = stream, .x = mat(branch, 6, 20),
+                             .w = mat(one, 20, 20), .gate = vec(gate, 20) };
     ck_assert_int_eq(ref_gemm(dev, &g), QWEN_OK);
     close_to("adaln.residual", x, sum, 120, 1e-14);
     double *all[] = { x, scale, shift, gate, branch, want, sum };
@@ -671,11 +705,12 @@ START_TEST(rotary)
         { "rope_pairs.x", "rope_pairs.angle", "rope_pairs.y", QW_PAIRS },
         { "rope_halves.x", "rope_halves.angle", "rope_halves.y", QW_HALVES },
     };
-    double *x = doubles(kind[_i].x), *angle = doubles(kind[_i].angle), *want = doubles(kind[_i].y), c[40], s[40];
+    double *x = doubles(kind[_i].x), *angle = doubles(kind[_i].angle), *want = doubles(kind[_i].y);
+    double c[40], s[40];
     for (int i = 0; i < 40; i++) c[i] = cos(angle[i]), s[i] = sin(angle[i]);
     for (int b = 0; b < 2; b++) {
-        const qw_norm_rope_args a = { .x = qw_dense3(x + 240 * b, QW_F64, 5, 3, 16), .cos = qw_dense2(c, QW_F64, 5, 8),
-                                      .sin = qw_dense2(s, QW_F64, 5, 8), .pairing = kind[_i].pairing };
+        const qw_norm_rope_args a = { .x = cube(x + 240 * b, 5, 3, 16), .cos = mat(c, 5, 8),
+                                      .sin = mat(s, 5, 8), .pairing = kind[_i].pairing };
         ck_assert_int_eq(ref_norm_rope(dev, &a), QWEN_OK);
     }
     close_to(kind[_i].y, x, want, 480, 1e-14);
@@ -691,13 +726,13 @@ START_TEST(rotary_with_norm)
     double x[2][3][8], y[2][3][8], w[8], c[2][4], s[2][4];
     for (int i = 0; i < 48; i++) (&x[0][0][0])[i] = (&y[0][0][0])[i] = sin(i * i);
     for (int i = 0; i < 8; i++) w[i] = 1 + 0.1 * i, (&c[0][0])[i] = cos(i), (&s[0][0])[i] = sin(i);
-    qw_norm_rope_args a = { .x = qw_dense3(x, QW_F64, 2, 3, 8), .w = qw_dense1(w, QW_F64, 8), .eps = 1e-6,
-                            .cos = qw_dense2(c, QW_F64, 2, 4), .sin = qw_dense2(s, QW_F64, 2, 4), .pairing = QW_PAIRS };
+    qw_norm_rope_args a = { .x = cube(x, 2, 3, 8), .w = vec(w, 8), .eps = 1e-6,
+                            .cos = mat(c, 2, 4), .sin = mat(s, 2, 4), .pairing = QW_PAIRS };
     ck_assert_int_eq(ref_norm_rope(dev, &a), QWEN_OK);
-    const qw_rms_norm_args n = { .y = qw_dense2(y, QW_F64, 6, 8), .x = qw_dense2(y, QW_F64, 6, 8),
-                                 .w = qw_dense1(w, QW_F64, 8), .eps = 1e-6 };
+    const qw_rms_norm_args n = { .y = mat(y, 6, 8), .x = mat(y, 6, 8),
+                                 .w = vec(w, 8), .eps = 1e-6 };
     ck_assert_int_eq(ref_rms_norm(dev, &n), QWEN_OK);
-    a.x = qw_dense3(y, QW_F64, 2, 3, 8);
+    a.x = cube(y, 2, 3, 8);
     a.w = (qw_tensor){ .dtype = QW_NONE };
     ck_assert_int_eq(ref_norm_rope(dev, &a), QWEN_OK);
     close_to("norm, then rotation", &x[0][0][0], &y[0][0][0], 48, 1e-15);
@@ -708,14 +743,17 @@ START_TEST(swiglus)
 {
     double x[3][8], y[3][4];
     for (int i = 0; i < 24; i++) (&x[0][0])[i] = 3 * sin(i);
-    const qw_swiglu_args a = { .y = qw_dense2(y, QW_F64, 3, 4), .x = qw_dense2(x, QW_F64, 3, 8) };
+    const qw_swiglu_args a = { .y = mat(y, 3, 4), .x = mat(x, 3, 8) };
     ck_assert_int_eq(ref_swiglu(dev, &a), QWEN_OK);
     for (int i = 0; i < 3; i++)
-        for (int j = 0; j < 4; j++) ck_assert_double_eq_tol(y[i][j], x[i][j] / (1 + exp(-x[i][j])) * x[i][4 + j], 1e-15);
+        for (int j = 0; j < 4; j++) {
+            const double want = x[i][j] / (1 + exp(-x[i][j])) * x[i][4 + j];
+            ck_assert_double_eq_tol(y[i][j], want, 1e-15);
+        }
 }
 END_TEST
 
-/* --- any weight type, any address, any number of threads ---------------------------------------------------- */
+/* --- any weight type, any address, any number of threads ------------------------------------- */
 
 /* Weights of every type at an odd address, with scales: gemm against a gemm of the decoded rows. */
 START_TEST(weights_of_every_type)
@@ -725,7 +763,7 @@ START_TEST(weights_of_every_type)
     enum { M = 3, N = 5, K = 512 };
     const size_t bytes = qw_row_bytes(t, K), size = bytes * N;
     unsigned char *raw = room(size + 1), scales[512 * 8];
-    for (size_t i = 0; i < size; i++) raw[i + 1] = (unsigned char)(i * 37 % 0x30);      /* small exponents */
+    for (size_t i = 0; i < size; i++) raw[i + 1] = (unsigned char)(i * 37 % 0x30);
     for (size_t i = 0; i < sizeof scales; i++) scales[i] = (unsigned char)(0x30 + i % 16);
     const float scale[N] = { 1, 2, 0.5f, 3, -1 };
     qw_tensor w = qw_dense2(raw + 1, t, N, K);
@@ -735,10 +773,10 @@ START_TEST(weights_of_every_type)
     double *plain = room(N * K * sizeof *plain), *x = room(M * K * sizeof *x), y[M * N], z[M * N];
     for (int j = 0; j < N; j++) ref_get(&w, j, 0, 0, plain + j * K);
     for (int i = 0; i < M * K; i++) x[i] = sin(i);
-    qw_gemm_args a = { .y = qw_dense2(y, QW_F64, M, N), .x = qw_dense2(x, QW_F64, M, K), .w = w };
+    qw_gemm_args a = { .y = mat(y, M, N), .x = mat(x, M, K), .w = w };
     ck_assert_int_eq(ref_gemm(dev, &a), QWEN_OK);
-    a.y = qw_dense2(z, QW_F64, M, N);
-    a.w = qw_dense2(plain, QW_F64, N, K);
+    a.y = mat(z, M, N);
+    a.w = mat(plain, N, K);
     ck_assert_int_eq(ref_gemm(dev, &a), QWEN_OK);
     ck_assert_mem_eq(y, z, sizeof y);
     double most = 0;
@@ -762,38 +800,42 @@ static float next_value(void)
     return (float)(int32_t)lcg * 0x1p-30f;
 }
 
-/* Every op on the same bits of input, in place where that is the hard case; results behind one another. */
+/* Every op on the same bits of input; the results lie behind one another. */
 static void every_op(qw_device *d, float *in, float *out)
 {
     enum { N = 37, C = 48 };
     float *const y = out, *const x = in, *const w = in + N * C, *const t = w + C * C;
-    const qw_tensor tx = qw_dense2(x, QW_F32, N, C), vec = qw_dense1(w, QW_F32, C), none = { .dtype = QW_NONE };
+    const qw_tensor tx = qw_dense2(x, QW_F32, N, C), wide = qw_dense1(w, QW_F32, C);
     int status = 0;
-    status |= ref_gemm(d, &(qw_gemm_args){ .y = qw_dense2(y, QW_F32, N, C), .x = tx, .res = tx, .bias = vec,
-                       .w = qw_dense2(w, QW_F32, C, C), .act = QW_GELU_TANH });
+    status |= ref_gemm(d, &(qw_gemm_args){ .y = qw_dense2(y, QW_F32, N, C), .x = tx, .res = tx,
+                       .bias = wide, .w = qw_dense2(w, QW_F32, C, C), .act = QW_GELU_TANH });
     status |= ref_attention(d, &(qw_attention_args){ .y = qw_dense3(y + N * C, QW_F32, N, 6, 8),
                             .q = qw_dense3(x, QW_F32, N, 6, 8), .k = qw_dense3(x, QW_F32, N, 6, 8),
                             .v = qw_dense3(y, QW_F32, N, 6, 8), .scale = 0.3 });
     status |= ref_conv2d(d, &(qw_conv2d_args){ .y = qw_dense3(y + 2 * N * C, QW_F32, N, 12, 4),
-                         .x = qw_dense3(x, QW_F32, N, 12, 4), .w = qw_dense4(w, QW_F32, 4, 3, 3, 4), .bias = none,
+                         .x = qw_dense3(x, QW_F32, N, 12, 4), .w = qw_dense4(w, QW_F32, 4, 3, 3, 4),
                          .stride = 1, .top = 1, .left = 1, .up = 1 });
-    status |= ref_rms_norm(d, &(qw_rms_norm_args){ .y = qw_dense2(y + 3 * N * C, QW_F32, N, C), .x = tx, .w = vec,
-                           .eps = 1e-6, .act = QW_SILU });
-    status |= ref_ln_mod(d, &(qw_ln_mod_args){ .y = qw_dense2(y + 4 * N * C, QW_F32, N, C), .x = tx, .scale = vec,
-                         .shift = vec, .eps = 1e-6 });
+    status |= ref_rms_norm(d, &(qw_rms_norm_args){ .y = qw_dense2(y + 3 * N * C, QW_F32, N, C),
+                           .x = tx, .w = wide, .eps = 1e-6, .act = QW_SILU });
+    status |= ref_ln_mod(d, &(qw_ln_mod_args){ .y = qw_dense2(y + 4 * N * C, QW_F32, N, C), .x = tx,
+                         .scale = wide, .shift = wide, .eps = 1e-6 });
     memcpy(y + 5 * N * C, x, N * C * sizeof *y);
-    status |= ref_norm_rope(d, &(qw_norm_rope_args){ .x = qw_dense3(y + 5 * N * C, QW_F32, N, 6, 8), .eps = 1e-6,
-                            .w = qw_dense1(w, QW_F32, 8), .cos = qw_dense2(t, QW_F32, N, 4),
+    status |= ref_norm_rope(d, &(qw_norm_rope_args){ .x = qw_dense3(y + 5 * N * C, QW_F32, N, 6, 8),
+                            .eps = 1e-6, .w = qw_dense1(w, QW_F32, 8),
+                            .cos = qw_dense2(t, QW_F32, N, 4),
                             .sin = qw_dense2(t + N * 4, QW_F32, N, 4), .pairing = QW_HALVES });
-    status |= ref_swiglu(d, &(qw_swiglu_args){ .y = qw_dense2(y + 6 * N * C, QW_F32, N, C / 2), .x = tx });
-    status |= ref_convert(d, &(qw_convert_args){ .y = qw_dense2(y + 7 * N * C, QW_F32, N, C), .x = tx, .rotate = 16 });
+    status |= ref_swiglu(d, &(qw_swiglu_args){ .y = qw_dense2(y + 6 * N * C, QW_F32, N, C / 2),
+                                               .x = tx });
+    status |= ref_convert(d, &(qw_convert_args){ .y = qw_dense2(y + 7 * N * C, QW_F32, N, C),
+                                                 .x = tx, .rotate = 16 });
     ck_assert_int_eq(status, QWEN_OK);
 }
 
 START_TEST(threads_do_not_show)
 {
     enum { IN = 37 * 48 + 48 * 48 + 37 * 8, OUT = 8 * 37 * 48 };
-    float *in = room(IN * sizeof *in), *once = room(OUT * sizeof *once), *again = room(OUT * sizeof *again);
+    float *in = room(IN * sizeof *in);
+    float *once = room(OUT * sizeof *once), *again = room(OUT * sizeof *again);
     for (int i = 0; i < IN; i++) in[i] = next_value();
     dev->threads = 1;
     every_op(dev, in, once);
@@ -818,20 +860,22 @@ END_TEST
 START_TEST(gemm_many_rows)
 {
     enum { M = 2500, N = 2, K = 3 };
-    double *x = room(M * K * sizeof *x), *y = room(M * N * sizeof *y), w[N][K] = { { 1, 2, 3 }, { -1, 0, 1 } };
+    double *x = room(M * K * sizeof *x), *y = room(M * N * sizeof *y);
+    double w[N][K] = { { 1, 2, 3 }, { -1, 0, 1 } };
     for (int i = 0; i < M * K; i++) x[i] = i % 17;
-    const qw_gemm_args a = { .y = qw_dense2(y, QW_F64, M, N), .x = qw_dense2(x, QW_F64, M, K),
-                             .w = qw_dense2(w, QW_F64, N, K) };
+    const qw_gemm_args a = { .y = mat(y, M, N), .x = mat(x, M, K),
+                             .w = mat(w, N, K) };
     ck_assert_int_eq(ref_gemm(dev, &a), QWEN_OK);
     for (int i = 0; i < M; i++)
         for (int j = 0; j < N; j++)
-            ck_assert_double_eq(y[i * N + j], x[i * K] * w[j][0] + x[i * K + 1] * w[j][1] + x[i * K + 2] * w[j][2]);
+            ck_assert_double_eq(y[i * N + j], x[i * K] * w[j][0] + x[i * K + 1] * w[j][1]
+                                              + x[i * K + 2] * w[j][2]);
     free(x);
     free(y);
 }
 END_TEST
 
-/* --- the device itself ------------------------------------------------------------------------------------------ */
+/* --- the device itself ----------------------------------------------------------------------- */
 
 START_TEST(devices)
 {
@@ -850,6 +894,7 @@ START_TEST(devices)
         ck_assert_int_eq(d->alloc(d, 3, &p), QWEN_OK);
         ck_assert_int_eq(d->alloc(d, 0, &q), QWEN_OK);
         ck_assert_uint_eq((uintptr_t)p % 256, 0);
+        d->free(d, q);
         ck_assert_int_eq(d->mark(d, QW_COMPUTE, &t0), QWEN_OK);
         ck_assert_int_eq(d->put(d, QW_COPY, p, "abc", 3), QWEN_OK);
         ck_assert_int_eq(d->mark(d, QW_COPY, &t1), QWEN_OK);
@@ -878,15 +923,17 @@ START_TEST(sentences)
     ck_assert_int_eq(qw_fail(&e, QWEN_EARG, "later"), QWEN_EIO);        /* the first stays */
     ck_assert_str_eq(e.text, "a.gguf is gone");
     char out[40], small[9];
-    ck_assert_str_eq(qw_visible(out, sizeof out, "a\n\x01\x7f\xff\xc3\xa9"), "a\\n\\x01\\x7f\\xff\xc3\xa9");
-    ck_assert_str_eq(qw_visible(out, sizeof out, "\xed\xa0\x80"), "\\xed\\xa0\\x80");      /* a lone surrogate */
+    ck_assert_str_eq(qw_visible(out, sizeof out, "a\n\x01\x7f\xff\xc3\xa9"),
+                     "a\\n\\x01\\x7f\\xff\xc3\xa9");
+    ck_assert_str_eq(qw_visible(out, sizeof out, "\xed\xa0\x80"),
+                     "\\xed\\xa0\\x80");      /* a lone surrogate */
     ck_assert_str_eq(qw_visible(out, sizeof out, "\xc0\xaf\xe2\x82"), "\\xc0\\xaf\\xe2\\x82");
     ck_assert_uint_lt(strlen(qw_visible(small, sizeof small, "abcdefghijkl")), sizeof small);
     ck_assert_str_eq(qw_visible(small, 1, "abc"), "");
 }
 END_TEST
 
-/* --- views -------------------------------------------------------------------------------------------------------- */
+/* --- views ----------------------------------------------------------------------------------- */
 
 START_TEST(views)
 {

@@ -132,29 +132,6 @@ static int is_file(const char *path)
     return !stat(path, &st) && S_ISREG(st.st_mode);
 }
 
-/* A checkout without symbolic links has small files that hold the target's relative path.  *out is NULL when
- * path is no such file. */
-static int follow_link(const char *path, char **out, qw_error *err)
-{
-    char text[300];
-    *out = NULL;
-    FILE *f = fopen(path, "rb");
-    const size_t n = f ? fread(text, 1, sizeof text - 1, f) : 0;
-    if (f)
-        fclose(f);
-    if (!n || n == sizeof text - 1 || strncmp(text, "../", 3))
-        return QWEN_OK;
-    text[n] = 0;
-    if (strlen(text) != n || strpbrk(text, "\n\r"))
-        return QWEN_OK;
-    char *directory = qw_strdup(path), *slash = directory ? strrchr(directory, '/') : NULL;
-    if (slash)
-        *slash = 0;
-    *out = directory ? qw_path_join(slash ? directory : ".", text) : NULL;
-    free(directory);
-    return *out ? QWEN_OK : qw_fail(err, QWEN_ENOMEM, "no memory for a path");
-}
-
 char *qw_component_path(const char *directory, const char *name, qw_error *err)
 {
     char *path = qw_path_join(directory, name);
@@ -164,7 +141,8 @@ char *qw_component_path(const char *directory, const char *name, qw_error *err)
     }
     if (is_file(path)) {
         char *target = NULL;
-        if (follow_link(path, &target, err)) {
+        qw_follow_link_file(path, &target, err);
+        if (err->status) {
             free(path);
             return NULL;
         }
@@ -312,6 +290,17 @@ static int read_index(qwen *q, const json_t *index, const char *where)
 
 /* --- files of a component ---------------------------------------------------------------------------- */
 
+/* Bytes of the tower's tensors in a file that holds both, or of what is left for the language model. */
+static uint64_t part_bytes(const qw_store *s, int tower)
+{
+    uint64_t bytes = 0;
+    const qw_entry *e;
+    for (int64_t i = 0; (e = qw_store_entry(s, i)); i++)
+        if ((strncmp(e->name, "visual.", 7) == 0) == tower && strncmp(e->name, "lm_head.", 8))
+            bytes += e->bytes;
+    return bytes;
+}
+
 static int open_store(qwen *q, qw_component *c, qw_kind part, qw_kind *found)
 {
     qw_kind kind = QW_KIND_UNKNOWN;
@@ -398,6 +387,7 @@ static int open_text(qwen *q)
         json_decref(json);
         return q->error.status;
     }
+    q->text_files.file_bytes = part_bytes(q->text_files.store, 0);
     qw_text_configure(&q->text_config, json, q->text_files.store, where_of(&q->text_files), &q->error);
     json_decref(json);
     if (!q->error.status && q->dit_files.store && q->text_config.width != q->dit_config.text_width)
@@ -569,8 +559,22 @@ static int decide_defaults(qwen *q)
 
 /* --- opening and closing ------------------------------------------------------------------------------- */
 
+/* Stand-ins that copy the types and sizes of another handle's devices. */
+static int open_plan(qwen *q, const qwen *of)
+{
+    int status = qw_plan_open(of->dev, &q->dev);
+    q->text_dev = q->vae_dev = q->dev;
+    if (!status && of->text_dev != of->dev)
+        status = qw_plan_open(of->text_dev, &q->text_dev);
+    if (!status && of->vae_dev != of->dev)
+        status = qw_plan_open(of->vae_dev, &q->vae_dev);
+    return status ? no_memory(q) : QWEN_OK;
+}
+
 static int open_devices(qwen *q)
 {
+    if (q->plan_of)
+        return open_plan(q, q->plan_of);
     const qwen_options *o = &q->opt;
     if (qw_device_open(o->device, o->threads, &q->dev, &q->error))
         return q->error.status;
@@ -617,9 +621,9 @@ void qw_model_close(qwen *q)
     close_component(&q->vae_files);
     close_component(&q->control_files);
     qw_tokenizer_free(q->tokenizer);
-    if (q->vae_dev != q->dev)
+    if (q->vae_dev && q->vae_dev != q->dev)
         close_device(q->vae_dev);
-    if (q->text_dev != q->dev)
+    if (q->text_dev && q->text_dev != q->dev)
         close_device(q->text_dev);
     close_device(q->ref);
     close_device(q->dev);
@@ -738,6 +742,7 @@ static int vision_store(qwen *q)
     if (q->text_files.store && qw_store_find(q->text_files.store, "visual.merger.ln_q.weight")) {
         c->store = q->text_files.store;
         c->borrowed = 1;
+        c->file_bytes = part_bytes(c->store, 1);
         c->config = qw_strdup(q->text_files.config);
         return QWEN_OK;
     }

@@ -1,5 +1,6 @@
 /* pipeline.c - a picture from a request: the stages in order; and the same stages counted, not run. */
 #include "pipeline.h"
+#include "lora.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -87,38 +88,55 @@ static uint64_t bytes_of(const qw_component *c)
     return c->opened ? c->file_bytes : 0;
 }
 
+static void report(const qwen *q, const qw_job *j, const qw_tally *t, qwen_plan_report *out)
+{
+    out->width = j->width;
+    out->height = j->height;
+    out->steps = j->steps - j->first_step;
+    out->passes = j->passes;
+    out->image_tokens = j->frames * j->tokens;
+    out->text_tokens = j->text_rows[0];
+    for (int k = 0; k < j->sequence_references; k++)
+        out->reference_tokens += j->reference[k].image.w / 16 * (j->reference[k].image.h / 16);
+    out->weights_text = bytes_of(&q->text_files);
+    out->weights_vision = bytes_of(&q->vision_files);
+    out->weights_transformer = bytes_of(&q->dit_files);
+    out->weights_vae = bytes_of(&q->vae_files);
+    const qw_component *c[] = { &q->text_files, &q->vision_files, &q->dit_files, &q->vae_files, &q->control_files };
+    for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
+        out->resident += c[i]->res ? qw_residency_bytes(c[i]->res, 0) : 0;
+        out->streamed += c[i]->res ? qw_residency_bytes(c[i]->res, 1) : 0;
+        out->copies += c[i]->res ? qw_residency_bytes(c[i]->res, 2) : 0;
+    }
+    out->copies += qw_overlay_bytes(q->overlay);
+    out->scratch = t->scratch;
+    for (int64_t i = 0; i < t->lines; i++)
+        out->ops(out->user, t->line[i].line, t->line[i].count);
+}
+
+/* A second handle of the same files, on devices that compute nothing: no weight goes anywhere. */
 int qw_plan(qwen *q, const qwen_request *req, qwen_plan_report *out)
 {
-    qw_job j;
+    qw_job j = { 0 };
+    qwen *p = NULL;
     qw_tally t = { .want_lines = out->ops != NULL };
-    q->peak_scratch = 0;
-    q->tally = &t;
-    if (!qw_job_init(&j, q, req) && !count_stages(&j, &t, out)) {
-        out->width = j.width;
-        out->height = j.height;
-        out->steps = j.steps - j.first_step;
-        out->passes = j.passes;
-        out->image_tokens = j.frames * j.tokens;
-        out->text_tokens = j.text_rows[0];
-        for (int k = 0; k < j.sequence_references; k++)
-            out->reference_tokens += j.reference[k].image.w / 16 * (j.reference[k].image.h / 16);
-        out->weights_text = bytes_of(&q->text_files);
-        out->weights_vision = q->vision_files.borrowed ? q->vision_files.file_bytes : bytes_of(&q->vision_files);
-        out->weights_transformer = bytes_of(&q->dit_files);
-        out->weights_vae = bytes_of(&q->vae_files);
-        const qw_component *c[] = { &q->text_files, &q->vision_files, &q->dit_files, &q->vae_files };
-        for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
-            out->resident += c[i]->res ? qw_residency_bytes(c[i]->res, 0) : 0;
-            out->streamed += c[i]->res ? qw_residency_bytes(c[i]->res, 1) : 0;
-            out->copies += c[i]->res ? qw_residency_bytes(c[i]->res, 2) : 0;
-        }
-        out->scratch = t.scratch;
-        out->copies += qw_overlay_bytes(q->overlay);
-        for (int64_t i = 0; i < t.lines; i++)
-            out->ops(out->user, t.line[i].line, t.line[i].count);
+    int status = qw_model_new(&p, &q->opt, q);
+    for (int i = 0; !status && i < q->loras; i++)
+        status = qw_lora_add(p, q->lora[i]->path, q->lora[i]->strength, 1);
+    if (!status) {
+        p->tally = &t;
+        p->steps = q->steps;
+        p->guidance = q->guidance;
+        status = qw_job_init(&j, p, req) || count_stages(&j, &t, out);
     }
-    q->tally = NULL;
+    if (!p)
+        qw_fail(&q->error, QWEN_ENOMEM, "no memory for a plan");
+    else if (status)
+        q->error = p->error;
+    else
+        report(p, &j, &t, out);
     qw_tally_free(&t);
     qw_job_free(&j);
+    qw_model_free(p);
     return q->error.status;
 }

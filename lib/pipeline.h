@@ -69,10 +69,13 @@ struct qwen {
     int        loras;
     qw_overlay *overlay;                /* all of them over the transformer */
     struct { int steps, lightning, distilled; double guidance; } plain;    /* without them */
+    const qwen *plan_of;                /* this handle computes nothing: it stands for that one's devices */
     struct qw_tally *tally;             /* qwen_plan: stages are walked and counted, not run */
     char       told[3][64];             /* names of the last result: schedule, sampler, rng */
     uint64_t   peak_scratch;            /* of the stages of this request, for device_bytes */
 };
+int  qw_model_new(qwen **out, const qwen_options *opt, const qwen *plan_of);    /* as qwen_open */
+void qw_model_free(qwen *q);            /* NULL is fine */
 int  qw_model_open(qwen *q);
 void qw_model_close(qwen *q);
 /* Loads what a stage needs if it is not there yet. */

@@ -94,10 +94,8 @@ static int copy_options(qwen *q, const qwen_options *opt)
     return status ? status : failed ? qw_fail(&q->error, QWEN_ENOMEM, "no memory for the options") : QWEN_OK;
 }
 
-int qwen_open(qwen **out, const qwen_options *opt)
+int qw_model_new(qwen **out, const qwen_options *opt, const qwen *plan_of)
 {
-    if (!out)
-        return QWEN_EARG;
     qwen *q = *out = calloc(1, sizeof *q);
     if (!q)
         return QWEN_ENOMEM;
@@ -107,10 +105,11 @@ int qwen_open(qwen **out, const qwen_options *opt)
         return q->error.status;
     if (q->opt.threads < 0)
         return qw_fail(&q->error, QWEN_EARG, "threads is %d", q->opt.threads);
+    q->plan_of = plan_of;
     return qw_model_open(q);
 }
 
-void qwen_close(qwen *q)
+void qw_model_free(qwen *q)
 {
     if (!q)
         return;
@@ -119,6 +118,16 @@ void qwen_close(qwen *q)
     for (int i = 0; (s = option_strings(&q->opt, i)); i++)
         free((void *)(uintptr_t)*s);
     free(q);
+}
+
+int qwen_open(qwen **out, const qwen_options *opt)
+{
+    return out ? qw_model_new(out, opt, NULL) : QWEN_EARG;
+}
+
+void qwen_close(qwen *q)
+{
+    qw_model_free(q);
 }
 
 /* A handle that failed to open can say why, and nothing else. */

@@ -114,6 +114,9 @@ int qw_stage_reserve(qw_stage *s, qw_body body, void *arg)
         qw_run_fail(&s->run, opened, "no memory for a plan");
         return opened;
     }
+    void *skipped;                      /* where qwen_plan's weights have their addresses, below 2^53 in each 2^54 */
+    if (qw_is_plan(s->run.dev))
+        plan->alloc(plan, SIZE_MAX / 2048, &skipped);
     qw_run_init(&r, plan, NULL);
     r.stage = s->name;
     r.step = s->run.step;
@@ -420,7 +423,9 @@ static int run_text(qw_job *j, int negative, const int32_t *ids, int64_t n, doub
                        .positions = positions, .out = hidden, .names = negative ? "neg." : "text." };
     qw_stage_begin(&s, q, j->req, q->text_dev, "text", j->passes, (int)q->text_config.layers);
     s.run.step = negative;
+    qw_tap_ints(&s.run, ids, 1, &n, "%sids", w.names);
     qw_tap_ints(&s.run, ones, 1, &n, "%smask", w.names);
+    qw_tap_ints(&s.run, positions, 2, (int64_t[]){ 3, n }, "%spositions", w.names);
     qw_stage_reserve(&s, qw_text_body, &w);
     qw_stage_run(&s, qw_text_body, &w, hidden, n * q->text_config.width);
     free(positions);

@@ -42,7 +42,7 @@ int ref_attention(qw_device *dev, const qw_attention_args *a)
 {
     const int64_t nq = a->q.dim[0], hq = a->q.dim[1], d = a->q.dim[2];
     const int64_t nk = a->k.dim[0], hk = a->k.dim[1];
-    const int threads = ref_threads(dev, nq);
+    const int threads = ref_threads(dev, nq, 2 * nk * hq * d);
     double *k = ref_room(2 * nk, hk * d), *room = ref_room(threads, nk + d);
     if (!k || !room) {
         free(k);

@@ -43,7 +43,7 @@ int ref_conv2d(qw_device *dev, const qw_conv2d_args *a)
     const int64_t ho = a->y.dim[0], wo = a->y.dim[1], co = a->y.dim[2];
     const int64_t kh = a->w.dim[1], kw = a->w.dim[2], ci = a->x.dim[2], k = kh * kw * ci;
     const int64_t seen = kh * a->x.dim[1] * ci, each = seen + k + 2 * co;
-    const int threads = ref_threads(dev, ho);
+    const int threads = ref_threads(dev, ho, wo * co * k);
     double *w = ref_room(co, k), *room = ref_room(threads, each);
     if (!w || !room) {
         free(w);

@@ -10,7 +10,7 @@ static int slab(qw_device *dev, const qw_gemm_args *a)
 {
     const int64_t m = a->y.dim[0], n = a->y.dim[1], k = a->x.dim[1];
     const int64_t r = qw_present(&a->x2) ? a->x2.dim[1] : 0;
-    const int threads = ref_threads(dev, n);
+    const int threads = ref_threads(dev, n, m * (k + r));
     double *x = ref_room(m + threads, k), *x2 = ref_room(m + threads, r);
     if (!x || !x2) {
         free(x);

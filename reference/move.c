@@ -9,7 +9,7 @@
 int ref_swiglu(qw_device *dev, const qw_swiglu_args *a)
 {
     const int64_t m = a->y.dim[0], n = a->y.dim[1];
-    const int threads = ref_threads(dev, m);
+    const int threads = ref_threads(dev, m, 16 * n);
     double *room = ref_room(threads, 2 * n);
     if (!room) return QWEN_ENOMEM;
     REF_PARALLEL(threads)
@@ -48,7 +48,7 @@ static void rotate(double *x, int64_t n, int64_t group)
 int ref_convert(qw_device *dev, const qw_convert_args *a)
 {
     const int64_t m = a->y.dim[0], n = a->y.dim[1];
-    const int threads = ref_threads(dev, m);
+    const int threads = ref_threads(dev, m, 4 * n);
     double *room = ref_room(2 * threads, n);
     if (!room) return QWEN_ENOMEM;
     REF_PARALLEL(threads)

@@ -12,7 +12,7 @@
 int ref_rms_norm(qw_device *dev, const qw_rms_norm_args *a)
 {
     const int64_t m = a->x.dim[0], n = a->x.dim[1];
-    const int threads = ref_threads(dev, m);
+    const int threads = ref_threads(dev, m, 4 * n);
     double *w = ref_room(1 + threads, n);
     if (!w) return QWEN_ENOMEM;
     ref_get(&a->w, 0, 0, 0, w);
@@ -36,7 +36,7 @@ int ref_rms_norm(qw_device *dev, const qw_rms_norm_args *a)
 int ref_ln_mod(qw_device *dev, const qw_ln_mod_args *a)
 {
     const int64_t m = a->x.dim[0], n = a->x.dim[1];
-    const int threads = ref_threads(dev, m);
+    const int threads = ref_threads(dev, m, 4 * n);
     double *room = ref_room(threads, n);
     if (!room) return QWEN_ENOMEM;
     REF_PARALLEL(threads)

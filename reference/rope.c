@@ -15,7 +15,7 @@ int ref_norm_rope(qw_device *dev, const qw_norm_rope_args *a)
 {
     const int64_t n = a->x.dim[0], heads = a->x.dim[1], d = a->x.dim[2];
     const int64_t step = a->pairing == QW_PAIRS ? 2 : 1, other = a->pairing == QW_PAIRS ? 1 : d / 2;
-    const int threads = ref_threads(dev, n);
+    const int threads = ref_threads(dev, n, 6 * heads * d);
     double *w = ref_room(1 + 2 * threads, d);
     if (!w) return QWEN_ENOMEM;
     if (qw_present(&a->w)) ref_get(&a->w, 0, 0, 0, w);

@@ -7,7 +7,8 @@
 #include <omp.h>
 #endif
 
-enum { PART = 256 };                    /* elements decoded at a time: a multiple of every block */
+enum { PART = 256,                      /* elements decoded at a time: a multiple of every block */
+       WORTH = 1 << 18 };               /* multiplications that are worth a thread */
 
 /* --- reading ----------------------------------------------------------------------------- */
 
@@ -161,7 +162,7 @@ double ref_act(qw_act act, double x)
 
 /* --- threads and memory ------------------------------------------------------------------ */
 
-int ref_threads(const qw_device *dev, int64_t n)
+int ref_threads(const qw_device *dev, int64_t n, int64_t cost)
 {
 #ifdef _OPENMP
     const int most = dev->threads > 0 ? dev->threads : omp_get_max_threads();
@@ -169,7 +170,9 @@ int ref_threads(const qw_device *dev, int64_t n)
     const int most = 1;
     (void)dev;
 #endif
-    return n < most ? (int)(n > 1 ? n : 1) : most;
+    const double worth = (double)n * (double)cost / WORTH;
+    if (n < most && (double)n < worth) return n > 1 ? (int)n : 1;
+    return worth < most ? (worth > 1 ? (int)worth : 1) : most;
 }
 
 int ref_thread(void)

@@ -17,8 +17,9 @@ void   ref_put1(const qw_tensor *t, int64_t i, int64_t j, double x);
 double ref_dot(const double *a, const double *b, int64_t n);
 double ref_act(qw_act act, double x);
 
-/* Threads for a loop of n independent iterations, and which of them calls: 0 .. threads - 1. */
-int    ref_threads(const qw_device *dev, int64_t n);
+/* Threads for a loop of n independent iterations of `cost` multiplications or so each: no more than
+ * have a tenth of a millisecond to do, for waking one costs too.  Which of them calls: 0 and up. */
+int    ref_threads(const qw_device *dev, int64_t n, int64_t cost);
 int    ref_thread(void);
 /* `rows` rows of n doubles, or NULL; free() it. */
 double *ref_room(int64_t rows, int64_t n);

@@ -393,6 +393,7 @@ int qw_store_canonical(qw_store *s, qw_kind part, qw_kind *found, qw_error *err)
     if (!status) status = qw_store_index(s, err);
     if (!status && kind != QW_KIND_LORA && kind != QW_KIND_DUMP && kind != QW_KIND_CHECKPOINT)
         status = rename_all(s, kind, err);
+    if (!status && kind != QW_KIND_LORA && kind != QW_KIND_DUMP) status = qw_layouts_check(s, err);
     s->kind = kind;
     *found = kind;
     return status;

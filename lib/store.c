@@ -25,10 +25,12 @@ void qw_store_free(qw_store *s)
     for (int i = 0; i < s->files; i++) {
         if (s->file[i].map) munmap((void *)(uintptr_t)s->file[i].map, s->file[i].bytes);
         json_decref(s->file[i].metadata);
+        json_decref(s->file[i].layers);
         free(s->file[i].path);
     }
     for (int i = 0; i < s->owns; i++) free(s->owned[i]);
     free(s->owned);
+    free(s->operand);
     free(s->file);
     free(s->entry);
     free(s->slot);

@@ -8,6 +8,7 @@ typedef struct qw_file {
     const unsigned char *map;           /* the whole file, read-only; NULL after an empty mapping */
     size_t  bytes;
     json_t *metadata;                   /* object of strings: safetensors __metadata__, GGUF keys */
+    json_t *layers;                     /* the layer table of _quantization_metadata, or NULL */
     int     gguf;
 } qw_file;
 
@@ -22,6 +23,8 @@ struct qw_store {
     int       owns;
     uint64_t  owned_bytes;
     qw_kind   kind;                     /* after qw_store_canonical */
+    qw_tensor *operand;                 /* [operands] of qw_layout, by entry; absent ones were not asked for */
+    int64_t   operands;
 };
 
 /* Maps a regular file that is not empty and appends it to the store; *index is its number. */
@@ -40,6 +43,8 @@ int   qw_gguf_read(qw_store *s, int file, qw_error *err);
  * block scales, rotation; what no operand can say is unpacked into memory of the store (layouts.c). */
 int   qw_layout(qw_store *s, const qw_entry *weight, const char *module, int64_t n, int64_t k, qw_tensor *out,
                 qw_error *err);
+/* Every marked layer: its format is known and its companions fit.  Reads the tables in the headers. */
+int   qw_layouts_check(qw_store *s, qw_error *err);
 /* "[2, 3]", for messages (loader.c). */
 void  qw_shape_text(const qw_entry *e, char *out, size_t size);
 #endif

@@ -116,11 +116,18 @@ static int layered_task(qw_job *j)
     return QWEN_OK;
 }
 
+/* A ControlNet for inpainting reads the mask itself; nothing is mixed after a step. */
+static int control_takes_mask(const qw_job *j)
+{
+    const int64_t plain = 4 * j->q->vae_config.z;
+    return j->req->control && !j->req->inputs && j->q->control && qw_control_features(j->q->control) == plain + 4;
+}
+
 static int decide_task(qw_job *j)
 {
     const qwen_request *r = j->req;
     qwen *q = j->q;
-    const int masked = r->mask || extends(r);
+    const int masked = (r->mask && !control_takes_mask(j)) || extends(r);
     j->variant = q->variant;
     j->layers = 0;
     if (q->variant == QW_LAYERED)
@@ -396,6 +403,36 @@ static int prepare_edit(qw_job *j, const qwen_array *input)
     return QWEN_OK;
 }
 
+/* The control picture, stretched; holes of an inpainting one are -1 once it is encoded. */
+static int prepare_control(qw_job *j)
+{
+    const qwen_request *r = j->req;
+    qwen *q = j->q;
+    const int given = r->control_strength > 0 || r->control_start > 0 || r->control_end > 0;
+    j->control_strength = given ? r->control_strength : 1;
+    j->control_start = r->control_start;
+    j->control_end = r->control_end > 0 ? r->control_end : 1;
+    if (!(fabs(j->control_strength) <= 1000) || !(j->control_start >= 0 && j->control_start <= 1) ||
+        !(j->control_end >= 0 && j->control_end <= 1))
+        return qw_fail(&q->error, QWEN_EARG, "control: strength %g, from %g to %g", r->control_strength,
+                       r->control_start, r->control_end);
+    const int64_t features = qw_control_features(q->control), plain = 4 * q->vae_config.z;
+    const qw_control_kind kind = qw_control_kind_of(q->control);
+    if (features != plain && features != plain + 4 && features != 2 * plain + 4)
+        return qw_fail(&q->error, QWEN_EUNSUPPORTED, "%s: a ControlNet that reads %lld features", q->control_files.path,
+                       (long long)features);
+    if (features == plain + 4 && (!r->mask || r->inputs))
+        return qw_fail(&q->error, QWEN_EARG, "this ControlNet is for inpainting: it takes a control picture and a mask");
+    j->control = j->references;
+    const int sampled = kind == QW_CONTROL_INSTANTX && !q->comfy;
+    if (add_reference(j, r->control, j->width, j->height, (int)q->vae_config.channels, sampled))
+        return q->error.status;
+    if (features != plain + 4)
+        return QWEN_OK;
+    j->reference[j->control].holes = 1;
+    return make_mask(j, NULL);
+}
+
 static int prepare_pictures(qw_job *j, const qwen_array *input, const qwen_array *original)
 {
     qwen *q = j->q;
@@ -417,7 +454,9 @@ static int prepare_pictures(qw_job *j, const qwen_array *input, const qwen_array
     default:
         break;
     }
-    return j->task == QW_INPAINT || j->task == QW_EDIT_INPAINT ? make_mask(j, original) : QWEN_OK;
+    if ((j->task == QW_INPAINT || j->task == QW_EDIT_INPAINT) && make_mask(j, original))
+        return q->error.status;
+    return j->req->control ? prepare_control(j) : QWEN_OK;
 }
 
 static int check_inputs(qw_job *j)
@@ -442,6 +481,7 @@ int qw_job_init(qw_job *j, qwen *q, const qwen_request *req)
     memset(j, 0, sizeof *j);
     j->q = q;
     j->req = req;
+    j->control = -1;
     j->view_hash = 0xcbf29ce484222325u;
     if (!req->prompt && !req->embeds)
         return qw_fail(&q->error, QWEN_EARG, "the request has no prompt");
@@ -452,7 +492,7 @@ int qw_job_init(qw_job *j, qwen *q, const qwen_request *req)
         if (at >= 0)
             return qw_fail(&q->error, QWEN_EARG, "the %s is not UTF-8 at byte %lld", names[i], (long long)at);
     }
-    if (check_inputs(j) || decide_task(j) || decide_numbers(j) || qw_rng_init(&j->rng, j->rng_name, req->seed, &q->error))
+    if (check_inputs(j) || (req->control && qw_need_control(q)) || decide_task(j) || decide_numbers(j) || qw_rng_init(&j->rng, j->rng_name, req->seed, &q->error))
         return q->error.status;
     qwen_array extended;
     const qwen_array *input = req->input, *original = req->input;
@@ -488,6 +528,7 @@ void qw_job_free(qw_job *j)
         free(j->reference[i].latent);
     }
     free(j->canvas.data);
+    free(j->condition);
     free(j->features);
     free(j->mask);
     free(j->mask_tokens);

@@ -414,6 +414,24 @@ static int open_vae(qwen *q)
     return q->error.status;
 }
 
+static int open_control(qwen *q)
+{
+    json_t *json;
+    qw_component *c = &q->control_files;
+    qw_kind kind = QW_KIND_UNKNOWN;
+    if (!c->path)
+        return QWEN_OK;
+    if (load_json(q, c->config, &json) || open_store(q, c, QW_KIND_CONTROLNET, &kind)) {
+        json_decref(json);
+        return q->error.status;
+    }
+    q->control_config = q->dit_config;  /* of nets that stand on the main one */
+    if (kind == QW_KIND_CONTROLNET)
+        qw_dit_configure(&q->control_config, json, c->store, where_of(c), &q->error);
+    json_decref(json);
+    return q->error.status;
+}
+
 static int open_schedule(qwen *q, const char *directory)
 {
     json_t *json = NULL;
@@ -487,7 +505,7 @@ static int find_files(qwen *q)
     if (!q->dit_files.path && !q->text_files.path && !q->vae_files.path && !q->tokenizer_path && !q->opt.vision)
         return qw_fail(&q->error, QWEN_EARG, "%s: no transformer, text encoder or VAE here",
                        model ? model : "no model given");
-    return open_dit(q) || open_text(q) || open_vae(q) ? q->error.status : QWEN_OK;
+    return open_dit(q) || open_text(q) || open_vae(q) || open_control(q) ? q->error.status : QWEN_OK;
 }
 
 /* --- what it is ---------------------------------------------------------------------------------------- */
@@ -611,6 +629,7 @@ void qw_model_close(qwen *q)
         free(q->embedding[i].rows);
     }
     qw_lora_drop(q);
+    qw_control_free(q->control);
     qw_dit_free(q->dit);
     qw_text_free(q->text);
     qw_vision_free(q->vision);
@@ -810,6 +829,24 @@ int qw_need_dit(qwen *q)
     if (loaded(q, &q->dit_files, "transformer")) {
         qw_dit_free(q->dit);
         q->dit = NULL;
+    }
+    return q->error.status;
+}
+
+int qw_need_control(qwen *q)
+{
+    qw_loader l;
+    if (q->control)
+        return QWEN_OK;
+    if (qw_need_dit(q) || loading(q, &q->control_files, q->dev, "ControlNet", "controlnet", &l))
+        return q->error.status;
+    qw_control_load(&q->control, &q->control_config, &l);
+    if (!q->error.status && q->control_config.width != q->dit_config.width)
+        qw_fail(&q->error, QWEN_EMODEL, "%s: the ControlNet is %lld wide, the transformer %lld",
+                q->control_files.path, (long long)q->control_config.width, (long long)q->dit_config.width);
+    if (loaded(q, &q->control_files, "ControlNet")) {
+        qw_control_free(q->control);
+        q->control = NULL;
     }
     return q->error.status;
 }

@@ -54,7 +54,7 @@ struct qwen {
     qw_component text_files, vision_files, dit_files, vae_files, control_files;
     qw_text_config text_config;
     qw_vision_config vision_config;
-    qw_dit_config dit_config;
+    qw_dit_config dit_config, control_config;
     qw_vae_config vae_config;
     qw_schedule_config schedule_config;
     char      *tokenizer_path, *processor_path;
@@ -62,6 +62,7 @@ struct qwen {
     qw_text   *text;
     qw_vision *vision;                  /* loaded when first needed */
     qw_dit    *dit;
+    qw_control *control;
     qw_vae    *vae;
     int        vae_parts;               /* of the loaded VAE */
     qw_embedding embedding[2];          /* positive, negative */
@@ -83,6 +84,7 @@ int  qw_need_tokenizer(qwen *q);
 int  qw_need_text(qwen *q);
 int  qw_need_vision(qwen *q);
 int  qw_need_dit(qwen *q);
+int  qw_need_control(qwen *q);
 int  qw_need_vae(qwen *q, int parts);
 int  qw_lora_add(qwen *q, const char *path, double strength, int partial);
 void qw_lora_drop(qwen *q);             /* all of them */
@@ -141,6 +143,7 @@ typedef struct qw_reference {           /* a picture that is encoded by the VAE 
     qw_image image;                     /* resized; owned */
     int      sampled;                   /* a sample of the posterior is used, else its mean */
     int      masked;                    /* 0 where the mask repaints */
+    int      holes;                     /* -1 where the mask repaints */
     double  *mean, *logvar;             /* [z][h/8][w/8] */
     double  *latent;                    /* normalised [z][h/8][w/8], once encoded */
 } qw_reference;
@@ -174,6 +177,9 @@ typedef struct qw_job {
     /* pictures for the VAE's encoder, in the order of encoding */
     int        references, sequence_references;     /* the first of these follow the noise in the sequence */
     qw_reference reference[QW_MAX_PICTURES];
+    int        control;                 /* index of the control picture among the references, or -1 */
+    double    *condition;               /* [tokens][features of the ControlNet] */
+    double     control_strength, control_start, control_end;
     uint8_t   *mask;                    /* [height][width], 0 or 1: 1 is repainted */
     double    *mask_tokens;             /* [tokens][4 z] */
     double    *kept;                    /* packed latent of the picture: image to image and inpainting */
@@ -224,8 +230,13 @@ typedef struct qw_encode_work {
 void qw_encode_body(qw_run *r, void *arg);
 typedef struct qw_velocity_work {       /* argument of qw_velocity_body: one step, all passes */
     qwen            *q;
-    qw_modulation   *mod;
+    qw_modulation   *mod, *control_mod;
     int              step, passes;
+    const double    *condition;         /* of the ControlNet, or NULL: not in this step */
+    double           strength;
+    qw_control_use   use[2];
+    qw_dit_hook      hook[2];
+    double          *samples[2];        /* of a pass; the second may be the first's */
     qw_dit_sequence  seq[2];
 } qw_velocity_work;
 void qw_velocity_body(qw_run *r, void *arg);

@@ -221,13 +221,36 @@ void qw_encode_body(qw_run *r, void *arg)
     qw_vae_encode(r, w->q->vae, w->picture, w->h, w->w, w->mean, w->logvar);
 }
 
+/* The side network once with the positive prompt, or in every pass with its own. */
+static void run_control(qw_run *r, qw_velocity_work *w)
+{
+    const qwen *q = w->q;
+    for (int p = 0; p < w->passes; p++) {
+        w->seq[p].hook = NULL;
+        if (!w->condition)
+            continue;
+        if (!p || w->samples[p] != w->samples[0])
+            qw_control_forward(r, q->control, q->dit, w->control_mod, w->step, &w->seq[p], w->condition, w->strength,
+                               q->comfy, w->samples[p]);
+        w->use[p] = (qw_control_use){ q->control, w->samples[p], w->strength, (int)q->dit_config.layers };
+        w->hook[p] = (qw_dit_hook){ qw_control_after, &w->use[p] };
+        w->seq[p].hook = &w->hook[p];
+    }
+}
+
 void qw_velocity_body(qw_run *r, void *arg)
 {
-    const qw_velocity_work *w = arg;
+    qw_velocity_work *w = arg;
+    run_control(r, w);
     qw_dit_forward(r, w->q->dit, w->mod, w->step, w->seq, w->passes, w->q->comfy, 0);
 }
 
-typedef struct modulate_work { qwen *q; const double *t; int steps; qw_modulation **out; } modulate_work;
+typedef struct modulate_work {
+    qwen         *q;
+    const double *t;                    /* [steps] */
+    int           steps;
+    qw_modulation **out, **control;     /* control NULL: there is no ControlNet */
+} modulate_work;
 
 static void modulate_body(qw_run *r, void *arg)
 {
@@ -235,6 +258,11 @@ static void modulate_body(qw_run *r, void *arg)
     qw_modulation_free(*w->out);
     *w->out = NULL;
     qw_dit_modulate(r, w->q->dit, w->t, w->steps, w->out);
+    if (!w->control)
+        return;
+    qw_modulation_free(*w->control);
+    *w->control = NULL;
+    qw_control_modulate(r, w->q->control, w->q->dit, w->t, w->steps, w->control);
 }
 
 /* --- small things shared by the stages -------------------------------------------------------------------------- */
@@ -606,7 +634,7 @@ static int encode_one(qw_job *j, qw_stage *s, int k)
         for (int64_t i = 0; i < H * W; i++)
             for (int64_t m = 0; m < c; m++)
                 chw[m * H * W + i] = picture[i * c + m] =
-                    f->masked && j->mask[i] ? 0 : f->image.data[i * c + m] / 127.5 - 1;
+                    f->masked && j->mask[i] ? 0 : f->holes && j->mask[i] ? -1 : f->image.data[i * c + m] / 127.5 - 1;
         qw_encode_work w = { q, picture, H, W, f->mean, f->logvar };
         s->run.step = k;
         if (qw_tiles_needed(j, W, H)) {
@@ -661,6 +689,29 @@ static int pack_mask(qw_job *j)
     return j->q->error.status;
 }
 
+/* What the ControlNet reads: the control latent; for inpainting the mask of what is kept; zeros beyond that. */
+static int make_condition(qw_job *j)
+{
+    qwen *q = j->q;
+    const int64_t features = qw_control_features(q->control), n = j->h * j->w;
+    double *latent = doubles(q, n * features / 4, "a control latent");
+    j->condition = doubles(q, j->tokens * features, "a control latent");
+    if (latent && j->condition) {
+        memcpy(latent, j->reference[j->control].latent, (size_t)(j->z * n) * sizeof *latent);
+        for (int64_t i = 0; j->reference[j->control].holes && i < n; i++)
+            latent[j->z * n + i] = !j->mask[8 * (i / j->w) * j->width + 8 * (i % j->w)];
+        qw_pack(latent, features / 4, j->h, j->w, j->condition);
+        show(j, q->dev, j->condition, 2, (int64_t[]){ j->tokens, features }, "control");
+    }
+    free(latent);
+    return q->error.status;
+}
+
+static int inpaints(const qw_job *j)
+{
+    return j->task == QW_INPAINT || j->task == QW_EDIT_INPAINT;
+}
+
 int qw_job_encode(qw_job *j)
 {
     qwen *q = j->q;
@@ -669,7 +720,7 @@ int qw_job_encode(qw_job *j)
     if (qw_need_vae(q, QW_VAE_ENCODER))
         return q->error.status;
     const int own = j->references;
-    if (j->mask && j->req->tap && add_masked(j))
+    if (inpaints(j) && j->req->tap && add_masked(j))
         return q->error.status;
     qw_stage s;
     qw_stage_begin(&s, q, j->req, q->vae_dev, "encode", j->references, 0);
@@ -683,9 +734,9 @@ int qw_job_encode(qw_job *j)
     for (int k = 0; k < own; k++)
         if (settle(j, k))
             return q->error.status;
-    if (j->mask && pack_mask(j))
+    if ((inpaints(j) && pack_mask(j)) || (j->control >= 0 && make_condition(j)))
         return q->error.status;
-    if (j->task == QW_REDRAW || j->mask) {
+    if (j->task == QW_REDRAW || inpaints(j)) {
         if (!(j->kept = doubles(q, j->tokens * 4 * j->z, "a latent")))
             return q->error.status;
         qw_pack(j->reference[0].latent, j->z, j->h, j->w, j->kept);
@@ -762,6 +813,7 @@ typedef struct denoising {
     qw_stage         stage;
     qw_velocity_work work;
     qw_modulation   *table, *extra;     /* of the steps; of one sigma that a sampler put between them */
+    qw_modulation   *control_table, *control_extra;
     double          *in;                /* [rows][4 z]: noise and references */
     double          *pos, *neg;         /* [frames tokens][4 z] */
     double          *t;                 /* [steps run] */
@@ -778,6 +830,7 @@ static int find_modulation(denoising *d, double sigma, int step)
 {
     const float *s = d->j->sched.sigma + d->j->first_step;
     d->work.mod = d->table;
+    d->work.control_mod = d->control_table;
     d->work.step = step;
     if (sigma == (double)s[step])
         return QWEN_OK;
@@ -785,12 +838,20 @@ static int find_modulation(denoising *d, double sigma, int step)
         d->work.step = step + 1;
         return QWEN_OK;
     }
-    modulate_work w = { d->j->q, &sigma, 1, &d->extra };
+    modulate_work w = { d->j->q, &sigma, 1, &d->extra, d->j->condition ? &d->control_extra : NULL };
     qw_stage_reserve(&d->stage, modulate_body, &w);
     qw_stage_run(&d->stage, modulate_body, &w, NULL, 0);
     d->work.mod = d->extra;
+    d->work.control_mod = d->control_extra;
     d->work.step = 0;
     return d->stage.run.error.status;
+}
+
+/* Step i of N has the ControlNet if i/N >= start and (i+1)/N <= end. */
+static int controlled(const qw_job *j, int step)
+{
+    const double i = j->first_step + step, n = j->steps;
+    return j->condition && i / n >= j->control_start && (i + 1) / n <= j->control_end;
 }
 
 static void show_step(denoising *d, const char *format, int step, const double *x)
@@ -814,6 +875,7 @@ static int velocity(void *user, const double *x, double sigma, int step, double 
     memcpy(d->in, x, (size_t)n * sizeof *x);
     if (find_modulation(d, sigma, step))
         return d->stage.run.error.status;
+    d->work.condition = controlled(j, step) ? j->condition : NULL;
     d->work.seq[0].tap = first && step == 0 && d->stage.run.tap ? "step0." : NULL;
     if (qw_stage_run(&d->stage, qw_velocity_body, &d->work, d->pos, n))
         return d->stage.run.error.status;
@@ -895,6 +957,23 @@ static int set_sequence(denoising *d)
     return QWEN_OK;
 }
 
+/* Room for the ControlNet's samples: Fun's and ComfyUI's run in both passes, InstantX' of diffusers in the first. */
+static int set_control(denoising *d)
+{
+    const qw_job *j = d->j;
+    qwen *q = j->q;
+    if (!j->condition)
+        return QWEN_OK;
+    const qw_control_kind kind = qw_control_kind_of(q->control);
+    const int64_t n = qw_control_samples(q->control) * step_rows(j) * q->dit_config.width;
+    const int both = j->passes > 1 && (kind == QW_CONTROL_FUN || (q->comfy && kind == QW_CONTROL_INSTANTX));
+    d->work.strength = q->comfy && kind == QW_CONTROL_FUN ? sqrt(j->control_strength) : j->control_strength;
+    d->work.samples[0] = d->work.samples[1] = doubles(q, n, "control samples");
+    if (both)
+        d->work.samples[1] = doubles(q, n, "control samples");
+    return q->error.status;
+}
+
 static int show_sequence(denoising *d)
 {
     qw_job *j = d->j;
@@ -942,13 +1021,15 @@ static void denoise_steps(denoising *d)
     qw_job *j = d->j;
     qwen *q = j->q;
     qw_run *r = &d->stage.run;
-    modulate_work m = { q, d->t, d->steps, &d->table };
+    modulate_work m = { q, d->t, d->steps, &d->table, j->condition ? &d->control_table : NULL };
     qw_tally *tally = q->tally;
     if (tally)
         tally->times = 1;
     qw_stage_reserve(&d->stage, modulate_body, &m);
     qw_stage_run(&d->stage, modulate_body, &m, NULL, 0);
     d->work.mod = d->table;
+    d->work.control_mod = d->control_table;
+    d->work.condition = j->condition;
     d->work.step = 0;
     if (tally)
         tally->times = d->steps;
@@ -970,7 +1051,7 @@ int qw_job_denoise(qw_job *j)
     if (qw_need_dit(q))
         return q->error.status;
     denoising d = { .j = j, .shown = -1 };
-    if (!set_sequence(&d) && !set_times(&d) && !show_sequence(&d) &&
+    if (!set_sequence(&d) && !set_control(&d) && !set_times(&d) && !show_sequence(&d) &&
         !qw_rng_init(&d.rng, j->rng_name, j->req->seed, &q->error)) {
         qw_stage_begin(&d.stage, q, j->req, q->dev, "denoise", d.steps, (int)q->dit_config.layers);
         denoise_steps(&d);
@@ -978,6 +1059,11 @@ int qw_job_denoise(qw_job *j)
     }
     qw_modulation_free(d.table);
     qw_modulation_free(d.extra);
+    qw_modulation_free(d.control_table);
+    qw_modulation_free(d.control_extra);
+    if (d.work.samples[1] != d.work.samples[0])
+        free(d.work.samples[1]);
+    free(d.work.samples[0]);
     free(d.grid);
     free(d.in);
     free(d.pos);

@@ -39,9 +39,10 @@ static void load_instantx(qw_loader *l, qw_control *k)
     qw_load_part(l, &k->time1, C, 256, 1, "time_text_embed.timestep_embedder.linear_1");
     qw_load_part(l, &k->time2, C, C, 1, "time_text_embed.timestep_embedder.linear_2");
     qw_load_part(l, &k->embed, C, k->features, 1, "controlnet_x_embedder");
+    qw_dit_new_groups(l, k->block, k->n, "transformer_blocks");
     for (int i = 0; i < k->n && !l->err->status; i++) {
         qw_dit_load_block(l, &k->block[i], &k->c, "transformer_blocks", i);
-        l->group = k->group;
+        l->group = k->block[i].group;
         qw_load_part(l, &k->out[i], C, C, 1, "controlnet_blocks.%d", i);
     }
 }
@@ -52,9 +53,10 @@ static void load_fun(qw_loader *l, qw_control *k)
     k->features = columns(l, "control_img_in.weight");
     qw_load_part(l, &k->embed, C, k->features, 1, "control_img_in");
     qw_load_part(l, &k->before, C, C, 1, "control_blocks.0.before_proj");
+    qw_dit_new_groups(l, k->block, k->n, "control_blocks");
     for (int i = 0; i < k->n && !l->err->status; i++) {
         qw_dit_load_block(l, &k->block[i], &k->c, "control_blocks", i);
-        l->group = k->group;
+        l->group = k->block[i].group;
         qw_load_part(l, &k->out[i], C, C, 1, "control_blocks.%d.after_proj", i);
     }
 }
@@ -156,6 +158,7 @@ static void enter(qw_run *r, const qw_control *k, const qw_dit *d, const qw_dit_
     if (r->detail && s->tap) {
         qw_tap(r, picture, "control.img_in");
         qw_tap(r, text, "control.txt_in");
+        qw_tap(r, h, "control.txt_norm");
     }
     if (own) {
         qw_linear_residual(r, picture, given, &k->embed, (qw_tensor){ 0 });
@@ -173,8 +176,10 @@ static void sample(qw_run *r, const qw_control *k, qw_tensor picture, int i, dou
     const size_t mark = r->used;
     const int64_t n = picture.dim[0] * k->c.width;
     qw_tensor y = qw_new2(r, r->dev->wide, picture.dim[0], k->c.width);
+    qw_group_begin(r, k->block[i].group);
     qw_linear(r, y, picture, &k->out[i]);
-    qw_get(r, y, out);
+    qw_group_end(r, k->block[i].group);
+    if (out) qw_get(r, y, out);
     for (int64_t j = 0; out && j < n; j++) out[j] *= strength;
     if (tap && out) qw_tap_doubles(r, out, 2, (const int64_t[]){ picture.dim[0], k->c.width }, "%scontrol.%d", tap, i);
     r->used = mark;
@@ -193,7 +198,7 @@ void qw_control_forward(qw_run *r, const qw_control *k, const qw_dit *d, const q
         qw_group_begin(r, k->group);
         qw_linear(r, y, given, &k->embed);
         qw_group_end(r, k->group);
-        qw_get(r, y, samples);
+        if (samples) qw_get(r, y, samples);
         r->used = mark;
         return;
     }
@@ -202,6 +207,8 @@ void qw_control_forward(qw_run *r, const qw_control *k, const qw_dit *d, const q
     qw_group_begin(r, k->group);
     if (k->kind == QW_CONTROL_FUN) qw_group_begin(r, d->group);
     enter(r, k, d, s, condition, x);
+    if (k->kind == QW_CONTROL_FUN) qw_group_end(r, d->group);
+    qw_group_end(r, k->group);          /* a streamed group's slot is the next one's */
     for (int i = 0; i < k->n; i++) {
         const size_t inner = r->used;
         r->block = i;
@@ -218,8 +225,6 @@ void qw_control_forward(qw_run *r, const qw_control *k, const qw_dit *d, const q
         r->used = inner;
     }
     r->block = -1;
-    if (k->kind == QW_CONTROL_FUN) qw_group_end(r, d->group);
-    qw_group_end(r, k->group);
     r->used = mark;
 }
 

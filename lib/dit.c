@@ -32,14 +32,20 @@ static void load_stream(qw_loader *l, qw_dit_stream *s, const qw_dit_config *c, 
     qw_load_part(l, &s->down, c->width, ff, 1, "%s.%s_mlp.net.2", block, side);
 }
 
+void qw_dit_new_groups(qw_loader *l, qw_dit_block *b, int n, const char *prefix)
+{
+    for (int i = 0; i < n; i++) b[i].group = qw_group_new(l->res, "%.32s.%d", prefix, i);
+    for (int i = 0; i < n; i++) b[i].mod_group = qw_group_new(l->res, "%.32s.%d mod", prefix, i);
+}
+
 void qw_dit_load_block(qw_loader *l, qw_dit_block *b, const qw_dit_config *c, const char *prefix, int i)
 {
     char name[128];
     snprintf(name, sizeof name, "%.100s.%d", prefix, i);
-    b->group = l->group = qw_group_new(l->res, "%s", name);
+    l->group = b->group;
     load_stream(l, &b->picture, c, name, 0);
     load_stream(l, &b->text, c, name, 1);
-    b->mod_group = l->group = qw_group_new(l->res, "%.40s mod", name);
+    l->group = b->mod_group;
     qw_load_part(l, &b->picture.mod, MOD * c->width, c->width, 1, "%s.img_mod.1", name);
     qw_load_part(l, &b->text.mod, MOD * c->width, c->width, 1, "%s.txt_mod.1", name);
 }
@@ -91,6 +97,7 @@ int qw_dit_load(qw_dit **out, const qw_dit_config *c, qw_loader *l)
     qw_load_part(l, &d->norm_out, 2 * c->width, c->width, 1, "norm_out.linear");
     qw_load_part(l, &d->proj_out, c->patch * c->patch * c->out, c->width, 1, "proj_out");
     if (c->additional_t) load_addition(l, d);
+    qw_dit_new_groups(l, d->block, (int)c->layers, "transformer_blocks");
     for (int i = 0; i < c->layers && !l->err->status; i++)
         qw_dit_load_block(l, &d->block[i], c, "transformer_blocks", i);
     if (l->err->status) {

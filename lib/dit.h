@@ -38,6 +38,9 @@ typedef struct qw_dit_part {            /* rows of the joint sequence that share
     qw_tensor mod;                      /* [6 width] */
 } qw_dit_part;
 
+/* The groups of n blocks.  What is kept on a device is kept in this order, so that modulation weights, which
+ * nothing needs while it denoises, come after all the rest. */
+void qw_dit_new_groups(qw_loader *l, qw_dit_block *b, int n, const char *prefix);
 void qw_dit_load_block(qw_loader *l, qw_dit_block *b, const qw_dit_config *c, const char *prefix, int i);
 void qw_dit_free_block(qw_dit_block *b);
 /* proj, temb and the table of `blocks` blocks; out (scale, shift) may be NULL. */

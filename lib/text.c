@@ -163,6 +163,8 @@ void qw_text_forward(qw_run *r, const qw_text *t, const int32_t *ids, int64_t n,
         const qw_tensor cs[2] = { qw_new2(r, r->dev->wide, n, c->head / 2), qw_new2(r, r->dev->wide, n, c->head / 2) };
         qw_put(r, x, x0);
         put_rope(r, c, positions, n, (qw_tensor[]){ cs[0], cs[1] });
+        qw_tap_ints(r, ids, 1, &n, "ids");
+        qw_tap_ints(r, positions, 2, (const int64_t[]){ 3, n }, "positions");
         qw_tap(r, x, "hidden.0");
         for (int i = 0; i < c->layers; i++) {
             r->block = i;

@@ -1,5 +1,5 @@
 /* json.c - JSON files, with bounds: nothing larger than a header or a vocabulary is ever meant. */
-#include "load.h"
+#include "store.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -12,6 +12,28 @@ static int read_all(FILE *f, const char *path, char *data, size_t size, qw_error
     const size_t n = fread(data, 1, size, f);
     return n == size && !ferror(f) ? QWEN_OK
          : qw_fail(err, QWEN_EIO, "%s: only %zu of %zu bytes can be read", path, n, size);
+}
+
+int qw_json_bytes(const void *data, size_t bytes, const char *where, json_t **out, qw_error *err)
+{
+    json_error_t why;
+    char shown[JSON_ERROR_TEXT_LENGTH * 2];
+    *out = NULL;
+    if (bytes == 0) return qw_fail(err, QWEN_EFORMAT, "%s is empty, expected JSON", where);
+    *out = json_loadb(data, bytes, JSON_REJECT_DUPLICATES, &why);
+    if (*out) return QWEN_OK;
+    qw_visible(shown, sizeof shown, why.text);
+    switch (json_error_code(&why)) {
+    case json_error_out_of_memory:
+        return qw_fail(err, QWEN_ENOMEM, "%s: no memory to parse it", where);
+    case json_error_invalid_utf8:
+        return qw_fail(err, QWEN_EFORMAT, "%s is not JSON in UTF-8: line %d: %s", where, why.line, shown);
+    case json_error_numeric_overflow:
+        return qw_fail(err, QWEN_EFORMAT, "%s is not valid JSON: line %d: a number (shape, offset) beyond 64 bits: %s",
+                       where, why.line, shown);
+    default:
+        return qw_fail(err, QWEN_EFORMAT, "%s is not valid JSON: line %d: %s", where, why.line, shown);
+    }
 }
 
 int qw_json_file(const char *path, json_t **out, qw_error *err)
@@ -32,16 +54,7 @@ int qw_json_file(const char *path, json_t **out, qw_error *err)
     else
         status = read_all(f, path, data, (size_t)st.st_size, err);
     fclose(f);
-    if (!status) {
-        json_error_t why;
-        char shown[JSON_ERROR_TEXT_LENGTH * 2];
-        *out = json_loadb(data, (size_t)st.st_size, JSON_REJECT_DUPLICATES, &why);
-        if (!*out)
-            status = json_error_code(&why) == json_error_out_of_memory
-                   ? qw_fail(err, QWEN_ENOMEM, "%s: no memory to parse it", path)
-                   : qw_fail(err, QWEN_EFORMAT, "%s is not valid JSON: line %d: %s", path, why.line,
-                             qw_visible(shown, sizeof shown, why.text));
-    }
+    if (!status) status = qw_json_bytes(data, (size_t)st.st_size, path, out, err);
     free(data);
     return status;
 }

@@ -189,6 +189,12 @@ static int refuse(const qw_store *s, qw_kind kind, qw_kind part, qw_error *err)
     if (kind == QW_KIND_VAE && latent_channels(s) != 16)
         return qw_fail(err, QWEN_EUNSUPPORTED, "%s is a VAE with %lld latent channels, expected 16", path,
                        (long long)latent_channels(s));
+    const char *arch = architecture(s);
+    char shown[80];
+    qw_visible(shown, sizeof shown, arch);
+    if (kind == QW_KIND_TEXT && *arch && strcmp(arch, "qwen2vl") && strcmp(arch, "pig"))
+        return qw_fail(err, QWEN_EUNSUPPORTED, "%s has the architecture \"%s\", expected \"qwen2vl\": a language "
+                       "model that was not trained with pictures", path, shown);
     if (kind != QW_KIND_UNKNOWN) return QWEN_OK;
     if (prefix_of(s, nothing) || ends_anywhere(s, "img_in.weight") || ends_anywhere(s, "proj_out.weight"))
         return qw_fail(err, QWEN_EMODEL, "%s is no whole transformer: \"transformer_blocks.0.img_mod.1.weight\" or "
@@ -200,8 +206,8 @@ static int refuse(const qw_store *s, qw_kind kind, qw_kind part, qw_error *err)
                        "Qwen2.5-VL", path);
     const char *first = s->entries ? s->entry[0].key : "none";
     return part == QW_KIND_UNKNOWN ? QWEN_OK
-         : qw_fail(err, QWEN_EMODEL, "%s is no %s: it has none of its tensors (the first is \"%s\")", path,
-                   qw_kind_name(part), first);
+         : qw_fail(err, QWEN_EMODEL, "%s is no %s: it has none of its tensors (the first is \"%s\")%s%s", path,
+                   qw_kind_name(part), first, *arch ? "; its architecture is " : "", shown);
 }
 
 /* --- dialects --------------------------------------------------------------------------------------------- */
@@ -390,6 +396,7 @@ int qw_store_canonical(qw_store *s, qw_kind part, qw_kind *found, qw_error *err)
         return qw_fail(err, QWEN_EMODEL, "%s is a %s, expected a %s", qw_store_path(s, 0), qw_kind_name(kind),
                        qw_kind_name(part));
     if (*prefix) status = keep_prefix(s, prefix, 1, err);
+    else if (kind == QW_KIND_TEXT || kind == QW_KIND_VISION) status = keep_text(s, err);
     if (!status) status = qw_store_index(s, err);
     if (!status && kind != QW_KIND_LORA && kind != QW_KIND_DUMP && kind != QW_KIND_CHECKPOINT)
         status = rename_all(s, kind, err);

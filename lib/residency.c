@@ -146,7 +146,8 @@ int qw_residency_matrix(qw_residency *s, qw_group *g, const qw_store *store, qw_
     return QWEN_OK;
 }
 
-/* The group's matrices into device memory at `memory`, by a queue. */
+/* The group's matrices into device memory at `memory`, by a queue.  A view that a LoRA has replaced by a
+ * patched weight of its own stays as it is. */
 static int fill(qw_residency *s, qw_group *g, void *memory, int queue)
 {
     for (int i = 0; i < g->matrices; i++) {
@@ -156,7 +157,7 @@ static int fill(qw_residency *s, qw_group *g, void *memory, int queue)
         const int status = s->dev->pack(s->dev, queue, &packed, &m->host);
         if (status) return status;
         packed.host = &m->host;
-        *m->view = packed;
+        if (m->view->host == &m->host || m->view->data == m->host.data) *m->view = packed;
     }
     return QWEN_OK;
 }

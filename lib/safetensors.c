@@ -166,14 +166,10 @@ int qw_safetensors_read(qw_store *s, int file, qw_error *err)
     if (length > f->bytes - 8)
         return qw_fail(err, QWEN_EFORMAT, "%s is truncated: the header has a length of %llu bytes, %zu are there",
                        f->path, (unsigned long long)length, f->bytes - 8);
-    json_error_t why;
-    char shown[2 * JSON_ERROR_TEXT_LENGTH];
-    json_t *header = json_loadb((const char *)f->map + 8, (size_t)length, JSON_REJECT_DUPLICATES, &why);
-    if (!header)
-        return json_error_code(&why) == json_error_out_of_memory
-             ? qw_fail(err, QWEN_ENOMEM, "%s: no memory to parse its header", f->path)
-             : qw_fail(err, QWEN_EFORMAT, "%s: its header is not valid JSON: %s", f->path,
-                       qw_visible(shown, sizeof shown, why.text));
+    char where[520];
+    json_t *header;
+    snprintf(where, sizeof where, "%.500s: its header", f->path);
+    if (qw_json_bytes(f->map + 8, (size_t)length, where, &header, err)) return err->status;
     const int status = read_header(s, file, header, 8 + (size_t)length, err);
     json_decref(header);
     return status;

@@ -83,17 +83,18 @@ int qw_store_map(qw_store *s, const char *path, int *index, qw_error *err)
 /* What git leaves of a symbolic link where there are none: a short file that holds a relative path. */
 int qw_follow_link_file(const char *path, char **resolved, qw_error *err)
 {
-    enum { LONGEST = 1024 };
+    enum { LONGEST = 4096 };
     struct stat st;
     char text[LONGEST + 1];
     *resolved = NULL;
     if (stat(path, &st) || !S_ISREG(st.st_mode) || st.st_size < 1 || st.st_size > LONGEST) return 0;
     FILE *f = fopen(path, "rb");
     if (!f) return 0;
-    const size_t n = fread(text, 1, LONGEST, f);
+    size_t n = fread(text, 1, LONGEST, f);
     fclose(f);
+    if (n && text[n - 1] == '\n') n--;
     text[n] = 0;
-    if (strlen(text) != n || strpbrk(text, "\n\r{") || text[0] == '/') return 0;
+    if (n == 0 || strlen(text) != n || strpbrk(text, "\n\r{") || text[0] == '/') return 0;
     const char *slash = strrchr(path, '/');
     const size_t folder = slash ? (size_t)(slash - path) + 1 : 0;
     char *target = malloc(folder + n + 1);
@@ -109,6 +110,24 @@ int qw_follow_link_file(const char *path, char **resolved, qw_error *err)
     }
     *resolved = target;
     return 1;
+}
+
+/* Follows such files to what they stand for; *out is malloc'ed. */
+static int resolve(const char *path, char **out, qw_error *err)
+{
+    enum { LINKS = 8 };
+    char *at = strdup(path), *next = NULL;
+    int links = 0;
+    *out = NULL;
+    if (!at) return qw_fail(err, QWEN_ENOMEM, "no memory for a path");
+    for (; links <= LINKS && qw_follow_link_file(at, &next, err); links++) {
+        free(at);
+        at = next;
+    }
+    if (!err->status && links > LINKS) qw_fail(err, QWEN_EIO, "%s: links that lead to no end", path);
+    if (err->status) free(at);
+    else *out = at;
+    return err->status;
 }
 
 static int ends_with(const char *s, const char *end)
@@ -129,7 +148,10 @@ static char *joined(const char *folder, const char *name, qw_error *err)
 static int add_file(qw_store *s, const char *path, qw_error *err)
 {
     int file;
-    int status = qw_store_map(s, path, &file, err);
+    char *target;
+    if (resolve(path, &target, err)) return err->status;
+    const int status = qw_store_map(s, target, &file, err);
+    free(target);
     if (status) return status;
     qw_file *f = &s->file[file];
     f->gguf = f->bytes >= 4 && !memcmp(f->map, "GGUF", 4);
@@ -230,28 +252,21 @@ static int choose(const char *folder, char **out, qw_error *err)
 int qw_store_add(qw_store *s, const char *path, qw_error *err)
 {
     struct stat st;
-    char *other = NULL;
-    int status;
+    char *at, *inside = NULL;
     if (err->status) return err->status;
     if (stat(path, &st)) return qw_fail(err, QWEN_EIO, "%s cannot be opened: %s", path, strerror(errno));
-    if (S_ISDIR(st.st_mode)) {
-        if (ends_with(path, ".safetensors") || ends_with(path, ".gguf"))
-            return qw_fail(err, QWEN_EIO, "%s is a directory, expected a file", path);
-        status = choose(path, &other, err);
-    } else {
-        qw_follow_link_file(path, &other, err);
-        status = err->status;
-        if (other) {
-            status = qw_store_add(s, other, err);
-            free(other);
-            return status;
-        }
+    if (resolve(path, &at, err)) return err->status;
+    if (!stat(at, &st) && S_ISDIR(st.st_mode)) {
+        if (ends_with(at, ".safetensors") || ends_with(at, ".gguf"))
+            qw_fail(err, QWEN_EIO, "%s is a directory, expected a file", at);
+        else choose(at, &inside, err);
     }
-    if (status) return status;
-    const char *file = other ? other : path;
-    status = ends_with(file, ".index.json") ? add_index(s, file, err) : add_file(s, file, err);
-    free(other);
-    return status ? status : qw_store_index(s, err);
+    const char *file = inside ? inside : at;
+    if (!err->status && ends_with(file, ".index.json")) add_index(s, file, err);
+    else if (!err->status) add_file(s, file, err);
+    free(inside);
+    free(at);
+    return err->status ? err->status : qw_store_index(s, err);
 }
 
 /* --- names ------------------------------------------------------------------------------------------- */

@@ -37,6 +37,8 @@ int   qw_store_rename(qw_store *s, qw_entry *e, const char *name, qw_error *err)
 /* Memory that lives as long as the store; NULL with err set when there is none. */
 void *qw_store_own(qw_store *s, size_t bytes, qw_error *err);
 
+/* Parses JSON of one document; `where` begins the message. */
+int   qw_json_bytes(const void *data, size_t bytes, const char *where, json_t **out, qw_error *err);
 int   qw_safetensors_read(qw_store *s, int file, qw_error *err);
 int   qw_gguf_read(qw_store *s, int file, qw_error *err);
 /* The entry of a linear layer's weight (or an embedding) as an operand [n][k], with its companions: scales,

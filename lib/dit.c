@@ -333,6 +333,20 @@ void qw_dit_run_block(qw_run *r, const qw_dit_config *c, const qw_dit_block *b, 
     r->used = mark;
 }
 
+/* cos and sin [rows][half] of angles, one after the other.  Tokens of a row share the row's angles and those of
+ * a column the column's: what the token before or one row of `cols` tokens above has is not computed again. */
+static void turn(const double *angle, int64_t rows, int64_t half, int64_t cols, double *out)
+{
+    double *sine = out + rows * half;
+    for (int64_t i = 0; i < rows * half; i++) {
+        const int64_t above = i - cols * half, before = i - half;
+        const int64_t same = above >= 0 && angle[above] == angle[i] ? above
+                           : before >= 0 && angle[before] == angle[i] ? before : -1;
+        out[i] = same < 0 ? cos(angle[i]) : out[same];
+        sine[i] = same < 0 ? sin(angle[i]) : sine[same];
+    }
+}
+
 void qw_dit_rope(qw_run *r, const qw_dit_config *c, const qw_grid *g, int grids, int64_t text_rows, int comfy,
                  int tap, qw_tensor cs[2])
 {
@@ -340,20 +354,16 @@ void qw_dit_rope(qw_run *r, const qw_dit_config *c, const qw_grid *g, int grids,
     const int64_t half = c->head / 2;
     for (int i = 0; i < grids; i++) rows += (int64_t)g[i].frames * g[i].rows * g[i].cols;
     for (int i = 0; i < 2; i++) cs[i] = qw_new2(r, r->dev->wide, rows, half);
-    double *angle = malloc((size_t)(2 * rows * half) * sizeof *angle);
+    double *angle = malloc((size_t)(3 * rows * half) * sizeof *angle);
     if (!angle) {
         qw_run_fail(r, QWEN_ENOMEM, "no memory for the positions of %lld tokens", (long long)rows);
         return;
     }
     qw_rope_text(c, qw_rope_text_start(c, g, grids, comfy), text_rows, angle);
     qw_rope_pictures(c, g, grids, comfy, angle + text_rows * half);
-    for (int64_t i = 0; i < rows * half; i++) {
-        const double a = angle[i];
-        angle[i] = cos(a);
-        angle[rows * half + i] = sin(a);
-    }
+    turn(angle, rows, half, grids ? g[0].cols : 1, angle + rows * half);
     for (int i = 0; i < 2; i++) {
-        qw_put(r, cs[i], angle + i * rows * half);
+        qw_put(r, cs[i], angle + (i ? 2 : 1) * rows * half);
         if (!tap) continue;
         qw_tap(r, qw_rows(cs[i], 0, text_rows), "rope_txt.%s", i ? "sin" : "cos");
         qw_tap(r, qw_rows(cs[i], text_rows, rows - text_rows), "rope_img.%s", i ? "sin" : "cos");

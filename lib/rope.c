@@ -5,14 +5,22 @@
 #include "net.h"
 #include <math.h>
 
-enum { THETA = 10000 };                 /* of the DiT and of the vision tower */
+enum { THETA = 10000,                   /* of the DiT and of the vision tower */
+       HALF = 2048 };                   /* half of the largest head that a configuration may have */
 
-/* Angles of one token at (frame, row, column): axis a has axes[a] / 2 of them, p 10000^(-2k / axes[a]). */
-static void token_angles(const qw_dit_config *c, const int64_t position[3], double *angle)
+/* Axis a has axes[a] / 2 frequencies 10000^(-2k / axes[a]); out [head/2]: the three axes one after another. */
+static void frequencies(const qw_dit_config *c, double *out)
 {
     for (int a = 0; a < 3; a++)
         for (int64_t k = 0; k < c->axes[a] / 2; k++)
-            *angle++ = (double)position[a] * pow(THETA, -2.0 * (double)k / (double)c->axes[a]);
+            *out++ = pow(THETA, -2.0 * (double)k / (double)c->axes[a]);
+}
+
+/* Angles of one token at (frame, row, column). */
+static void token_angles(const qw_dit_config *c, const double *frequency, const int64_t position[3], double *angle)
+{
+    for (int a = 0; a < 3; a++)
+        for (int64_t k = 0; k < c->axes[a] / 2; k++) *angle++ = (double)position[a] * *frequency++;
 }
 
 /* Each picture is centred on itself; only the frame position tells them apart.  Rows of an odd grid of
@@ -20,6 +28,8 @@ static void token_angles(const qw_dit_config *c, const int64_t position[3], doub
  * condition, at frame -1. */
 void qw_rope_pictures(const qw_dit_config *c, const qw_grid *g, int grids, int comfy, double *angle)
 {
+    double frequency[HALF];
+    frequencies(c, frequency);
     for (int i = 0; i < grids; i++) {
         const int64_t rows = g[i].rows, cols = g[i].cols;
         const int64_t top = comfy ? rows / 2 : rows - rows / 2, left = comfy ? cols / 2 : cols - cols / 2;
@@ -27,7 +37,7 @@ void qw_rope_pictures(const qw_dit_config *c, const qw_grid *g, int grids, int c
         for (int64_t f = 0; f < g[i].frames; f++)
             for (int64_t y = 0; y < rows; y++)
                 for (int64_t x = 0; x < cols; x++, angle += c->head / 2)
-                    token_angles(c, (const int64_t[]){ frame + f, y - top, x - left }, angle);
+                    token_angles(c, frequency, (const int64_t[]){ frame + f, y - top, x - left }, angle);
     }
 }
 
@@ -44,8 +54,10 @@ int64_t qw_rope_text_start(const qw_dit_config *c, const qw_grid *g, int grids, 
 
 void qw_rope_text(const qw_dit_config *c, int64_t start, int64_t n, double *angle)
 {
+    double frequency[HALF];
+    frequencies(c, frequency);
     for (int64_t j = 0; j < n; j++)
-        token_angles(c, (const int64_t[]){ start + j, start + j, start + j }, angle + j * (c->head / 2));
+        token_angles(c, frequency, (const int64_t[]){ start + j, start + j, start + j }, angle + j * (c->head / 2));
 }
 
 /* Text advances all three axes by one a token; a picture of rows x cols merged tokens stays at one time and

@@ -359,8 +359,8 @@ static int place(qw_store *s, span *at, uint64_t n, const unsigned char *data, u
         qw_visible(shown, sizeof shown, e->key);
         if (at[i].begin % alignment)
             return qw_fail(r->err, QWEN_EFORMAT,
-                           "%s: tensor \"%s\" has offset %" PRIu64 ", not aligned to %" PRIu64, r->path,
-                           shown, at[i].begin, alignment);
+                           "%s: tensor \"%s\" has offset %" PRIu64 ", not aligned to %" PRIu64,
+                           r->path, shown, at[i].begin, alignment);
         if (at[i].begin > size || e->bytes > size - at[i].begin)
             return qw_fail(r->err, QWEN_EFORMAT,
                            "%s: tensor \"%s\" has %zu bytes at offset %" PRIu64
@@ -393,8 +393,8 @@ static int read_tensors(reader *r, qw_store *s, int file, uint64_t count)
     const uint64_t header = f.bytes - r->left, start = (header + alignment - 1) & ~(alignment - 1);
     if (!status && count && start > f.bytes)
         status = qw_fail(r->err, QWEN_EFORMAT,
-                         "%s is truncated: its data would begin at byte %" PRIu64 " (alignment %" PRIu64
-                         "), it has %zu", r->path, start, alignment, f.bytes);
+                         "%s is truncated: its data would begin at byte %" PRIu64
+                         " (alignment %" PRIu64 "), it has %zu", r->path, start, alignment, f.bytes);
     if (!status && count)
         status = place(s, at, count, f.map + start, f.bytes - start, alignment, r);
     free(at);
@@ -423,7 +423,8 @@ static int read_head(reader *r, uint64_t *tensors, uint64_t *keys)
     number(r, 8, keys, "the number of keys");
     if (*keys > r->left / KEY_LEAST)
         return qw_fail(r->err, QWEN_EFORMAT,
-                       "%s is truncated: it would have %" PRIu64 " metadata keys, %zu bytes are left",
+                       "%s is truncated: it would have %" PRIu64
+                       " metadata keys, %zu bytes are left",
                        r->path, *keys, r->left);
     return QWEN_OK;
 }

@@ -1,33 +1,40 @@
 /* edit.c - what a request means: its task, its defaults, and its pictures made ready.
  *
- * Rules of the reference pipelines (spec 06 §2.3, §7): an edit shows every picture twice, resized to one
- * area for the vision tower and to another for the VAE, whose latents follow the noise in the sequence;
- * image to image and inpainting start from a noised picture; Layered decomposes one picture with alpha. */
+ * Rules of the reference pipelines (spec 06 §2.3, §7): an edit shows every picture twice, resized
+ * to one area for the vision tower and to another for the VAE, whose latents follow the noise in
+ * the sequence; image to image and inpainting start from a noised picture; Layered decomposes one
+ * picture with alpha. */
 #include "pipeline.h"
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* --- pictures ------------------------------------------------------------------------------------------ */
+/* --- pictures --------------------------------------------------------------------------------- */
 
 static int check_picture(qwen *q, const qwen_array *a, const char *what, int grey)
 {
     if (!a->data || a->dtype != QWEN_U8)
         return qw_fail(&q->error, QWEN_EARG, "%s: no 8-bit data", what);
-    const int flat = grey && a->rank == 2, deep = a->rank == 3 && (a->dim[2] == 3 || a->dim[2] == 4);
+    const int flat = grey && a->rank == 2,
+              deep = a->rank == 3 && (a->dim[2] == 3 || a->dim[2] == 4);
     if (!flat && !deep)
-        return qw_fail(&q->error, QWEN_EARG, "%s: not [height][width][3 or 4]%s", what, grey ? " or [height][width]" : "");
+        return qw_fail(&q->error, QWEN_EARG, "%s: not [height][width][3 or 4]%s", what,
+                       grey ? " or [height][width]" : "");
     if (a->dim[0] < 1 || a->dim[1] < 1 || a->dim[0] > 1 << 20 || a->dim[1] > 1 << 20)
-        return qw_fail(&q->error, QWEN_EARG, "%s: %lldx%lld pixels", what, (long long)a->dim[1], (long long)a->dim[0]);
+        return qw_fail(&q->error, QWEN_EARG, "%s: %lldx%lld pixels", what, (long long)a->dim[1],
+                       (long long)a->dim[0]);
     return QWEN_OK;
 }
 
 static int new_image(qwen *q, qw_image *out, int64_t w, int64_t h, int channels)
 {
-    *out = (qw_image){ .data = malloc((size_t)(w * h * channels)), .w = w, .h = h, .channels = channels };
-    return out->data ? QWEN_OK : qw_fail(&q->error, QWEN_ENOMEM, "no memory for a picture of %lldx%lld",
-                                         (long long)w, (long long)h);
+    *out = (qw_image){
+        .data = malloc((size_t)(w * h * channels)), .w = w, .h = h, .channels = channels
+    };
+    return out->data ? QWEN_OK
+                     : qw_fail(&q->error, QWEN_ENOMEM, "no memory for a picture of %lldx%lld",
+                               (long long)w, (long long)h);
 }
 
 /* A copy with other channels: alpha dropped, or added opaque. */
@@ -52,7 +59,8 @@ static int take_mask(qwen *q, qw_image *out, const qwen_array *a)
         return q->error.status;
     for (int64_t i = 0; i < w * h; i++) {
         const uint8_t *p = src + i * have;
-        out->data[i] = have == 1 ? *p : (uint8_t)((19595 * p[0] + 38470 * p[1] + 7471 * p[2] + 32768) >> 16);
+        out->data[i] =
+            have == 1 ? *p : (uint8_t)((19595 * p[0] + 38470 * p[1] + 7471 * p[2] + 32768) >> 16);
     }
     return QWEN_OK;
 }
@@ -65,7 +73,8 @@ static int resize_picture(qwen *q, qw_image *image, int64_t w, int64_t h, qw_fil
         return QWEN_OK;
     if (new_image(q, &out, w, h, image->channels))
         return q->error.status;
-    if (qw_resize(image->data, image->w, image->h, image->channels, filter, w, h, out.data, &q->error)) {
+    if (qw_resize(image->data, image->w, image->h, image->channels, filter, w, h, out.data,
+                  &q->error)) {
         free(out.data);
         return q->error.status;
     }
@@ -75,17 +84,18 @@ static int resize_picture(qwen *q, qw_image *image, int64_t w, int64_t h, qw_fil
 }
 
 /* The size of about `area` pixels with the picture's aspect, in multiples of 32. */
-static int fit_area(qwen *q, const qwen_array *a, int64_t area, const char *what, int64_t *w, int64_t *h)
+static int fit_area(qwen *q, const qwen_array *a, int64_t area, const char *what, int64_t *w,
+                    int64_t *h)
 {
     const double ratio = (double)a->dim[1] / (double)a->dim[0];
     if (ratio > 200 || ratio < 1.0 / 200)
-        return qw_fail(&q->error, QWEN_EARG, "%s: %lldx%lld is longer than 200 to 1", what, (long long)a->dim[1],
-                       (long long)a->dim[0]);
+        return qw_fail(&q->error, QWEN_EARG, "%s: %lldx%lld is longer than 200 to 1", what,
+                       (long long)a->dim[1], (long long)a->dim[0]);
     qw_calculate_dimensions((double)area, ratio, w, h);
     return QWEN_OK;
 }
 
-/* --- what the request asks for --------------------------------------------------------------------------- */
+/* --- what the request asks for ---------------------------------------------------------------- */
 
 static qw_variant edit_variant(const qwen *q)
 {
@@ -105,11 +115,15 @@ static int layered_task(qw_job *j)
     qwen *q = j->q;
     j->task = QW_LAYERS;
     if (r->inputs != 1)
-        return qw_fail(&q->error, QWEN_EARG, "the layered variant takes one picture (input), not %d", r->inputs);
+        return qw_fail(&q->error, QWEN_EARG,
+                       "the layered variant takes one picture (input), not %d", r->inputs);
     if (r->mask || extends(r) || r->strength > 0 || r->control)
-        return qw_fail(&q->error, QWEN_EARG, "the layered variant has no mask, extension, strength or control");
+        return qw_fail(&q->error, QWEN_EARG,
+                       "the layered variant has no mask, extension, strength or control");
     if (r->width || r->height)
-        return qw_fail(&q->error, QWEN_EARG, "the layered variant chooses its size: give reference_area, no width or height");
+        return qw_fail(
+            &q->error, QWEN_EARG,
+            "the layered variant chooses its size: give reference_area, no width or height");
     j->layers = r->layers ? r->layers : 4;
     if (j->layers < 1 || j->layers > 64)
         return qw_fail(&q->error, QWEN_EARG, "layers is %d, not 1 to 64", j->layers);
@@ -120,7 +134,8 @@ static int layered_task(qw_job *j)
 static int control_takes_mask(const qw_job *j)
 {
     const int64_t plain = 4 * j->q->vae_config.z;
-    return j->req->control && !j->req->inputs && j->q->control && qw_control_features(j->q->control) == plain + 4;
+    return j->req->control && !j->req->inputs && j->q->control &&
+           qw_control_features(j->q->control) == plain + 4;
 }
 
 static int decide_task(qw_job *j)
@@ -144,14 +159,17 @@ static int decide_task(qw_job *j)
         return qw_fail(&q->error, QWEN_EARG, "strength needs a picture (input)");
     if (j->variant == QW_T2I) {
         if (r->inputs > 1)
-            return qw_fail(&q->error, QWEN_EARG, "the variant t2i takes one picture, not %d", r->inputs);
+            return qw_fail(&q->error, QWEN_EARG, "the variant t2i takes one picture, not %d",
+                           r->inputs);
         j->task = !r->inputs ? QW_DRAW : masked ? QW_INPAINT : QW_REDRAW;
         return QWEN_OK;
     }
     if (!r->inputs && !q->comfy)
-        return qw_fail(&q->error, QWEN_EARG, "the variant %s needs a picture (input)", qw_variant_name(j->variant));
+        return qw_fail(&q->error, QWEN_EARG, "the variant %s needs a picture (input)",
+                       qw_variant_name(j->variant));
     if (r->control)
-        return qw_fail(&q->error, QWEN_EUNSUPPORTED, "a control picture with the variant %s", qw_variant_name(j->variant));
+        return qw_fail(&q->error, QWEN_EUNSUPPORTED, "a control picture with the variant %s",
+                       qw_variant_name(j->variant));
     if (r->inputs > 1 && (j->variant == QW_EDIT || masked))
         return qw_fail(&q->error, QWEN_EARG, "%s takes one picture, not %d",
                        masked ? "inpainting" : "the variant edit", r->inputs);
@@ -187,9 +205,10 @@ static int check_size(qwen *q, const char *what, int n)
     if (n % 16 == 0)
         return QWEN_OK;
     if (n < 16)
-        return qw_fail(&q->error, QWEN_EARG, "%s is %d, which is no multiple of 16: the smallest is 16", what, n);
-    return qw_fail(&q->error, QWEN_EARG, "%s is %d, which is no multiple of 16: %d and %d are", what, n, n / 16 * 16,
-                   n / 16 * 16 + 16);
+        return qw_fail(&q->error, QWEN_EARG,
+                       "%s is %d, which is no multiple of 16: the smallest is 16", what, n);
+    return qw_fail(&q->error, QWEN_EARG, "%s is %d, which is no multiple of 16: %d and %d are",
+                   what, n, n / 16 * 16, n / 16 * 16 + 16);
 }
 
 static int own_size(int64_t n)
@@ -234,12 +253,15 @@ static int check_memory(qw_job *j)
 {
     qwen *q = j->q;
     const double pixels = (double)j->width * j->height, rows = pixels / 256 * (double)j->frames;
-    const double stream = rows * (double)q->dit_config.width * 4 * 6;   /* x, q k v, attention, branch */
-    const double picture = pixels * (8.0 * 3 + 4.0 * 2 * (double)(q->vae_config.base ? q->vae_config.base : 1) / 8);
+    const double stream =
+        rows * (double)q->dit_config.width * 4 * 6; /* x, q k v, attention, branch */
+    const double picture =
+        pixels * (8.0 * 3 + 4.0 * 2 * (double)(q->vae_config.base ? q->vae_config.base : 1) / 8);
     const double need = stream > picture ? stream : picture, have = (double)q->dev->memory;
     if (rows < 4294967296.0 && (q->dev->memory == 0 || need <= have) && need < 1e15)
         return QWEN_OK;
-    return qw_fail(&q->error, QWEN_ENOMEM, "a picture of %dx%d needs at least %.1f GB, device %s has %.1f GB", j->width,
+    return qw_fail(&q->error, QWEN_ENOMEM,
+                   "a picture of %dx%d needs at least %.1f GB, device %s has %.1f GB", j->width,
                    j->height, need / 1e9, q->dev->name, have / 1e9);
 }
 
@@ -254,10 +276,12 @@ static int decide_numbers(qw_job *j)
     if (!(r->strength >= 0 && r->strength <= 1))
         return qw_fail(&q->error, QWEN_EARG, "strength is %g, not 0 to 1", r->strength);
     if (r->guidance_norm < 0 || r->guidance_norm > 2)
-        return qw_fail(&q->error, QWEN_EARG, "guidance_norm is %d, not 0, 1 or 2", r->guidance_norm);
+        return qw_fail(&q->error, QWEN_EARG, "guidance_norm is %d, not 0, 1 or 2",
+                       r->guidance_norm);
     if (r->reference_area < 0 || r->condition_area < 0 || r->reference_area > (int64_t)1 << 32 ||
         r->condition_area > (int64_t)1 << 32)
-        return qw_fail(&q->error, QWEN_EARG, "reference_area or condition_area is not 0 to 2^32 pixels");
+        return qw_fail(&q->error, QWEN_EARG,
+                       "reference_area or condition_area is not 0 to 2^32 pixels");
     if (r->n_sigmas < 0 || (r->n_sigmas && !r->sigmas))
         return qw_fail(&q->error, QWEN_EARG, "n_sigmas is %d without a list", r->n_sigmas);
     if (r->tiling && strcmp(r->tiling, "reference"))
@@ -266,7 +290,8 @@ static int decide_numbers(qw_job *j)
         return qw_fail(&q->error, QWEN_EARG, "there is no sampler %s", r->sampler);
     const int raw = r->schedule && !strcmp(r->schedule, "raw");
     if (r->n_sigmas && r->steps && !raw && r->steps != r->n_sigmas)
-        return qw_fail(&q->error, QWEN_EARG, "steps is %d, but %d sigmas are given", r->steps, r->n_sigmas);
+        return qw_fail(&q->error, QWEN_EARG, "steps is %d, but %d sigmas are given", r->steps,
+                       r->n_sigmas);
     j->steps = r->steps ? r->steps : r->n_sigmas ? r->n_sigmas : q->steps;
     j->guidance = r->guidance > 0 ? r->guidance : q->guidance;
     j->passes = j->guidance > 1 ? 2 : 1;
@@ -281,7 +306,7 @@ static int decide_numbers(qw_job *j)
     return QWEN_OK;
 }
 
-/* --- pictures of the tasks ------------------------------------------------------------------------------- */
+/* --- pictures of the tasks -------------------------------------------------------------------- */
 
 /* FNV-1a: tells one picture from another in the cache of embeddings. */
 static uint64_t hash_bytes(uint64_t h, const void *data, size_t n)
@@ -303,7 +328,8 @@ static int add_view(qw_job *j, const qwen_array *a)
         return q->error.status;
     j->views++;
     if (resize_picture(q, v, w, h, QW_LANCZOS) ||
-        qw_smart_resize(w, h, c->patch * c->merge, c->min_pixels, c->max_pixels, &w, &h, &q->error) ||
+        qw_smart_resize(w, h, c->patch * c->merge, c->min_pixels, c->max_pixels, &w, &h,
+                        &q->error) ||
         resize_picture(q, v, w, h, QW_BICUBIC))
         return q->error.status;
     qw_grid *g = &j->view_grid[j->views - 1];
@@ -314,7 +340,8 @@ static int add_view(qw_job *j, const qwen_array *a)
     return QWEN_OK;
 }
 
-static int add_reference(qw_job *j, const qwen_array *a, int64_t w, int64_t h, int channels, int sampled)
+static int add_reference(qw_job *j, const qwen_array *a, int64_t w, int64_t h, int channels,
+                         int sampled)
 {
     qw_reference *f = &j->reference[j->references];
     if (take_picture(j->q, &f->image, a, channels))
@@ -328,10 +355,11 @@ static int add_reference(qw_job *j, const qwen_array *a, int64_t w, int64_t h, i
 static int extend_picture(qw_job *j, const qwen_array *a, const int extend[4], qwen_array *out)
 {
     qwen *q = j->q;
-    const int64_t w = a->dim[1] + extend[0] + extend[1], h = a->dim[0] + extend[2] + extend[3], n = a->dim[2];
+    const int64_t w = a->dim[1] + extend[0] + extend[1], h = a->dim[0] + extend[2] + extend[3],
+                  n = a->dim[2];
     if (w % 16 || h % 16)
-        return qw_fail(&q->error, QWEN_EARG, "the extended picture is %lldx%lld, no multiple of 16", (long long)w,
-                       (long long)h);
+        return qw_fail(&q->error, QWEN_EARG, "the extended picture is %lldx%lld, no multiple of 16",
+                       (long long)w, (long long)h);
     if (new_image(q, &j->canvas, w, h, (int)n))
         return q->error.status;
     for (int64_t y = 0; y < h; y++)
@@ -339,7 +367,8 @@ static int extend_picture(qw_job *j, const qwen_array *a, const int extend[4], q
             int64_t sy = y - extend[2], sx = x - extend[0];
             sy = sy < 0 ? 0 : sy >= a->dim[0] ? a->dim[0] - 1 : sy;
             sx = sx < 0 ? 0 : sx >= a->dim[1] ? a->dim[1] - 1 : sx;
-            memcpy(j->canvas.data + (y * w + x) * n, (const uint8_t *)a->data + (sy * a->dim[1] + sx) * n, (size_t)n);
+            memcpy(j->canvas.data + (y * w + x) * n,
+                   (const uint8_t *)a->data + (sy * a->dim[1] + sx) * n, (size_t)n);
         }
     *out = *a;
     out->data = j->canvas.data;
@@ -377,7 +406,8 @@ static int make_mask(qw_job *j, const qwen_array *original)
     qwen *q = j->q;
     const qwen_request *r = j->req;
     qw_image m = { 0 };
-    if ((r->mask && take_mask(q, &m, r->mask)) || (extends(r) && extend_mask(j, &m, r->extend, original)) ||
+    if ((r->mask && take_mask(q, &m, r->mask)) ||
+        (extends(r) && extend_mask(j, &m, r->extend, original)) ||
         resize_picture(q, &m, j->width, j->height, QW_LANCZOS)) {
         free(m.data);
         return q->error.status;
@@ -414,15 +444,16 @@ static int prepare_control(qw_job *j)
     j->control_end = r->control_end > 0 ? r->control_end : 1;
     if (!(fabs(j->control_strength) <= 1000) || !(j->control_start >= 0 && j->control_start <= 1) ||
         !(j->control_end >= 0 && j->control_end <= 1))
-        return qw_fail(&q->error, QWEN_EARG, "control: strength %g, from %g to %g", r->control_strength,
-                       r->control_start, r->control_end);
+        return qw_fail(&q->error, QWEN_EARG, "control: strength %g, from %g to %g",
+                       r->control_strength, r->control_start, r->control_end);
     const int64_t features = qw_control_features(q->control), plain = 4 * q->vae_config.z;
     const qw_control_kind kind = qw_control_kind_of(q->control);
     if (features != plain && features != plain + 4 && features != 2 * plain + 4)
-        return qw_fail(&q->error, QWEN_EUNSUPPORTED, "%s: a ControlNet that reads %lld features", q->control_files.path,
-                       (long long)features);
+        return qw_fail(&q->error, QWEN_EUNSUPPORTED, "%s: a ControlNet that reads %lld features",
+                       q->control_files.path, (long long)features);
     if (features == plain + 4 && (!r->mask || r->inputs))
-        return qw_fail(&q->error, QWEN_EARG, "this ControlNet is for inpainting: it takes a control picture and a mask");
+        return qw_fail(&q->error, QWEN_EARG,
+                       "this ControlNet is for inpainting: it takes a control picture and a mask");
     j->control = j->references;
     const int sampled = kind == QW_CONTROL_INSTANTX && !q->comfy;
     if (add_reference(j, r->control, j->width, j->height, (int)q->vae_config.channels, sampled))
@@ -464,14 +495,16 @@ static int check_inputs(qw_job *j)
     const qwen_request *r = j->req;
     qwen *q = j->q;
     if (r->inputs < 0 || r->inputs > QW_MAX_PICTURES / 2 || (r->inputs && !r->input))
-        return qw_fail(&q->error, QWEN_EARG, "inputs is %d, not 0 to %d with pictures", r->inputs, QW_MAX_PICTURES / 2);
+        return qw_fail(&q->error, QWEN_EARG, "inputs is %d, not 0 to %d with pictures", r->inputs,
+                       QW_MAX_PICTURES / 2);
     for (int i = 0; i < r->inputs; i++)
         if (check_picture(q, &r->input[i], "input", 0))
             return q->error.status;
     for (int i = 0; i < 4; i++)
         if (r->extend[i] < 0 || r->extend[i] > 1 << 20)
             return qw_fail(&q->error, QWEN_EARG, "extend is %d pixels", r->extend[i]);
-    if ((r->mask && check_picture(q, r->mask, "mask", 1)) || (r->control && check_picture(q, r->control, "control", 0)))
+    if ((r->mask && check_picture(q, r->mask, "mask", 1)) ||
+        (r->control && check_picture(q, r->control, "control", 0)))
         return q->error.status;
     return QWEN_OK;
 }
@@ -490,16 +523,19 @@ int qw_job_init(qw_job *j, qwen *q, const qwen_request *req)
     for (int i = 0; i < 4; i++) {
         const int64_t at = texts[i] ? qw_utf8_invalid(texts[i], strlen(texts[i])) : -1;
         if (at >= 0)
-            return qw_fail(&q->error, QWEN_EARG, "the %s is not UTF-8 at byte %lld", names[i], (long long)at);
+            return qw_fail(&q->error, QWEN_EARG, "the %s is not UTF-8 at byte %lld", names[i],
+                           (long long)at);
     }
-    if (check_inputs(j) || (req->control && qw_need_control(q)) || decide_task(j) || decide_numbers(j) || qw_rng_init(&j->rng, j->rng_name, req->seed, &q->error))
+    if (check_inputs(j) || (req->control && qw_need_control(q)) || decide_task(j) ||
+        decide_numbers(j) || qw_rng_init(&j->rng, j->rng_name, req->seed, &q->error))
         return q->error.status;
     qwen_array extended;
     const qwen_array *input = req->input, *original = req->input;
     qwen_request moved = *req;
     if (extends(req)) {
         if (req->width || req->height)
-            return qw_fail(&q->error, QWEN_EARG, "an extended picture has its own size: no width or height");
+            return qw_fail(&q->error, QWEN_EARG,
+                           "an extended picture has its own size: no width or height");
         if (extend_picture(j, req->input, req->extend, &extended))
             return q->error.status;
         moved.input = input = &extended;
@@ -542,7 +578,7 @@ void qw_job_free(qw_job *j)
     memset(j, 0, sizeof *j);
 }
 
-/* --- the schedule, and where strength enters it ------------------------------------------------------------ */
+/* --- the schedule, and where strength enters it ----------------------------------------------- */
 
 int qw_job_schedule(qw_job *j)
 {
@@ -550,10 +586,19 @@ int qw_job_schedule(qw_job *j)
     const qwen_request *r = j->req;
     const int raw = r->schedule && !strcmp(r->schedule, "raw");
     const qw_schedule_request s = {
-        .name = r->schedule ? r->schedule : q->lightning ? "lightning" : NULL,
-        .config = &q->schedule_config, .steps = raw ? r->steps : j->steps, .tokens = j->tokens,
-        .condition_tokens = j->task == QW_LAYERS ? j->tokens : 0, .layered = j->task == QW_LAYERS,
-        .sigmas = r->sigmas, .n_sigmas = r->n_sigmas, .shift = r->shift, .sampler = j->sampler, .comfy = q->comfy,
+        .name = r->schedule    ? r->schedule
+                : q->lightning ? "lightning"
+                               : NULL,
+        .config = &q->schedule_config,
+        .steps = raw ? r->steps : j->steps,
+        .tokens = j->tokens,
+        .condition_tokens = j->task == QW_LAYERS ? j->tokens : 0,
+        .layered = j->task == QW_LAYERS,
+        .sigmas = r->sigmas,
+        .n_sigmas = r->n_sigmas,
+        .shift = r->shift,
+        .sampler = j->sampler,
+        .comfy = q->comfy,
         .denoise = q->comfy && (j->task == QW_REDRAW || j->task == QW_INPAINT) ? j->strength : 0,
     };
     if (qw_schedule_make(&j->sched, &s, &q->error))
@@ -566,6 +611,7 @@ int qw_job_schedule(qw_job *j)
         j->first_step = (int)(n - init > 0 ? n - init : 0);
     }
     if (j->steps - j->first_step < 1)
-        return qw_fail(&q->error, QWEN_EARG, "strength %g leaves none of %d steps", j->strength, j->steps);
+        return qw_fail(&q->error, QWEN_EARG, "strength %g leaves none of %d steps", j->strength,
+                       j->steps);
     return QWEN_OK;
 }

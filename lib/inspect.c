@@ -53,7 +53,8 @@ static void say_contents(report *r, const char *what, const qw_store *s)
     for (int t = 0; t < QW_NDTYPES; t++) {
         const size_t at = strlen(line);
         if (count[t])
-            snprintf(line + at, sizeof line - at, "%s%s %" PRId64, at ? ", " : "", qw_dtype_name((qw_dtype)t), count[t]);
+            snprintf(line + at, sizeof line - at, "%s%s %" PRId64, at ? ", " : "",
+                     qw_dtype_name((qw_dtype)t), count[t]);
     }
     say(r, "tensors", "%s%" PRId64, what, tensors);
     say(r, "dtypes", "%s%s", what, line);
@@ -95,8 +96,9 @@ static void check_nets(report *r, qwen *q)
                                   : qw_need_vae(q, QW_VAE_DECODER | QW_VAE_ENCODER);
         keep_error(r, q);
         if (!status && i == 1) {        /* the tower lies in the same files, or nowhere */
-            if (qw_store_find(files[i]->store, "visual.merger.ln_q.weight") || q->variant == QW_EDIT ||
-                q->variant == QW_EDIT_2509 || q->variant == QW_EDIT_2511 || q->edit_class)
+            if (qw_store_find(files[i]->store, "visual.merger.ln_q.weight") ||
+                q->variant == QW_EDIT || q->variant == QW_EDIT_2509 || q->variant == QW_EDIT_2511 ||
+                q->edit_class)
                 qw_need_vision(q);
             keep_error(r, q);
         }
@@ -120,12 +122,15 @@ static void say_model(report *r, const qwen *q)
     if (q->name)
         say(r, "name", "%s", q->name);
     if (q->dit_files.store)
-        say(r, "transformer", "%" PRId64 " layers, %" PRId64 " heads of %" PRId64 "%s%s", d->layers, d->heads, d->head,
-            d->zero_cond_t ? ", references at t = 0" : "", d->layer3d ? ", layers" : "");
+        say(r, "transformer", "%" PRId64 " layers, %" PRId64 " heads of %" PRId64 "%s%s", d->layers,
+            d->heads, d->head, d->zero_cond_t ? ", references at t = 0" : "",
+            d->layer3d ? ", layers" : "");
     if (q->text_files.store)
-        say(r, "text encoder", "%" PRId64 " layers of width %" PRId64, q->text_config.layers, q->text_config.width);
+        say(r, "text encoder", "%" PRId64 " layers of width %" PRId64, q->text_config.layers,
+            q->text_config.width);
     if (q->vae_files.store)
-        say(r, "VAE", "%" PRId64 " latent channels, %" PRId64 " picture channels", q->vae_config.z, q->vae_config.channels);
+        say(r, "VAE", "%" PRId64 " latent channels, %" PRId64 " picture channels", q->vae_config.z,
+            q->vae_config.channels);
 }
 
 /* A model or a part of one: opened on the device that computes nothing. */
@@ -167,15 +172,16 @@ static void inspect_file(report *r, const char *path)
     }
     qw_store_canonical(s, QW_KIND_UNKNOWN, &kind, &r->error);
     say(r, "kind", "%s", qw_kind_name(kind));
-    const int model = kind == QW_KIND_TRANSFORMER || kind == QW_KIND_TEXT || kind == QW_KIND_VISION ||
-                      kind == QW_KIND_VAE || kind == QW_KIND_CHECKPOINT;
+    const int model = kind == QW_KIND_TRANSFORMER || kind == QW_KIND_TEXT ||
+                      kind == QW_KIND_VISION || kind == QW_KIND_VAE || kind == QW_KIND_CHECKPOINT;
     if (!model || r->error.status)
         say_contents(r, "", s);
     qw_store_free(s);
     if (model && !r->error.status)
         inspect_model(r, path, kind);
     else if (kind == QW_KIND_UNKNOWN && !r->error.status)
-        qw_fail(&r->error, QWEN_EMODEL, "%s: the names of its tensors are of no model that is known", path);
+        qw_fail(&r->error, QWEN_EMODEL,
+                "%s: the names of its tensors are of no model that is known", path);
     else if (kind == QW_KIND_LORA && !r->error.status) {
         qw_lora *l = NULL;
         qw_lora_open(&l, path, 1, &r->error);
@@ -183,8 +189,8 @@ static void inspect_file(report *r, const char *path)
     }
 }
 
-int qwen_inspect(const char *path, void (*each)(void *user, const char *key, const char *value), void *user,
-                 char *error_text, size_t error_size)
+int qwen_inspect(const char *path, void (*each)(void *user, const char *key, const char *value),
+                 void *user, char *error_text, size_t error_size)
 {
     report r = { .say = each, .user = user };
     struct stat st;

@@ -1,9 +1,9 @@
-/* model.c - opening a model: which files make it, what they say it is, and nets loaded when first needed.
+/* model.c - opening a model: which files make it, and what they say it is.
  *
- * A model is a diffusers directory (model_index.json), a single file, or pieces given one by one; a piece
- * overrides the directory's.  A file without a config.json beside it takes that of the directory, else the
- * published numbers (DECISIONS 6).  Opening maps files and reads their headers; weights are loaded by the
- * qw_need_ functions. */
+ * A model is a diffusers directory (model_index.json), a single file, or pieces given one by one; a
+ * piece overrides the directory's.  A file without a config.json beside it takes that of the
+ * directory, else the published numbers (DECISIONS 6).  Opening maps files and reads their headers;
+ * weights are loaded by the qw_need_ functions. */
 #include "pipeline.h"
 #include <ctype.h>
 #include <dirent.h>
@@ -14,9 +14,10 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* --- variants -------------------------------------------------------------------------------------- */
+/* --- variants --------------------------------------------------------------------------------- */
 
-static const char *const variant_names[QW_NVARIANTS] = { "t2i", "edit", "edit-2509", "edit-2511", "layered" };
+static const char *const variant_names[QW_NVARIANTS] = { "t2i", "edit", "edit-2509", "edit-2511",
+                                                         "layered" };
 
 const char *qw_variant_name(qw_variant v)
 {
@@ -53,7 +54,7 @@ static int class_named(const char *name, qw_variant *out)
 }
 
 /* Does the last part of a path contain word?  Case is ignored; '-', '_' and '.' are alike. */
-static int name_has(const char *path, const char *word)
+int qw_name_has(const char *path, const char *word)
 {
     if (!path)
         return 0;
@@ -74,16 +75,16 @@ static int name_has(const char *path, const char *word)
 
 static qw_variant variant_of_file(const char *path)
 {
-    if (name_has(path, "layered"))
+    if (qw_name_has(path, "layered"))
         return QW_LAYERED;
-    if (name_has(path, "2511"))
+    if (qw_name_has(path, "2511"))
         return QW_EDIT_2511;
-    if (name_has(path, "2509") || name_has(path, "edit.plus"))
+    if (qw_name_has(path, "2509") || qw_name_has(path, "edit.plus"))
         return QW_EDIT_2509;
-    return name_has(path, "edit") ? QW_EDIT : QW_T2I;
+    return qw_name_has(path, "edit") ? QW_EDIT : QW_T2I;
 }
 
-/* --- paths ------------------------------------------------------------------------------------------ */
+/* --- paths ------------------------------------------------------------------------------------ */
 
 void qw_say(const qwen *q, int level, const char *format, ...)
 {
@@ -120,7 +121,7 @@ char *qw_path_join(const char *directory, const char *name)
     return path;
 }
 
-static int is_directory(const char *path)
+int qw_is_directory(const char *path)
 {
     struct stat st;
     return !stat(path, &st) && S_ISDIR(st.st_mode);
@@ -151,7 +152,7 @@ char *qw_component_path(const char *directory, const char *name, qw_error *err)
             path = target;
         }
     }
-    if (!is_directory(path) && !is_file(path)) {
+    if (!qw_is_directory(path) && !is_file(path)) {
         free(path);
         return NULL;
     }
@@ -164,7 +165,7 @@ static char *config_beside(const char *path, qw_error *err)
     char *directory = qw_strdup(path);
     if (!directory)
         return NULL;
-    if (!is_directory(path)) {
+    if (!qw_is_directory(path)) {
         char *slash = strrchr(directory, '/');
         if (slash)
             slash[slash == directory] = 0;
@@ -176,37 +177,40 @@ static char *config_beside(const char *path, qw_error *err)
     return config;
 }
 
-static int no_memory(qwen *q)
+int qw_no_memory(qwen *q)
 {
     return qw_fail(&q->error, QWEN_ENOMEM, "no memory to open the model");
 }
 
-/* --- model_index.json ------------------------------------------------------------------------------- */
+/* --- model_index.json ------------------------------------------------------------------------- */
 
-static int index_number(qwen *q, const json_t *block, const char *where, const char *key, double low, double high,
-                        int whole, double *out)
+static int index_number(qwen *q, const json_t *block, const char *where, const char *key,
+                        double low, double high, int whole, double *out)
 {
     const json_t *v = json_object_get(block, key);
     if (!v)
         return QWEN_OK;
     const double x = json_is_number(v) ? json_number_value(v) : NAN;
     if (!(x >= low && x <= high) || (whole && x != floor(x)))
-        return qw_fail(&q->error, QWEN_EFORMAT, "%s: \"libqwen\": \"%s\" is not a%s number from %g to %g", where, key,
+        return qw_fail(&q->error, QWEN_EFORMAT,
+                       "%s: \"libqwen\": \"%s\" is not a%s number from %g to %g", where, key,
                        whole ? " whole" : "", low, high);
     *out = x;
     return QWEN_OK;
 }
 
-static int index_string(qwen *q, const json_t *block, const char *where, const char *key, char **out)
+static int index_string(qwen *q, const json_t *block, const char *where, const char *key,
+                        char **out)
 {
     const json_t *v = json_object_get(block, key);
     if (!v)
         return QWEN_OK;
     if (!json_is_string(v))
-        return qw_fail(&q->error, QWEN_EFORMAT, "%s: \"libqwen\": \"%s\" is not a string", where, key);
+        return qw_fail(&q->error, QWEN_EFORMAT, "%s: \"libqwen\": \"%s\" is not a string", where,
+                       key);
     free(*out);
     *out = qw_strdup(json_string_value(v));
-    return *out ? QWEN_OK : no_memory(q);
+    return *out ? QWEN_OK : qw_no_memory(q);
 }
 
 /* The block of defaults that a small checkpoint carries (DECISIONS 6). */
@@ -227,11 +231,13 @@ static int read_block(qwen *q, const json_t *block, const char *where)
         index_string(q, block, where, "edit_class", &q->edit_class))
         return q->error.status;
     if ((int)width % 16 || (int)height % 16)
-        return qw_fail(&q->error, QWEN_EFORMAT, "%s: \"libqwen\": %gx%g is no multiple of 16", where, width, height);
+        return qw_fail(&q->error, QWEN_EFORMAT, "%s: \"libqwen\": %gx%g is no multiple of 16",
+                       where, width, height);
     qw_variant v;
     if (q->edit_class && !class_named(q->edit_class, &v)) {
         char seen[100];
-        return qw_fail(&q->error, QWEN_EUNSUPPORTED, "%s: \"libqwen\": edit_class \"%s\" is not supported", where,
+        return qw_fail(&q->error, QWEN_EUNSUPPORTED,
+                       "%s: \"libqwen\": edit_class \"%s\" is not supported", where,
                        qw_visible(seen, sizeof seen, q->edit_class));
     }
     q->width = (int)width;
@@ -251,18 +257,21 @@ static int check_components(qwen *q, const json_t *index, const char *where)
     json_object_foreach((json_t *)index, key, v) {
         if (key[0] == '_' || !strcmp(key, "libqwen"))
             continue;
-        static const char *const parts[] = { "transformer", "text_encoder", "vae", "tokenizer", "scheduler",
-                                             "processor", "controlnet" };
+        static const char *const parts[] = { "transformer", "text_encoder", "vae",
+                                             "tokenizer",   "scheduler",    "processor",
+                                             "controlnet" };
         int known = 0;
         for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
             known |= !strcmp(key, parts[i]);
         if (!known)
             continue;
         const json_t *a = json_array_get(v, 0), *b = json_array_get(v, 1);
-        const int pair = json_is_array(v) && json_array_size(v) == 2 &&
-                         ((json_is_string(a) && json_is_string(b)) || (json_is_null(a) && json_is_null(b)));
+        const int pair =
+            json_is_array(v) && json_array_size(v) == 2 &&
+            ((json_is_string(a) && json_is_string(b)) || (json_is_null(a) && json_is_null(b)));
         if (!pair)
-            return qw_fail(&q->error, QWEN_EFORMAT, "%s: \"%s\" is not a pair of library and class", where, key);
+            return qw_fail(&q->error, QWEN_EFORMAT, "%s: \"%s\" is not a pair of library and class",
+                           where, key);
     }
     return QWEN_OK;
 }
@@ -275,23 +284,25 @@ static int read_index(qwen *q, const json_t *index, const char *where)
     const char *name = json_string_value(class);
     if (!class_named(name, &q->variant)) {
         char seen[100];
-        return qw_fail(&q->error, QWEN_EUNSUPPORTED, "%s: \"_class_name\": pipeline class %s is not supported%s", where,
+        return qw_fail(&q->error, QWEN_EUNSUPPORTED,
+                       "%s: \"_class_name\": pipeline class %s is not supported%s", where,
                        qw_visible(seen, sizeof seen, name),
                        strstr(name, "QwenImage21") ? " (Qwen-Image-2.1 is another model)" : "");
     }
     q->pipeline_class = qw_strdup(name);
     if (!q->pipeline_class)
-        return no_memory(q);
+        return qw_no_memory(q);
     if (check_components(q, index, where))
         return q->error.status;
     const json_t *block = json_object_get(index, "libqwen");
     return block ? read_block(q, block, where) : QWEN_OK;
 }
 
-/* --- files of a component ---------------------------------------------------------------------------- */
+/* --- files of a component --------------------------------------------------------------------- */
 
-/* Bytes of the tower's tensors in a file that holds both, or of what is left for the language model. */
-static uint64_t part_bytes(const qw_store *s, int tower)
+/* Bytes of the tower's tensors in a file that holds both, or of what is left for the language
+ * model. */
+uint64_t qw_part_bytes(const qw_store *s, int tower)
 {
     uint64_t bytes = 0;
     const qw_entry *e;
@@ -301,7 +312,7 @@ static uint64_t part_bytes(const qw_store *s, int tower)
     return bytes;
 }
 
-static int open_store(qwen *q, qw_component *c, qw_kind part, qw_kind *found)
+int qw_open_store(qwen *q, qw_component *c, qw_kind part, qw_kind *found)
 {
     qw_kind kind = QW_KIND_UNKNOWN;
     if (qw_store_new(&c->store, &q->error) || qw_store_add(c->store, c->path, &q->error) ||
@@ -316,9 +327,10 @@ static int open_store(qwen *q, qw_component *c, qw_kind part, qw_kind *found)
     return QWEN_OK;
 }
 
-/* Takes piece, else <directory>/name, else whole (the single file of the model); none is no failure. */
-static int component_files(qwen *q, qw_component *c, const char *piece, const char *directory, const char *name,
-                           const char *whole)
+/* Takes piece, else <directory>/name, else whole (the single file of the model); none is no
+ * failure. */
+int qw_component_files(qwen *q, qw_component *c, const char *piece, const char *directory,
+                       const char *name, const char *whole)
 {
     char *own = NULL, *shared = NULL;
     if (directory)
@@ -336,20 +348,20 @@ static int component_files(qwen *q, qw_component *c, const char *piece, const ch
             shared = NULL;
         }
         if (!c->path)
-            no_memory(q);
+            qw_no_memory(q);
     }
     free(own);
     free(shared);
     return q->error.status;
 }
 
-static int load_json(qwen *q, const char *path, json_t **out)
+int qw_load_json(qwen *q, const char *path, json_t **out)
 {
     *out = NULL;
     return path ? qw_json_file(path, out, &q->error) : QWEN_OK;
 }
 
-static void close_component(qw_component *c)
+void qw_close_component(qw_component *c)
 {
     qw_residency_free(c->res);
     if (!c->borrowed)
@@ -369,7 +381,8 @@ static int open_dit(qwen *q)
     json_t *json;
     if (!q->dit_files.path)
         return QWEN_OK;
-    if (load_json(q, q->dit_files.config, &json) || open_store(q, &q->dit_files, QW_KIND_TRANSFORMER, NULL)) {
+    if (qw_load_json(q, q->dit_files.config, &json) ||
+        qw_open_store(q, &q->dit_files, QW_KIND_TRANSFORMER, NULL)) {
         json_decref(json);
         return q->error.status;
     }
@@ -383,16 +396,20 @@ static int open_text(qwen *q)
     json_t *json;
     if (!q->text_files.path)
         return QWEN_OK;
-    if (load_json(q, q->text_files.config, &json) || open_store(q, &q->text_files, QW_KIND_TEXT, NULL)) {
+    if (qw_load_json(q, q->text_files.config, &json) ||
+        qw_open_store(q, &q->text_files, QW_KIND_TEXT, NULL)) {
         json_decref(json);
         return q->error.status;
     }
-    q->text_files.file_bytes = part_bytes(q->text_files.store, 0);
-    qw_text_configure(&q->text_config, json, q->text_files.store, where_of(&q->text_files), &q->error);
+    q->text_files.file_bytes = qw_part_bytes(q->text_files.store, 0);
+    qw_text_configure(&q->text_config, json, q->text_files.store, where_of(&q->text_files),
+                      &q->error);
     json_decref(json);
     if (!q->error.status && q->dit_files.store && q->text_config.width != q->dit_config.text_width)
-        return qw_fail(&q->error, QWEN_EMODEL, "%s: the text encoder is %lld wide, the transformer expects %lld",
-                       q->text_files.path, (long long)q->text_config.width, (long long)q->dit_config.text_width);
+        return qw_fail(&q->error, QWEN_EMODEL,
+                       "%s: the text encoder is %lld wide, the transformer expects %lld",
+                       q->text_files.path, (long long)q->text_config.width,
+                       (long long)q->dit_config.text_width);
     return q->error.status;
 }
 
@@ -401,16 +418,20 @@ static int open_vae(qwen *q)
     json_t *json;
     if (!q->vae_files.path)
         return QWEN_OK;
-    if (load_json(q, q->vae_files.config, &json) || open_store(q, &q->vae_files, QW_KIND_VAE, NULL)) {
+    if (qw_load_json(q, q->vae_files.config, &json) ||
+        qw_open_store(q, &q->vae_files, QW_KIND_VAE, NULL)) {
         json_decref(json);
         return q->error.status;
     }
     qw_vae_configure(&q->vae_config, json, q->vae_files.store, where_of(&q->vae_files), &q->error);
     json_decref(json);
     const int64_t patch = q->dit_config.patch;
-    if (!q->error.status && q->dit_files.store && q->vae_config.z * patch * patch != q->dit_config.in)
-        return qw_fail(&q->error, QWEN_EMODEL, "%s: the VAE has %lld latent channels, the transformer expects %lld",
-                       q->vae_files.path, (long long)q->vae_config.z, (long long)(q->dit_config.in / (patch * patch)));
+    if (!q->error.status && q->dit_files.store &&
+        q->vae_config.z * patch * patch != q->dit_config.in)
+        return qw_fail(&q->error, QWEN_EMODEL,
+                       "%s: the VAE has %lld latent channels, the transformer expects %lld",
+                       q->vae_files.path, (long long)q->vae_config.z,
+                       (long long)(q->dit_config.in / (patch * patch)));
     return q->error.status;
 }
 
@@ -421,7 +442,7 @@ static int open_control(qwen *q)
     qw_kind kind = QW_KIND_UNKNOWN;
     if (!c->path)
         return QWEN_OK;
-    if (load_json(q, c->config, &json) || open_store(q, c, QW_KIND_CONTROLNET, &kind)) {
+    if (qw_load_json(q, c->config, &json) || qw_open_store(q, c, QW_KIND_CONTROLNET, &kind)) {
         json_decref(json);
         return q->error.status;
     }
@@ -436,8 +457,9 @@ static int open_schedule(qwen *q, const char *directory)
 {
     json_t *json = NULL;
     char *scheduler = directory ? qw_component_path(directory, "scheduler", &q->error) : NULL;
-    char *path = scheduler ? qw_component_path(scheduler, "scheduler_config.json", &q->error) : NULL;
-    if (!q->error.status && !load_json(q, path, &json))
+    char *path =
+        scheduler ? qw_component_path(scheduler, "scheduler_config.json", &q->error) : NULL;
+    if (!q->error.status && !qw_load_json(q, path, &json))
         qw_schedule_configure(&q->schedule_config, json, path ? path : "scheduler", &q->error);
     json_decref(json);
     free(scheduler);
@@ -447,14 +469,16 @@ static int open_schedule(qwen *q, const char *directory)
 
 static int open_tokenizer(qwen *q, const char *directory)
 {
-    char *own = directory && !q->opt.tokenizer ? qw_component_path(directory, "tokenizer", &q->error) : NULL;
+    char *own = directory && !q->opt.tokenizer
+                    ? qw_component_path(directory, "tokenizer", &q->error)
+                    : NULL;
     char *processor = directory ? qw_component_path(directory, "processor", &q->error) : NULL;
     if (processor)
         q->processor_path = qw_component_path(processor, "preprocessor_config.json", &q->error);
     free(processor);
     q->tokenizer_path = q->opt.tokenizer ? qw_strdup(q->opt.tokenizer) : own;
     if (q->opt.tokenizer && !q->tokenizer_path)
-        return no_memory(q);
+        return qw_no_memory(q);
     return q->error.status;
 }
 
@@ -463,8 +487,9 @@ static int whole_file(qwen *q, const char *dit[1], const char *text[1], const ch
 {
     qw_component probe = { .path = qw_strdup(q->opt.model) };
     qw_kind kind = QW_KIND_UNKNOWN;
-    const int status = probe.path ? open_store(q, &probe, QW_KIND_UNKNOWN, &kind) : no_memory(q);
-    close_component(&probe);
+    const int status =
+        probe.path ? qw_open_store(q, &probe, QW_KIND_UNKNOWN, &kind) : qw_no_memory(q);
+    qw_close_component(&probe);
     if (status)
         return status;
     switch (kind) {
@@ -473,8 +498,8 @@ static int whole_file(qwen *q, const char *dit[1], const char *text[1], const ch
     case QW_KIND_VAE:         *vae = q->opt.model; return QWEN_OK;
     case QW_KIND_CHECKPOINT:  *dit = *text = *vae = q->opt.model; return QWEN_OK;
     default:
-        return qw_fail(&q->error, QWEN_EMODEL, "%s: this is a %s, not a model that draws", q->opt.model,
-                       qw_kind_name(kind));
+        return qw_fail(&q->error, QWEN_EMODEL, "%s: this is a %s, not a model that draws",
+                       q->opt.model, qw_kind_name(kind));
     }
 }
 
@@ -482,10 +507,10 @@ static int find_files(qwen *q)
 {
     const char *model = q->opt.model, *directory = NULL, *dit = NULL, *text = NULL, *vae = NULL;
     if (model) {
-        char *path = is_directory(model) ? qw_path_join(model, "model_index.json") : NULL;
+        char *path = qw_is_directory(model) ? qw_path_join(model, "model_index.json") : NULL;
         const int indexed = path && is_file(path);
         json_t *index = NULL;
-        if (indexed && !load_json(q, path, &index))
+        if (indexed && !qw_load_json(q, path, &index))
             read_index(q, index, path);
         json_decref(index);
         free(path);
@@ -496,28 +521,32 @@ static int find_files(qwen *q)
     }
     if (q->error.status)
         return q->error.status;
-    if (component_files(q, &q->dit_files, q->opt.transformer, directory, "transformer", dit) ||
-        component_files(q, &q->text_files, q->opt.text_encoder, directory, "text_encoder", text) ||
-        component_files(q, &q->vae_files, q->opt.vae, directory, "vae", vae) ||
-        component_files(q, &q->control_files, q->opt.controlnet, directory, "controlnet", NULL) ||
+    if (qw_component_files(q, &q->dit_files, q->opt.transformer, directory, "transformer", dit) ||
+        qw_component_files(q, &q->text_files, q->opt.text_encoder, directory, "text_encoder",
+                           text) ||
+        qw_component_files(q, &q->vae_files, q->opt.vae, directory, "vae", vae) ||
+        qw_component_files(q, &q->control_files, q->opt.controlnet, directory, "controlnet",
+                           NULL) ||
         open_tokenizer(q, directory) || open_schedule(q, directory))
         return q->error.status;
-    if (!q->dit_files.path && !q->text_files.path && !q->vae_files.path && !q->tokenizer_path && !q->opt.vision)
+    if (!q->dit_files.path && !q->text_files.path && !q->vae_files.path && !q->tokenizer_path &&
+        !q->opt.vision)
         return qw_fail(&q->error, QWEN_EARG, "%s: no transformer, text encoder or VAE here",
                        model ? model : "no model given");
-    return open_dit(q) || open_text(q) || open_vae(q) || open_control(q) ? q->error.status : QWEN_OK;
+    return open_dit(q) || open_text(q) || open_vae(q) || open_control(q) ? q->error.status
+                                                                         : QWEN_OK;
 }
 
-/* --- what it is ---------------------------------------------------------------------------------------- */
+/* --- what it is ------------------------------------------------------------------------------- */
 
 /* "4steps", "8-step": the number before "step" in a file's name, or 0. */
-static int steps_in_name(const char *path)
+int qw_steps_in_name(const char *path)
 {
     for (int n = 1; n <= 16; n++) {
         char a[16], b[16];
         snprintf(a, sizeof a, "%dstep", n);
         snprintf(b, sizeof b, "%d.step", n);
-        if (name_has(path, a) || name_has(path, b))
+        if (qw_name_has(path, a) || qw_name_has(path, b))
             return n;
     }
     return 0;
@@ -529,7 +558,8 @@ static int decide_variant(qwen *q)
     if (q->opt.variant) {
         if (!qw_variant_named(q->opt.variant, &q->variant))
             return qw_fail(&q->error, QWEN_EARG,
-                           "variant \"%s\" is none of t2i, edit, edit-2509, edit-2511, layered", q->opt.variant);
+                           "variant \"%s\" is none of t2i, edit, edit-2509, edit-2511, layered",
+                           q->opt.variant);
     } else if (!q->pipeline_class) {
         q->variant = path ? variant_of_file(path) : QW_T2I;
         if (q->dit_config.zero_cond_t)
@@ -541,7 +571,8 @@ static int decide_variant(qwen *q)
     }
     const int layered = q->dit_config.layer3d || q->dit_config.additional_t;
     if (path && (q->variant == QW_LAYERED) != layered)
-        return qw_fail(&q->error, QWEN_EMODEL, "%s: the variant is %s, but the transformer is %s of Layered", path,
+        return qw_fail(&q->error, QWEN_EMODEL,
+                       "%s: the variant is %s, but the transformer is %s of Layered", path,
                        qw_variant_name(q->variant), layered ? "that" : "not that");
     return QWEN_OK;
 }
@@ -553,15 +584,15 @@ static int decide_defaults(qwen *q)
     const int plus = q->variant == QW_EDIT_2509 || q->variant == QW_EDIT_2511;
     /* Lightning's own scheduler has one shift for every size and no terminal (spec 06 §2.1). */
     const int flat = s->dynamic && s->terminal == 0 && s->base_shift == s->max_shift;
-    q->lightning = name_has(name, "lightning") || name_has(model, "lightning");
+    q->lightning = qw_name_has(name, "lightning") || qw_name_has(model, "lightning");
     int steps = plus ? 40 : 50;
     double guidance = 4;
     if (q->lightning || flat) {
-        const int said = steps_in_name(name) ? steps_in_name(name) : steps_in_name(model);
+        const int said = qw_steps_in_name(name) ? qw_steps_in_name(name) : qw_steps_in_name(model);
         steps = said ? said : 8;
         guidance = 1;
         q->distilled = 1;
-    } else if (name_has(name, "distill") || name_has(model, "distill")) {
+    } else if (qw_name_has(name, "distill") || qw_name_has(model, "distill")) {
         steps = 15;
         guidance = 1;
         q->distilled = 1;
@@ -571,11 +602,11 @@ static int decide_defaults(qwen *q)
     if (q->guidance <= 0)
         q->guidance = guidance;
     if (!q->negative && !(q->negative = qw_strdup(" ")))
-        return no_memory(q);
+        return qw_no_memory(q);
     return QWEN_OK;
 }
 
-/* --- opening and closing ------------------------------------------------------------------------------- */
+/* --- opening and closing ---------------------------------------------------------------------- */
 
 /* Stand-ins that copy the types and sizes of another handle's devices. */
 static int open_plan(qwen *q, const qwen *of)
@@ -586,7 +617,7 @@ static int open_plan(qwen *q, const qwen *of)
         status = qw_plan_open(of->text_dev, &q->text_dev);
     if (!status && of->vae_dev != of->dev)
         status = qw_plan_open(of->vae_dev, &q->vae_dev);
-    return status ? no_memory(q) : QWEN_OK;
+    return status ? qw_no_memory(q) : QWEN_OK;
 }
 
 static int open_devices(qwen *q)
@@ -634,11 +665,11 @@ void qw_model_close(qwen *q)
     qw_text_free(q->text);
     qw_vision_free(q->vision);
     qw_vae_free(q->vae);
-    close_component(&q->vision_files);
-    close_component(&q->text_files);
-    close_component(&q->dit_files);
-    close_component(&q->vae_files);
-    close_component(&q->control_files);
+    qw_close_component(&q->vision_files);
+    qw_close_component(&q->text_files);
+    qw_close_component(&q->dit_files);
+    qw_close_component(&q->vae_files);
+    qw_close_component(&q->control_files);
     qw_tokenizer_free(q->tokenizer);
     if (q->vae_dev && q->vae_dev != q->dev)
         close_device(q->vae_dev);
@@ -652,319 +683,4 @@ void qw_model_close(qwen *q)
     free(q->edit_class);
     free(q->name);
     free(q->negative);
-}
-
-/* --- loading when needed --------------------------------------------------------------------------------- */
-
-static void tell_unused(void *user, const qw_entry *e)
-{
-    char seen[200];
-    qw_say(user, 1, "not used: %s", qw_visible(seen, sizeof seen, e->key));
-}
-
-static int loading(qwen *q, qw_component *c, qw_device *dev, const char *what, const char *option, qw_loader *l)
-{
-    if (!c->store)
-        return qw_fail(&q->error, QWEN_EARG, "no %s: the model has none and none was given (%s)", what, option);
-    memset(l, 0, sizeof *l);
-    l->store = c->store;
-    l->err = &q->error;
-    if (qw_residency_new(&c->res, dev, q->opt.memory, &q->error))
-        return q->error.status;
-    l->res = c->res;
-    return QWEN_OK;
-}
-
-static int loaded(qwen *q, qw_component *c, const char *what)
-{
-    if (q->error.status || qw_residency_commit(c->res, &q->error)) {
-        qw_residency_free(c->res);
-        c->res = NULL;
-        return q->error.status;
-    }
-    c->opened = 1;
-    qw_say(q, 1, "%s: %.1f MB in %s", what, (double)c->file_bytes / 1e6, c->path ? c->path : "the text encoder's file");
-    if (!c->borrowed && c != &q->text_files)
-        qw_store_unused(c->store, tell_unused, q);
-    return QWEN_OK;
-}
-
-int qw_need_tokenizer(qwen *q)
-{
-    if (q->tokenizer)
-        return QWEN_OK;
-    if (!q->tokenizer_path)
-        return qw_fail(&q->error, QWEN_EARG, "no tokenizer: the model has none and none was given (tokenizer)");
-    return qw_tokenizer_open(&q->tokenizer, q->tokenizer_path, &q->error);
-}
-
-int qw_need_text(qwen *q)
-{
-    qw_loader l;
-    if (q->text)
-        return QWEN_OK;
-    if (loading(q, &q->text_files, q->text_dev, "text encoder", "text_encoder", &l))
-        return q->error.status;
-    qw_text_load(&q->text, &q->text_config, &l);
-    if (loaded(q, &q->text_files, "text encoder")) {
-        qw_text_free(q->text);
-        q->text = NULL;
-    }
-    return q->error.status;
-}
-
-/* The mmproj file beside a language GGUF: the one whose merger is as wide as the language model. */
-static int find_mmproj(qwen *q)
-{
-    char *directory = qw_strdup(q->text_files.path);
-    if (!directory)
-        return no_memory(q);
-    char *slash = strrchr(directory, '/');
-    if (slash)
-        slash[slash == directory] = 0;
-    DIR *d = opendir(slash ? directory : ".");
-    struct dirent *e;
-    while (d && !q->error.status && (e = readdir(d))) {
-        if (!name_has(e->d_name, "mmproj") || !name_has(e->d_name, ".gguf"))
-            continue;
-        qw_component c = { .path = qw_path_join(slash ? directory : ".", e->d_name) };
-        qwen probe = { .error = { 0 } };
-        const qw_entry *out = NULL;
-        if (c.path && !open_store(&probe, &c, QW_KIND_VISION, NULL))
-            out = qw_store_find(c.store, "visual.merger.mlp.2.weight");
-        if (!out || out->rank < 1 || out->dim[0] != q->text_config.width) {
-            close_component(&c);
-        } else if (q->vision_files.store) {
-            qw_fail(&q->error, QWEN_EARG, "%s and %s both fit the text encoder: say which (vision)",
-                    q->vision_files.path, c.path);
-            close_component(&c);
-        } else {
-            q->vision_files = c;
-        }
-    }
-    if (d)
-        closedir(d);
-    free(directory);
-    return q->error.status;
-}
-
-static int vision_store(qwen *q)
-{
-    qw_component *c = &q->vision_files;
-    if (c->store)
-        return QWEN_OK;
-    if (q->opt.vision) {
-        if (component_files(q, c, q->opt.vision, NULL, NULL, NULL))
-            return q->error.status;
-        return open_store(q, c, QW_KIND_VISION, NULL);
-    }
-    if (q->text_files.store && qw_store_find(q->text_files.store, "visual.merger.ln_q.weight")) {
-        c->store = q->text_files.store;
-        c->borrowed = 1;
-        c->file_bytes = part_bytes(c->store, 1);
-        c->config = qw_strdup(q->text_files.config);
-        return QWEN_OK;
-    }
-    return q->text_files.path && !is_directory(q->text_files.path) ? find_mmproj(q) : QWEN_OK;
-}
-
-int qw_need_vision(qwen *q)
-{
-    qw_loader l;
-    if (q->vision)
-        return QWEN_OK;
-    if (vision_store(q))
-        return q->error.status;
-    qw_component *c = &q->vision_files;
-    json_t *json = NULL, *processor = NULL;
-    if (loading(q, c, q->text_dev, "vision tower", "vision", &l) || load_json(q, c->config, &json) ||
-        load_json(q, q->processor_path, &processor) ||
-        qw_vision_configure(&q->vision_config, json, processor, c->store, c->config ? c->config : "vision tower",
-                            &q->error)) {
-        json_decref(json);
-        json_decref(processor);
-        qw_residency_free(c->res);
-        c->res = NULL;
-        return q->error.status;
-    }
-    json_decref(json);
-    json_decref(processor);
-    qw_vision_load(&q->vision, &q->vision_config, &l);
-    if (!q->error.status && q->text_files.store && q->vision_config.out != q->text_config.width)
-        qw_fail(&q->error, QWEN_EMODEL, "the vision tower gives %lld features, the text encoder is %lld wide",
-                (long long)q->vision_config.out, (long long)q->text_config.width);
-    if (loaded(q, c, "vision tower")) {
-        qw_vision_free(q->vision);
-        q->vision = NULL;
-    }
-    return q->error.status;
-}
-
-/* On a device of its own memory the text encoder makes room when both do not fit. */
-static void make_room(qwen *q)
-{
-    const uint64_t limit = q->opt.memory ? q->opt.memory : q->dev->memory;
-    const uint64_t both = q->dit_files.file_bytes + q->text_files.file_bytes + q->vae_files.file_bytes;
-    if (q->dev->host || q->text_dev != q->dev || both < limit - limit / 4)
-        return;
-    qw_text_free(q->text);
-    q->text = NULL;
-    qw_residency_free(q->text_files.res);
-    q->text_files.res = NULL;
-    qw_vision_free(q->vision);
-    q->vision = NULL;
-    qw_residency_free(q->vision_files.res);
-    q->vision_files.res = NULL;
-}
-
-int qw_need_dit(qwen *q)
-{
-    qw_loader l;
-    if (q->dit)
-        return QWEN_OK;
-    make_room(q);
-    if (loading(q, &q->dit_files, q->dev, "transformer", "transformer", &l))
-        return q->error.status;
-    qw_dit_load(&q->dit, &q->dit_config, &l);
-    if (loaded(q, &q->dit_files, "transformer")) {
-        qw_dit_free(q->dit);
-        q->dit = NULL;
-    }
-    return q->error.status;
-}
-
-int qw_need_control(qwen *q)
-{
-    qw_loader l;
-    if (q->control)
-        return QWEN_OK;
-    if (qw_need_dit(q) || loading(q, &q->control_files, q->dev, "ControlNet", "controlnet", &l))
-        return q->error.status;
-    qw_control_load(&q->control, &q->control_config, &l);
-    if (!q->error.status && q->control_config.width != q->dit_config.width)
-        qw_fail(&q->error, QWEN_EMODEL, "%s: the ControlNet is %lld wide, the transformer %lld",
-                q->control_files.path, (long long)q->control_config.width, (long long)q->dit_config.width);
-    if (loaded(q, &q->control_files, "ControlNet")) {
-        qw_control_free(q->control);
-        q->control = NULL;
-    }
-    return q->error.status;
-}
-
-int qw_need_vae(qwen *q, int parts)
-{
-    qw_loader l;
-    if (q->vae && (q->vae_parts & parts) == parts)
-        return QWEN_OK;
-    qw_vae_free(q->vae);
-    q->vae = NULL;
-    qw_residency_free(q->vae_files.res);
-    q->vae_files.res = NULL;
-    if (loading(q, &q->vae_files, q->vae_dev, "VAE", "vae", &l))
-        return q->error.status;
-    q->vae_parts |= parts;
-    qw_vae_load(&q->vae, &q->vae_config, q->vae_parts, &l);
-    if (loaded(q, &q->vae_files, "VAE")) {
-        qw_vae_free(q->vae);
-        q->vae = NULL;
-        q->vae_parts = 0;
-    }
-    return q->error.status;
-}
-
-/* --- LoRA ---------------------------------------------------------------------------------------------------- */
-
-typedef struct sites { qw_lora_site *site; int n, room, failed; } sites;
-
-static int add_site(void *user, qw_weight_part *p, int64_t n, int64_t k)
-{
-    sites *s = user;
-    if (s->n == s->room) {
-        const int room = s->room * 2 + 64;
-        qw_lora_site *more = realloc(s->site, (size_t)room * sizeof *more);
-        if (!more) {
-            s->failed = 1;
-            return 1;
-        }
-        s->site = more;
-        s->room = room;
-    }
-    s->site[s->n++] = (qw_lora_site){ p, n, k };
-    return 0;
-}
-
-static void lora_notice(void *user, const char *line)
-{
-    qw_say(user, 0, "%s", line);
-}
-
-/* One file alone, which checks it, or all of them. */
-static int lay(qwen *q, qw_lora *const *lora, int n, int partial, int quiet, qw_overlay **out)
-{
-    sites s = { 0 };
-    qw_dit_each_weight(q->dit, add_site, &s);
-    if (s.failed)
-        qw_fail(&q->error, QWEN_ENOMEM, "no memory for the list of layers");
-    else
-        qw_overlay_new(out, lora, n, s.site, s.n, q->dev, partial, quiet ? NULL : lora_notice, q, &q->error);
-    free(s.site);
-    return q->error.status;
-}
-
-/* A file distilled for few steps changes what a request's silence means. */
-static void lora_defaults(qwen *q, const char *path)
-{
-    if (!q->plain.steps) {
-        q->plain.steps = q->steps;
-        q->plain.guidance = q->guidance;
-        q->plain.lightning = q->lightning;
-        q->plain.distilled = q->distilled;
-    }
-    if (!name_has(path, "lightning"))
-        return;
-    q->lightning = q->distilled = 1;
-    q->steps = steps_in_name(path) ? steps_in_name(path) : 8;
-    q->guidance = 1;
-    qw_say(q, 0, "a Lightning LoRA: %d steps without guidance unless said otherwise", q->steps);
-}
-
-int qw_lora_add(qwen *q, const char *path, double strength, int partial)
-{
-    qw_lora *l = NULL;
-    if (q->loras == QW_MAX_LORAS)
-        return qw_fail(&q->error, QWEN_EARG, "%s: %d LoRA files are the most", path, QW_MAX_LORAS);
-    if (qw_need_dit(q) || qw_lora_open(&l, path, strength, &q->error))
-        return q->error.status;
-    qw_overlay_free(q->overlay);
-    q->overlay = NULL;
-    qw_overlay *alone = NULL;
-    lay(q, &l, 1, partial, 0, &alone);
-    qw_overlay_free(alone);
-    if (q->error.status) {
-        qw_lora_free(l);
-        const qw_error first = q->error;
-        memset(&q->error, 0, sizeof q->error);
-        if (q->loras)
-            lay(q, q->lora, q->loras, 1, 1, &q->overlay);
-        q->error = first;
-        return first.status;
-    }
-    q->lora[q->loras++] = l;
-    lora_defaults(q, path);
-    return lay(q, q->lora, q->loras, 1, 1, &q->overlay);
-}
-
-void qw_lora_drop(qwen *q)
-{
-    qw_overlay_free(q->overlay);
-    q->overlay = NULL;
-    while (q->loras)
-        qw_lora_free(q->lora[--q->loras]);
-    if (!q->plain.steps)
-        return;
-    q->steps = q->plain.steps;
-    q->guidance = q->plain.guidance;
-    q->lightning = q->plain.lightning;
-    q->distilled = q->plain.distilled;
-    memset(&q->plain, 0, sizeof q->plain);
 }

@@ -1,4 +1,4 @@
-/* pipeline.c - a picture from a request: the stages in order; and the same stages counted, not run. */
+/* pipeline.c - a picture from a request: the stages in order; or the same stages, counted. */
 #include "pipeline.h"
 #include "lora.h"
 #include <stdlib.h>
@@ -14,7 +14,8 @@ static int prepare(qw_job *j)
 
 static uint64_t on_device(const qwen *q)
 {
-    const qw_component *c[] = { &q->text_files, &q->vision_files, &q->dit_files, &q->vae_files, &q->control_files };
+    const qw_component *c[] = { &q->text_files, &q->vision_files, &q->dit_files, &q->vae_files,
+                                &q->control_files };
     uint64_t bytes = 0;
     for (size_t i = 0; i < sizeof c / sizeof *c; i++)
         if (c[i]->res)
@@ -26,7 +27,8 @@ int qw_generate(qwen *q, const qwen_request *req, qwen_result *out)
 {
     qw_job j;
     q->peak_scratch = 0;
-    if (!qw_job_init(&j, q, req) && !prepare(&j) && !qw_job_denoise(&j) && !qw_job_decode(&j, out)) {
+    if (!qw_job_init(&j, q, req) && !prepare(&j) && !qw_job_denoise(&j) &&
+        !qw_job_decode(&j, out)) {
         out->seed = req->seed;
         out->width = j.width;
         out->height = j.height;
@@ -102,7 +104,8 @@ static void report(const qwen *q, const qw_job *j, const qw_tally *t, qwen_plan_
     out->weights_vision = bytes_of(&q->vision_files);
     out->weights_transformer = bytes_of(&q->dit_files);
     out->weights_vae = bytes_of(&q->vae_files);
-    const qw_component *c[] = { &q->text_files, &q->vision_files, &q->dit_files, &q->vae_files, &q->control_files };
+    const qw_component *c[] = { &q->text_files, &q->vision_files, &q->dit_files, &q->vae_files,
+                                &q->control_files };
     for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
         out->resident += c[i]->res ? qw_residency_bytes(c[i]->res, 0) : 0;
         out->streamed += c[i]->res ? qw_residency_bytes(c[i]->res, 1) : 0;

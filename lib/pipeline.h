@@ -4,28 +4,30 @@
 #include "host.h"
 #include "net.h"
 
-typedef enum qw_variant { QW_T2I, QW_EDIT, QW_EDIT_2509, QW_EDIT_2511, QW_LAYERED, QW_NVARIANTS } qw_variant;
+typedef enum qw_variant {
+    QW_T2I, QW_EDIT, QW_EDIT_2509, QW_EDIT_2511, QW_LAYERED, QW_NVARIANTS
+} qw_variant;
 const char *qw_variant_name(qw_variant v);
 int  qw_variant_named(const char *name, qw_variant *out);       /* nonzero: found */
 
-/* --- template.c: chat templates -------------------------------------------------------------------- */
+/* --- template.c: chat templates --------------------------------------------------------------- */
 typedef struct qw_prompt {
     char   *text;                       /* the filled template, UTF-8 */
     size_t  bytes;
     int64_t drop;                       /* leading tokens whose rows are dropped */
 } qw_prompt;
 /* name: "t2i", "edit", "edit-plus", or a template text with {}.  system NULL: the template's own.
- * pictures: how many pictures have image pads; tokens[i]: pads for picture i.  "edit-plus" and texts of the
- * caller's write "Picture k: " before each, "edit" takes one. */
+ * pictures: how many pictures have image pads; tokens[i]: pads for picture i.  "edit-plus" and
+ * texts of the caller's write "Picture k: " before each, "edit" takes one. */
 int  qw_prompt_make(qw_prompt *out, const char *name, const char *system, const char *user_text,
                     const int64_t *tokens, int pictures, const qw_tokenizer *tok, qw_error *err);
 void qw_prompt_free(qw_prompt *p);
 
-/* --- model.c: opening; which files make a model ------------------------------------------------------ */
+/* --- model.c: opening; which files make a model ----------------------------------------------- */
 typedef struct qw_component {           /* a net's files and weights, on a device */
     qw_store     *store;
     qw_residency *res;
-    char         *path, *config;        /* the files; the config.json that goes with them, or NULL */
+    char         *path, *config;        /* the files; their config.json, or NULL */
     uint64_t      file_bytes;
     int           opened;               /* loaded and committed */
     int           borrowed;             /* the store is another component's */
@@ -70,7 +72,7 @@ struct qwen {
     int        loras;
     qw_overlay *overlay;                /* all of them over the transformer */
     struct { int steps, lightning, distilled; double guidance; } plain;    /* without them */
-    const qwen *plan_of;                /* this handle computes nothing: it stands for that one's devices */
+    const qwen *plan_of;                /* computes nothing: stands for that handle's devices */
     struct qw_tally *tally;             /* qwen_plan: stages are walked and counted, not run */
     char       told[3][64];             /* names of the last result: schedule, sampler, rng */
     uint64_t   peak_scratch;            /* of the stages of this request, for device_bytes */
@@ -86,17 +88,29 @@ int  qw_need_vision(qwen *q);
 int  qw_need_dit(qwen *q);
 int  qw_need_control(qwen *q);
 int  qw_need_vae(qwen *q, int parts);
+/* need.c; what it shares with model.c */
+int  qw_name_has(const char *path, const char *word);
+int  qw_steps_in_name(const char *path);
+int  qw_is_directory(const char *path);
+int  qw_no_memory(qwen *q);
+int  qw_load_json(qwen *q, const char *path, json_t **out);     /* NULL path: NULL */
+int  qw_open_store(qwen *q, qw_component *c, qw_kind part, qw_kind *found);
+uint64_t qw_part_bytes(const qw_store *s, int tower);
+int  qw_component_files(qwen *q, qw_component *c, const char *piece, const char *directory,
+                        const char *name, const char *whole);
+void qw_close_component(qw_component *c);
 int  qw_lora_add(qwen *q, const char *path, double strength, int partial);
 void qw_lora_drop(qwen *q);             /* all of them */
 void qw_say(const qwen *q, int level, const char *format, ...) QW_PRINTF(3, 4);
 char *qw_strdup(const char *s);         /* NULL for NULL, or without memory */
 char *qw_path_join(const char *directory, const char *name);    /* malloc'ed */
-/* A component of a diffusers directory: the path itself, or what a link file of that name points to.
- * NULL if there is nothing (err untouched) or on failure (err set).  malloc'ed. */
+/* A component of a diffusers directory: the path itself, or what a link file of that name points
+ * to. NULL if there is nothing (err untouched) or on failure (err set).  malloc'ed. */
 char *qw_component_path(const char *directory, const char *name, qw_error *err);
 
-/* --- stages.c: a piece of work on a device: planned, reserved, run ----------------------------------- */
-typedef void (*qw_body)(qw_run *r, void *arg);      /* pure ops on a run; called for the plan, then in earnest */
+/* --- stages.c: a piece of work on a device: planned, reserved, run ---------------------------- */
+/* Pure ops on a run; called for the plan, then in earnest. */
+typedef void (*qw_body)(qw_run *r, void *arg);
 
 typedef struct qw_stage {
     qw_run     run;
@@ -109,11 +123,12 @@ typedef struct qw_stage {
 } qw_stage;
 
 /* Readies a run and tells progress that the phase begins. */
-int  qw_stage_begin(qw_stage *s, qwen *q, const qwen_request *req, qw_device *dev, const char *name, int steps,
-                    int blocks);
+int qw_stage_begin(qw_stage *s, qwen *q, const qwen_request *req, qw_device *dev, const char *name,
+                   int steps, int blocks);
 /* Walks body on a device that computes nothing and reserves the scratch that this needed. */
 int  qw_stage_reserve(qw_stage *s, qw_body body, void *arg);
-/* Runs body; then out [n] must be finite, else the run is repeated with a check after every op, to name it. */
+/* Runs body; then out [n] must be finite, else the run is repeated with a check after every op, to
+ * name it. */
 int  qw_stage_run(qw_stage *s, qw_body body, void *arg, const double *out, int64_t n);
 /* Frees; adds the seconds to *seconds (or NULL); returns the first failure, which is now q's. */
 int  qw_stage_end(qw_stage *s, double *seconds);
@@ -175,14 +190,15 @@ typedef struct qw_job {
     uint64_t   view_hash;
 
     /* pictures for the VAE's encoder, in the order of encoding */
-    int        references, sequence_references;     /* the first of these follow the noise in the sequence */
+    int        references;
+    int        sequence_references;     /* the first of them follow the noise in the sequence */
     qw_reference reference[QW_MAX_PICTURES];
-    int        control;                 /* index of the control picture among the references, or -1 */
+    int        control;                 /* the control picture among the references, or -1 */
     double    *condition;               /* [tokens][features of the ControlNet] */
     double     control_strength, control_start, control_end;
     uint8_t   *mask;                    /* [height][width], 0 or 1: 1 is repainted */
     double    *mask_tokens;             /* [tokens][4 z] */
-    double    *kept;                    /* packed latent of the picture: image to image and inpainting */
+    double    *kept;                    /* packed latent of the picture that is changed */
 
     double    *noise;                   /* [frames][z][h][w] */
     double    *start;                   /* packed noise */
@@ -194,19 +210,31 @@ typedef struct qw_job {
     double     seconds_text, seconds_vision, seconds_encode, seconds_denoise, seconds_decode;
 } qw_job;
 
-/* edit.c: fills in sizes and prepares pictures.  The job is freed by qw_job_free whatever happens. */
+/* edit.c: fills in sizes and prepares pictures.  qw_job_free follows whatever happens. */
 int  qw_job_init(qw_job *j, qwen *q, const qwen_request *req);
 void qw_job_free(qw_job *j);
 int  qw_job_schedule(qw_job *j);
 
-/* stages.c */
+/* words.c, latents.c, denoise.c, decode.c */
 int  qw_embed_prompt(qw_job *j, int negative);      /* text[negative], text_rows[negative] */
 int  qw_plan_features(qw_job *j);                   /* the vision tower alone */
 int  qw_job_prompt(qw_job *j, int negative, qw_prompt *out);
-int  qw_job_encode(qw_job *j);                      /* reference latents; draws what the pipeline draws */
+int  qw_job_encode(qw_job *j);          /* reference latents; draws what the pipeline draws */
 int  qw_job_noise(qw_job *j);
 int  qw_job_denoise(qw_job *j);
 int  qw_job_decode(qw_job *j, qwen_result *out);
+
+/* Small things that they share. */
+double  *qw_doubles(qwen *q, int64_t n, const char *what);      /* zeros; NULL with the error set */
+int      qw_finite(const double *x, int64_t n);
+qw_dtype qw_noise_type(const qw_job *j);
+int      qw_sees_pictures(const qw_job *j);     /* does the prompt hold pictures? */
+/* Shows host data outside of any stage, in the type of the device it was or will be on. */
+int qw_show(qw_job *j, qw_device *dev, const double *x, int rank, const int64_t *dim,
+            const char *name);
+int      qw_show_ints(qw_job *j, const int32_t *x, int rank, const int64_t *dim, const char *name);
+/* The latent of reference k from its posterior: the normalised mean, or a sample. */
+int      qw_settle(qw_job *j, int k);
 
 typedef struct qw_text_work {           /* argument of qw_text_body */
     qwen          *q;
@@ -217,9 +245,19 @@ typedef struct qw_text_work {           /* argument of qw_text_body */
     const char    *names;
 } qw_text_work;
 void qw_text_body(qw_run *r, void *arg);
-typedef struct qw_vision_work { qwen *q; const double *pixels; qw_grid grid; double *out; } qw_vision_work;
+typedef struct qw_vision_work {
+    qwen *q;
+    const double *pixels;
+    qw_grid grid;
+    double *out;
+} qw_vision_work;
 void qw_vision_body(qw_run *r, void *arg);
-typedef struct qw_decode_work { qwen *q; const double *latent; int64_t h, w; double *picture; } qw_decode_work;
+typedef struct qw_decode_work {
+    qwen *q;
+    const double *latent;
+    int64_t h, w;
+    double *picture;
+} qw_decode_work;
 void qw_decode_body(qw_run *r, void *arg);
 typedef struct qw_encode_work {
     qwen         *q;
@@ -241,7 +279,8 @@ typedef struct qw_velocity_work {       /* argument of qw_velocity_body: one ste
 } qw_velocity_work;
 void qw_velocity_body(qw_run *r, void *arg);
 
-/* tiles.c: the same in the reference's overlapping tiles; for pictures beyond one tile when asked for. */
+/* tiles.c: the same in the reference's overlapping tiles; for pictures beyond one tile when asked
+ * for. */
 int  qw_tiles_needed(const qw_job *j, int64_t w, int64_t h);
 int  qw_decode_tiled(qw_stage *s, const qw_decode_work *w);
 int  qw_encode_tiled(qw_stage *s, const qw_encode_work *w);
@@ -250,7 +289,9 @@ int  qw_encode_tiled(qw_stage *s, const qw_encode_work *w);
 void qw_latent_normalise(const qw_vae_config *c, const double *raw, int64_t n, double *out);
 void qw_latent_raw(const qw_vae_config *c, const double *normalised, int64_t n, double *out);
 
-/* --- pipeline.c: the stages in order ------------------------------------------------------------------ */
+int  qw_give_ids(qw_error *err, int32_t *ids, int64_t n, qwen_array *out);      /* takes ids over */
+
+/* --- pipeline.c: the stages in order ---------------------------------------------------------- */
 int  qw_generate(qwen *q, const qwen_request *req, qwen_result *out);
 int  qw_plan(qwen *q, const qwen_request *req, qwen_plan_report *out);
 #endif

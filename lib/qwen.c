@@ -1,7 +1,7 @@
 /* qwen.c - the public functions: arguments checked, structs of other sizes taken, errors kept.
  *
- * Everything here is thin: a function checks what the caller handed over, clears the handle's error, and
- * calls the stage that does the work. */
+ * Everything here is thin: a function checks what the caller handed over, clears the handle's
+ * error, and calls the stage that does the work. */
 #include "pipeline.h"
 #include <limits.h>
 #include <math.h>
@@ -12,7 +12,7 @@
 #define PACKAGE_VERSION "0.1.0"
 #endif
 
-/* --- small things ---------------------------------------------------------------------------------------- */
+/* --- small things ----------------------------------------------------------------------------- */
 
 const char *qwen_version(void)
 {
@@ -37,8 +37,10 @@ void qwen_array_free(qwen_array *a)
     memset(a, 0, sizeof *a);
 }
 
-/* A caller's struct of `size` bytes becomes ours of `known`: zeros complete it, an unknown tail must be zero. */
-static int take_struct(qw_error *err, void *ours, size_t known, const void *theirs, size_t size, const char *what)
+/* A caller's struct of `size` bytes becomes ours of `known`: zeros complete it, an unknown tail
+ * must be zero. */
+static int take_struct(qw_error *err, void *ours, size_t known, const void *theirs, size_t size,
+                       const char *what)
 {
     memset(ours, 0, known);
     if (!size)
@@ -49,8 +51,10 @@ static int take_struct(qw_error *err, void *ours, size_t known, const void *thei
     const unsigned char *bytes = theirs;
     for (size_t i = known; i < size; i++)
         if (bytes[i])
-            return qw_fail(err, QWEN_EUNSUPPORTED, "%s: this library knows %zu bytes of it, and byte %zu of the caller's "
-                           "%zu is set", what, known, i, size);
+            return qw_fail(err, QWEN_EUNSUPPORTED,
+                           "%s: this library knows %zu bytes of it, and byte %zu of the caller's "
+                           "%zu is set",
+                           what, known, i, size);
     return QWEN_OK;
 }
 
@@ -72,18 +76,20 @@ const char *qwen_error(const qwen *q)
     return q ? q->error.text : "no memory";
 }
 
-/* --- opening ------------------------------------------------------------------------------------------------ */
+/* --- opening ---------------------------------------------------------------------------------- */
 
 static const char **option_strings(qwen_options *o, int i)
 {
-    const char **const all[] = { &o->model, &o->transformer, &o->text_encoder, &o->vision, &o->vae, &o->controlnet,
-                                 &o->tokenizer, &o->variant, &o->like, &o->device, &o->text_device, &o->vae_device };
+    const char **const all[] = { &o->model, &o->transformer, &o->text_encoder, &o->vision,
+                                 &o->vae,   &o->controlnet,  &o->tokenizer,    &o->variant,
+                                 &o->like,  &o->device,      &o->text_device,  &o->vae_device };
     return i < (int)(sizeof all / sizeof *all) ? all[i] : NULL;
 }
 
 static int copy_options(qwen *q, const qwen_options *opt)
 {
-    const int status = take_struct(&q->error, &q->opt, sizeof q->opt, opt, opt->size, "qwen_options");
+    const int status =
+        take_struct(&q->error, &q->opt, sizeof q->opt, opt, opt->size, "qwen_options");
     const char **s;
     int failed = 0;
     for (int i = 0; (s = option_strings(&q->opt, i)); i++) {
@@ -91,7 +97,9 @@ static int copy_options(qwen *q, const qwen_options *opt)
         failed |= *s && !copy && !status;
         *s = copy;
     }
-    return status ? status : failed ? qw_fail(&q->error, QWEN_ENOMEM, "no memory for the options") : QWEN_OK;
+    return status   ? status
+           : failed ? qw_fail(&q->error, QWEN_ENOMEM, "no memory for the options")
+                    : QWEN_OK;
 }
 
 int qw_model_new(qwen **out, const qwen_options *opt, const qwen *plan_of)
@@ -136,7 +144,8 @@ static int usable(qwen *q)
     if (!q)
         return QWEN_EARG;
     if (!q->dev)
-        return q->error.status ? q->error.status : qw_fail(&q->error, QWEN_EARG, "the model is not open");
+        return q->error.status ? q->error.status
+                               : qw_fail(&q->error, QWEN_EARG, "the model is not open");
     return begin(q);
 }
 
@@ -152,16 +161,25 @@ int qwen_info(qwen *q, qwen_model_info *out)
     if (take_struct(&q->error, &info, sizeof info, out, size, "qwen_model_info"))
         return q->error.status;
     info = (qwen_model_info){
-        .name = q->name, .variant = qw_variant_name(q->variant), .pipeline = q->pipeline_class,
-        .edit_class = q->edit_class, .device = q->dev->name, .width = q->width ? q->width : 1024,
-        .height = q->height ? q->height : 1024, .steps = q->steps, .guidance = q->guidance, .negative = q->negative,
-        .distilled = q->distilled, .text_width = q->dit_config.text_width,
+        .name = q->name,
+        .variant = qw_variant_name(q->variant),
+        .pipeline = q->pipeline_class,
+        .edit_class = q->edit_class,
+        .device = q->dev->name,
+        .width = q->width ? q->width : 1024,
+        .height = q->height ? q->height : 1024,
+        .steps = q->steps,
+        .guidance = q->guidance,
+        .negative = q->negative,
+        .distilled = q->distilled,
+        .text_width = q->dit_config.text_width,
     };
     give_struct(out, size, &info, sizeof info);
     return QWEN_OK;
 }
 
-int qwen_devices(int (*each)(void *user, const char *name, const char *what, const char *why_not), void *user)
+int qwen_devices(int (*each)(void *user, const char *name, const char *what, const char *why_not),
+                 void *user)
 {
     return each ? qw_device_list(each, user) : QWEN_EARG;
 }
@@ -184,7 +202,7 @@ void qwen_lora_clear(qwen *q)
         qw_lora_drop(q);
 }
 
-/* --- pictures ------------------------------------------------------------------------------------------------- */
+/* --- pictures --------------------------------------------------------------------------------- */
 
 static int take_request(qwen *q, qwen_request *r, const qwen_request *req)
 {
@@ -223,7 +241,8 @@ int qwen_generate(qwen *q, const qwen_request *req, qwen_result *out)
     if (!out)
         return qw_fail(&q->error, QWEN_EARG, "no qwen_result");
     const size_t size = out->size;
-    if (take_request(q, &r, req) || take_struct(&q->error, &mine, sizeof mine, out, size, "qwen_result"))
+    if (take_request(q, &r, req) ||
+        take_struct(&q->error, &mine, sizeof mine, out, size, "qwen_result"))
         return q->error.status;
     if (size < offsetof(qwen_result, seed))
         return qw_fail(&q->error, QWEN_EARG, "qwen_result: size is %zu", size);
@@ -252,7 +271,8 @@ int qwen_plan(qwen *q, const qwen_request *req, qwen_plan_report *out)
     if (!out)
         return qw_fail(&q->error, QWEN_EARG, "no qwen_plan_report");
     const size_t size = out->size;
-    if (take_request(q, &r, req) || take_struct(&q->error, &asked, sizeof asked, out, size, "qwen_plan_report"))
+    if (take_request(q, &r, req) ||
+        take_struct(&q->error, &asked, sizeof asked, out, size, "qwen_plan_report"))
         return q->error.status;
     r.tap = NULL;
     r.progress = NULL;
@@ -262,16 +282,18 @@ int qwen_plan(qwen *q, const qwen_request *req, qwen_plan_report *out)
     return q->error.status;
 }
 
-/* --- the stages, one by one ---------------------------------------------------------------------------------------- */
+/* --- the stages, one by one ------------------------------------------------------------------- */
 
 /* An array of doubles becomes the caller's: F64 where the device is wide in F64, else F32. */
-static int give_numbers(qwen *q, const qw_device *dev, const double *x, int rank, const int64_t *dim, qwen_array *out)
+static int give_numbers(qwen *q, const qw_device *dev, const double *x, int rank,
+                        const int64_t *dim, qwen_array *out)
 {
     int64_t n = 1;
     *out = (qwen_array){ .dtype = dev->wide == QW_F64 ? QWEN_F64 : QWEN_F32, .rank = rank };
     for (int i = 0; i < rank; i++)
         n *= out->dim[i] = dim[i];
-    out->data = malloc((size_t)(n > 0 ? n : 1) * (out->dtype == QWEN_F64 ? sizeof(double) : sizeof(float)));
+    out->data =
+        malloc((size_t)(n > 0 ? n : 1) * (out->dtype == QWEN_F64 ? sizeof(double) : sizeof(float)));
     if (!out->data)
         return qw_fail(&q->error, QWEN_ENOMEM, "no memory for the result");
     for (int64_t i = 0; i < n; i++)
@@ -294,7 +316,8 @@ static double *take_numbers(qwen *q, const qwen_array *a, int rank, int64_t *dim
             snprintf(shape + at, sizeof shape - at, "[any]");
         else
             snprintf(shape + at, sizeof shape - at, "[%lld]", (long long)dim[i]);
-        good = good && a->dim[i] > 0 && (dim[i] < 0 || dim[i] == a->dim[i]) && a->dim[i] < ((int64_t)1 << 40) / n;
+        good = good && a->dim[i] > 0 && (dim[i] < 0 || dim[i] == a->dim[i]) &&
+               a->dim[i] < ((int64_t)1 << 40) / n;
         if (good)
             n *= dim[i] = a->dim[i];
     }
@@ -307,26 +330,22 @@ static double *take_numbers(qwen *q, const qwen_array *a, int rank, int64_t *dim
         return NULL;
     }
     for (int64_t i = 0; i < n; i++)
-        x[i] = a->dtype == QWEN_F64 ? ((const double *)a->data)[i] : (double)((const float *)a->data)[i];
+        x[i] = a->dtype == QWEN_F64 ? ((const double *)a->data)[i]
+                                    : (double)((const float *)a->data)[i];
     return x;
 }
 
-static const int32_t *take_ints(qwen *q, const qwen_array *a, int rank, int64_t last, const char *what)
+static const int32_t *take_ints(qwen *q, const qwen_array *a, int rank, int64_t last,
+                                const char *what)
 {
-    int good = a && a->data && a->rank == rank && a->dtype == QWEN_I32 && a->dim[0] > 0 && a->dim[0] < 1 << 28;
+    int good = a && a->data && a->rank == rank && a->dtype == QWEN_I32 && a->dim[0] > 0 &&
+               a->dim[0] < 1 << 28;
     if (good && rank == 2)
         good = a->dim[1] == last;
     if (!good)
-        qw_fail(&q->error, QWEN_EARG, "%s: not 32-bit integers of %s", what, rank == 2 ? "[any][3]" : "[any]");
+        qw_fail(&q->error, QWEN_EARG, "%s: not 32-bit integers of %s", what,
+                rank == 2 ? "[any][3]" : "[any]");
     return good ? a->data : NULL;
-}
-
-static int give_ids(qw_error *err, int32_t *ids, int64_t n, qwen_array *out)
-{
-    *out = (qwen_array){ .data = ids, .dtype = QWEN_I32, .rank = 1, .dim = { n } };
-    if (!ids && !(out->data = malloc(1)))
-        return qw_fail(err, QWEN_ENOMEM, "no memory for the ids");
-    return QWEN_OK;
 }
 
 int qwen_tokenize(qwen *q, const char *text, size_t bytes, qwen_array *ids)
@@ -338,9 +357,10 @@ int qwen_tokenize(qwen *q, const char *text, size_t bytes, qwen_array *ids)
         return status;
     if (!ids || (!text && bytes))
         return qw_fail(&q->error, QWEN_EARG, "no text, or nowhere to put the ids");
-    if (qw_need_tokenizer(q) || qw_tokenize(q->tokenizer, text ? text : "", bytes, &list, &n, &q->error))
+    if (qw_need_tokenizer(q) ||
+        qw_tokenize(q->tokenizer, text ? text : "", bytes, &list, &n, &q->error))
         return q->error.status;
-    return give_ids(&q->error, list, n, ids);
+    return qw_give_ids(&q->error, list, n, ids);
 }
 
 int qwen_prompt(qwen *q, const qwen_request *req, int negative, char **out)
@@ -387,7 +407,8 @@ int qwen_embed(qwen *q, const qwen_request *req, int negative, qwen_array *text)
 }
 
 /* Pictures' latents packed one after another; grid and rows are filled in. */
-static double *pack_latents(qwen *q, const qwen_array *latent, int latents, qw_grid *grid, int64_t *rows)
+static double *pack_latents(qwen *q, const qwen_array *latent, int latents, qw_grid *grid,
+                            int64_t *rows)
 {
     const int64_t z = q->vae_config.z ? q->vae_config.z : q->dit_config.out;
     double *all = NULL;
@@ -396,9 +417,11 @@ static double *pack_latents(qwen *q, const qwen_array *latent, int latents, qw_g
         int64_t dim[3] = { z, -1, -1 };
         double *x = take_numbers(q, &latent[i], 3, dim, "latent");
         if (x && (dim[1] % 2 || dim[2] % 2))
-            qw_fail(&q->error, QWEN_EARG, "latent: %lldx%lld is not even", (long long)dim[2], (long long)dim[1]);
+            qw_fail(&q->error, QWEN_EARG, "latent: %lldx%lld is not even", (long long)dim[2],
+                    (long long)dim[1]);
         const int64_t n = x ? dim[1] / 2 * (dim[2] / 2) : 0;
-        double *more = q->error.status ? NULL : realloc(all, (size_t)((*rows + n) * 4 * z) * sizeof *all);
+        double *more =
+            q->error.status ? NULL : realloc(all, (size_t)((*rows + n) * 4 * z) * sizeof *all);
         if (!more) {
             qw_fail(&q->error, QWEN_ENOMEM, "no memory for the latents");
             free(x);
@@ -414,7 +437,11 @@ static double *pack_latents(qwen *q, const qwen_array *latent, int latents, qw_g
     return all;
 }
 
-typedef struct velocity_call { qw_velocity_work work; double t; qw_modulation *table; } velocity_call;
+typedef struct velocity_call {
+    qw_velocity_work work;
+    double t;
+    qw_modulation *table;
+} velocity_call;
 
 static void velocity_body(qw_run *r, void *arg)
 {
@@ -427,7 +454,8 @@ static void velocity_body(qw_run *r, void *arg)
     qw_velocity_body(r, &c->work);
 }
 
-int qwen_velocity(qwen *q, const qwen_array *latent, int latents, double sigma, const qwen_array *text, qwen_array *v)
+int qwen_velocity(qwen *q, const qwen_array *latent, int latents, double sigma,
+                  const qwen_array *text, qwen_array *v)
 {
     qw_grid grid[QW_MAX_PICTURES];
     qw_stage s;
@@ -446,15 +474,23 @@ int qwen_velocity(qwen *q, const qwen_array *latent, int latents, double sigma, 
     int64_t noise_rows = 0;
     for (int i = 0; x && i < noises; i++)
         noise_rows += (int64_t)grid[i].rows * grid[i].cols;
-    const int64_t f = q->dit_config.in, z = f / 4, h = 2 * (int64_t)grid[0].rows, w = 2 * (int64_t)grid[0].cols;
+    const int64_t f = q->dit_config.in, z = f / 4, h = 2 * (int64_t)grid[0].rows,
+                  w = 2 * (int64_t)grid[0].cols;
     double *out = x ? calloc((size_t)(noise_rows * f), sizeof *out) : NULL;
     double *latents_out = out ? calloc((size_t)(noise_rows * f), sizeof *out) : NULL;
     if (x && !latents_out)
         qw_fail(&q->error, QWEN_ENOMEM, "no memory for the velocity");
     if (latents_out) {
         velocity_call c = { .t = sigma, .work = { .q = q, .passes = 1 } };
-        c.work.seq[0] = (qw_dit_sequence){ .x = x, .rows = rows, .noise_rows = noise_rows, .grid = grid,
-            .grids = latents, .noise_grids = noises, .text = words, .text_rows = dim[0], .out = out };
+        c.work.seq[0] = (qw_dit_sequence){ .x = x,
+                                           .rows = rows,
+                                           .noise_rows = noise_rows,
+                                           .grid = grid,
+                                           .grids = latents,
+                                           .noise_grids = noises,
+                                           .text = words,
+                                           .text_rows = dim[0],
+                                           .out = out };
         qw_stage_begin(&s, q, NULL, q->dev, "denoise", 1, (int)q->dit_config.layers);
         qw_stage_reserve(&s, velocity_body, &c);
         qw_stage_run(&s, velocity_body, &c, out, noise_rows * f);
@@ -464,7 +500,8 @@ int qwen_velocity(qwen *q, const qwen_array *latent, int latents, double sigma, 
             qw_unpack(out + i * h * w * z, z, h, w, latents_out + i * h * w * z);
         if (!q->error.status)
             give_numbers(q, q->dev, latents_out, noises > 1 ? 4 : 3,
-                         noises > 1 ? (int64_t[]){ noises, z, h, w } : (int64_t[]){ z, h, w, 0 }, v);
+                         noises > 1 ? (int64_t[]){ noises, z, h, w } : (int64_t[]){ z, h, w, 0 },
+                         v);
     }
     free(words);
     free(x);
@@ -487,11 +524,13 @@ int qwen_decode(qwen *q, const qwen_array *latent, qwen_array *picture)
     double *x = take_numbers(q, latent, 3, dim, "latent");
     if (!x)
         return q->error.status;
-    const int64_t up = 8 * qw_vae_enlarges(q->vae), H = dim[1] * up, W = dim[2] * up, C = q->vae_config.channels;
+    const int64_t up = 8 * qw_vae_enlarges(q->vae), H = dim[1] * up, W = dim[2] * up,
+                  C = q->vae_config.channels;
     double *out = calloc((size_t)(H * W * C), sizeof *out);
     if (!out) {
         free(x);
-        return qw_fail(&q->error, QWEN_ENOMEM, "no memory for a picture of %lldx%lld", (long long)W, (long long)H);
+        return qw_fail(&q->error, QWEN_ENOMEM, "no memory for a picture of %lldx%lld", (long long)W,
+                       (long long)H);
     }
     qw_latent_raw(&q->vae_config, x, dim[1] * dim[2], x);
     qw_decode_work w = { q, x, dim[1], dim[2], out };
@@ -521,7 +560,8 @@ int qwen_encode(qwen *q, const qwen_array *picture, qwen_array *latent)
     int64_t dim[3] = { -1, -1, q->vae_config.channels };
     double *x = take_numbers(q, picture, 3, dim, "picture");
     if (x && (dim[0] % 8 || dim[1] % 8))
-        qw_fail(&q->error, QWEN_EARG, "picture: %lldx%lld is no multiple of 8", (long long)dim[1], (long long)dim[0]);
+        qw_fail(&q->error, QWEN_EARG, "picture: %lldx%lld is no multiple of 8", (long long)dim[1],
+                (long long)dim[0]);
     const int64_t h = dim[0] / 8, w = dim[1] / 8, z = q->vae_config.z;
     double *mean = q->error.status ? NULL : calloc((size_t)(2 * z * h * w), sizeof *mean);
     if (!mean) {
@@ -541,8 +581,9 @@ int qwen_encode(qwen *q, const qwen_array *picture, qwen_array *latent)
     return q->error.status;
 }
 
-/* Vision grids [pictures][3] of patches, checked; merged ones for the language model beside them. */
-static int take_grids(qwen *q, const qwen_array *grid, int64_t merge, qw_grid *patches, qw_grid *merged, int *pictures)
+/* Vision grids [pictures][3] of patches, checked, and merged as the language model sees them. */
+static int take_grids(qwen *q, const qwen_array *grid, int64_t merge, qw_grid *patches,
+                      qw_grid *merged, int *pictures)
 {
     const int32_t *g = take_ints(q, grid, 2, 3, "grid");
     *pictures = 0;
@@ -551,9 +592,12 @@ static int take_grids(qwen *q, const qwen_array *grid, int64_t merge, qw_grid *p
     if (grid->dim[0] > QW_MAX_PICTURES)
         return qw_fail(&q->error, QWEN_EARG, "grid: %lld pictures", (long long)grid->dim[0]);
     for (int64_t i = 0; i < grid->dim[0]; i++, g += 3) {
-        if (g[0] != 1 || g[1] < 1 || g[2] < 1 || g[1] > 1 << 14 || g[2] > 1 << 14 || g[1] % merge || g[2] % merge)
-            return qw_fail(&q->error, QWEN_EARG, "grid: picture %lld is %dx%dx%d patches, not 1 frame of multiples of %lld",
-                           (long long)i, g[0], g[1], g[2], (long long)merge);
+        if (g[0] != 1 || g[1] < 1 || g[2] < 1 || g[1] > 1 << 14 || g[2] > 1 << 14 || g[1] % merge ||
+            g[2] % merge)
+            return qw_fail(
+                &q->error, QWEN_EARG,
+                "grid: picture %lld is %dx%dx%d patches, not 1 frame of multiples of %lld",
+                (long long)i, g[0], g[1], g[2], (long long)merge);
         patches[i] = (qw_grid){ 1, g[1], g[2] };
         merged[i] = (qw_grid){ 1, (int32_t)(g[1] / merge), (int32_t)(g[2] / merge) };
     }
@@ -561,8 +605,8 @@ static int take_grids(qwen *q, const qwen_array *grid, int64_t merge, qw_grid *p
     return QWEN_OK;
 }
 
-static int hidden_states(qwen *q, const int32_t *ids, int64_t n, const double *features, int64_t rows,
-                         const qw_grid *merged, int pictures, qwen_array *hidden)
+static int hidden_states(qwen *q, const int32_t *ids, int64_t n, const double *features,
+                         int64_t rows, const qw_grid *merged, int pictures, qwen_array *hidden)
 {
     qw_stage s;
     const int64_t width = q->text_config.width;
@@ -584,7 +628,8 @@ static int hidden_states(qwen *q, const int32_t *ids, int64_t n, const double *f
     return q->error.status;
 }
 
-int qwen_hidden(qwen *q, const qwen_array *ids, const qwen_array *features, const qwen_array *grid, qwen_array *hidden)
+int qwen_hidden(qwen *q, const qwen_array *ids, const qwen_array *features, const qwen_array *grid,
+                qwen_array *hidden)
 {
     qw_grid patches[QW_MAX_PICTURES], merged[QW_MAX_PICTURES];
     int pictures = 0;
@@ -599,8 +644,8 @@ int qwen_hidden(qwen *q, const qwen_array *ids, const qwen_array *features, cons
     int64_t images = 0;
     for (int64_t i = 0; i < ids->dim[0]; i++) {
         if (list[i] < 0 || list[i] >= q->text_config.vocab)
-            return qw_fail(&q->error, QWEN_EARG, "ids: %d is not in the vocabulary of %lld", list[i],
-                           (long long)q->text_config.vocab);
+            return qw_fail(&q->error, QWEN_EARG, "ids: %d is not in the vocabulary of %lld",
+                           list[i], (long long)q->text_config.vocab);
         images += list[i] == q->text_config.image_token;
     }
     if (!features != !grid)
@@ -628,7 +673,8 @@ int qwen_vision(qwen *q, const qwen_array *pixels, const qwen_array *grid, qwen_
         return status;
     if (!features)
         return qw_fail(&q->error, QWEN_EARG, "nowhere to put the features");
-    if (qw_need_vision(q) || take_grids(q, grid, q->vision_config.merge, patches, merged, &pictures))
+    if (qw_need_vision(q) ||
+        take_grids(q, grid, q->vision_config.merge, patches, merged, &pictures))
         return q->error.status;
     const qw_vision_config *c = &q->vision_config;
     int64_t rows = 0, out_rows = 0;
@@ -660,183 +706,4 @@ int qwen_vision(qwen *q, const qwen_array *pixels, const qwen_array *grid, qwen_
     free(x);
     free(out);
     return q->error.status;
-}
-
-/* --- a tokenizer alone -------------------------------------------------------------------------------------------------- */
-
-struct qwen_tokenizer { qw_error error; qw_tokenizer *t; };
-
-int qwen_tokenizer_open(qwen_tokenizer **out, const char *path)
-{
-    if (!out)
-        return QWEN_EARG;
-    qwen_tokenizer *t = *out = calloc(1, sizeof *t);
-    if (!t)
-        return QWEN_ENOMEM;
-    if (!path)
-        return qw_fail(&t->error, QWEN_EARG, "no path of a tokenizer");
-    return qw_tokenizer_open(&t->t, path, &t->error);
-}
-
-int qwen_tokenizer_ids(qwen_tokenizer *t, const char *text, size_t bytes, qwen_array *ids)
-{
-    int32_t *list = NULL;
-    int64_t n = 0;
-    if (!t)
-        return QWEN_EARG;
-    if (!t->t)
-        return t->error.status;
-    memset(&t->error, 0, sizeof t->error);
-    if (!ids || (!text && bytes))
-        return qw_fail(&t->error, QWEN_EARG, "no text, or nowhere to put the ids");
-    if (qw_tokenize(t->t, text ? text : "", bytes, &list, &n, &t->error))
-        return t->error.status;
-    return give_ids(&t->error, list, n, ids);
-}
-
-const char *qwen_tokenizer_error(const qwen_tokenizer *t)
-{
-    return t ? t->error.text : "no memory";
-}
-
-void qwen_tokenizer_close(qwen_tokenizer *t)
-{
-    if (!t)
-        return;
-    qw_tokenizer_free(t->t);
-    free(t);
-}
-
-/* --- a file of tensors ---------------------------------------------------------------------------------------------------- */
-
-struct qwen_file { qw_error error; qw_store *store; int64_t count; };
-
-int qwen_file_open(qwen_file **out, const char *path)
-{
-    if (!out)
-        return QWEN_EARG;
-    qwen_file *f = *out = calloc(1, sizeof *f);
-    if (!f)
-        return QWEN_ENOMEM;
-    if (!path)
-        return qw_fail(&f->error, QWEN_EARG, "no path of a file");
-    if (qw_store_new(&f->store, &f->error) || qw_store_add(f->store, path, &f->error))
-        return f->error.status;
-    while (qw_store_entry(f->store, f->count))
-        f->count++;
-    return QWEN_OK;
-}
-
-int64_t qwen_file_count(const qwen_file *f)
-{
-    return f ? f->count : 0;
-}
-
-int qwen_file_tensor_at(const qwen_file *f, int64_t i, qwen_file_tensor *out)
-{
-    const qw_entry *e = f && f->store && i >= 0 ? qw_store_entry(f->store, i) : NULL;
-    if (!e || !out)
-        return QWEN_EARG;
-    *out = (qwen_file_tensor){ .name = e->key, .dtype = qw_dtype_name(e->dtype), .rank = e->rank, .bytes = e->bytes };
-    memcpy(out->dim, e->dim, sizeof out->dim);
-    return QWEN_OK;
-}
-
-static int64_t entry_elements(const qw_entry *e)
-{
-    int64_t n = 1;
-    for (int i = 0; i < e->rank; i++)
-        n *= e->dim[i];
-    return n;
-}
-
-static int32_t integer_at(const qw_entry *e, int64_t i)
-{
-    const unsigned char *p = (const unsigned char *)e->data + (size_t)i * qw_block_bytes(e->dtype);
-    int16_t i16;
-    uint16_t u16;
-    int32_t i32;
-    int64_t i64;
-    switch (e->dtype) {
-    case QW_I8:   return *(const signed char *)p;
-    case QW_BOOL: return *p != 0;
-    case QW_I16:  memcpy(&i16, p, sizeof i16); return i16;
-    case QW_U16:  memcpy(&u16, p, sizeof u16); return u16;
-    case QW_I64: case QW_U64:
-        memcpy(&i64, p, sizeof i64);
-        return i64 > INT32_MAX ? INT32_MAX : i64 < INT32_MIN ? INT32_MIN : (int32_t)i64;
-    default:      memcpy(&i32, p, sizeof i32); return i32;
-    }
-}
-
-int qwen_file_read(qwen_file *f, const char *name, qwen_array *out)
-{
-    if (!f)
-        return QWEN_EARG;
-    if (!f->store || !f->count)
-        return f->error.status ? f->error.status : qw_fail(&f->error, QWEN_EARG, "the file holds no tensors");
-    memset(&f->error, 0, sizeof f->error);
-    if (!name || !out)
-        return qw_fail(&f->error, QWEN_EARG, "no name, or nowhere to put the tensor");
-    const qw_entry *e = qw_store_find(f->store, name);
-    char seen[200];
-    if (!e)
-        return qw_fail(&f->error, QWEN_EMODEL, "%s: there is no tensor \"%s\"", qw_store_path(f->store, 0),
-                       qw_visible(seen, sizeof seen, name));
-    const qw_dtype t = e->dtype;
-    const int whole = t == QW_I8 || t == QW_I16 || t == QW_I32 || t == QW_I64 || t == QW_U16 || t == QW_U32 ||
-                      t == QW_U64 || t == QW_BOOL;
-    const int64_t n = entry_elements(e);
-    *out = (qwen_array){ .dtype = t == QW_U8 ? QWEN_U8 : t == QW_F64 ? QWEN_F64 : whole ? QWEN_I32 : QWEN_F32,
-                         .rank = e->rank };
-    memcpy(out->dim, e->dim, sizeof out->dim);
-    const size_t size = out->dtype == QWEN_U8 ? 1 : out->dtype == QWEN_F64 ? 8 : 4;
-    out->data = malloc(n > 0 ? (size_t)n * size : 1);
-    if (!out->data)
-        return qw_fail(&f->error, QWEN_ENOMEM, "no memory for \"%s\"", qw_visible(seen, sizeof seen, name));
-    if (out->dtype == QWEN_U8 || out->dtype == QWEN_F64)
-        memcpy(out->data, e->data, (size_t)n * size);
-    else if (whole)
-        for (int64_t i = 0; i < n; i++)
-            ((int32_t *)out->data)[i] = integer_at(e, i);
-    else
-        qw_decode_f32(t, e->data, n, out->data);
-    return QWEN_OK;
-}
-
-const char *qwen_file_metadata(const qwen_file *f, const char *key)
-{
-    return f && f->store && key ? qw_store_metadata(f->store, key) : NULL;
-}
-
-const char *qwen_file_error(const qwen_file *f)
-{
-    return f ? f->error.text : "no memory";
-}
-
-void qwen_file_close(qwen_file *f)
-{
-    if (!f)
-        return;
-    qw_store_free(f->store);
-    free(f);
-}
-
-/* --- sizes ------------------------------------------------------------------------------------------------------------------ */
-
-int qwen_aspect(const char *aspect, int *width, int *height)
-{
-    static const struct { const char *name; int w, h; } table[] = {     /* spec 06 §8 */
-        { "1:1", 1328, 1328 }, { "16:9", 1664, 928 }, { "9:16", 928, 1664 }, { "4:3", 1472, 1104 },
-        { "3:4", 1104, 1472 }, { "3:2", 1584, 1056 }, { "2:3", 1056, 1584 },
-    };
-    if (!aspect || !width || !height)
-        return QWEN_EARG;
-    for (size_t i = 0; i < sizeof table / sizeof *table; i++)
-        if (!strcmp(aspect, table[i].name)) {
-            *width = table[i].w;
-            *height = table[i].h;
-            return QWEN_OK;
-        }
-    return QWEN_EARG;
 }

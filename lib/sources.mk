@@ -8,4 +8,5 @@ lib_sources = \
 	lib/loader.c lib/residency.h lib/lora.h lib/lora.c lib/overlay.c lib/residency.c \
 	lib/net.h lib/linear.c lib/rope.c lib/text.c lib/vision.c lib/dit.h lib/dit.c lib/vae.c lib/control.c \
 	lib/host.h lib/tokenizer.c lib/unicode.c lib/rng.c lib/math.c lib/schedule.c lib/sampler.c lib/image.c \
-	lib/pipeline.h lib/template.c lib/model.c lib/edit.c lib/pipeline.c lib/stages.c lib/tiles.c lib/qwen.c lib/inspect.c
+	lib/pipeline.h lib/template.c lib/model.c lib/need.c lib/edit.c lib/stages.c lib/words.c lib/latents.c \
+	lib/denoise.c lib/decode.c lib/tiles.c lib/pipeline.c lib/qwen.c lib/file.c lib/inspect.c

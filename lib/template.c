@@ -1,8 +1,8 @@
 /* template.c - chat templates: the words that the text encoder reads around a prompt.
  *
  * The strings are those of diffusers' Qwen-Image pipelines (0.36 to 0.42).  The rows of the fixed
- * beginning are dropped from the encoder's output: 34 tokens of the text-to-image template and 64 of the
- * edit template, as published.  For other texts the number is counted with the tokenizer. */
+ * beginning are dropped from the encoder's output: 34 tokens of the text-to-image template and 64
+ * of the edit template, as published.  For other texts the number is counted with the tokenizer. */
 #include "pipeline.h"
 #include <stdlib.h>
 #include <string.h>
@@ -12,9 +12,11 @@ typedef struct template {
     int64_t     drop;
 } template;
 
-#define EDIT_SYSTEM \
-    "Describe the key features of the input image (color, shape, size, texture, objects, background), then explain " \
-    "how the user's text instruction should alter or modify the image. Generate a new image that meets the user's " \
+#define EDIT_SYSTEM                                                                                \
+    "Describe the key features of the input image (color, shape, size, texture, objects, "         \
+    "background), then explain "                                                                   \
+    "how the user's text instruction should alter or modify the image. Generate a new image that " \
+    "meets the user's "                                                                            \
     "requirements while maintaining consistency with the original input where appropriate."
 #define PAD "<|image_pad|>"
 #define VISION "<|vision_start|>" PAD "<|vision_end|>"
@@ -23,8 +25,11 @@ typedef struct template {
 #define USER_END "<|im_end|>\n<|im_start|>assistant\n"
 
 static const template templates[] = {
-    { "t2i", "Describe the image by detailing the color, shape, size, texture, quantity, text, spatial relationships "
-             "of the objects and background:", "", USER_END, 34 },
+    { "t2i",
+      "Describe the image by detailing the color, shape, size, texture, quantity, text, spatial "
+      "relationships "
+      "of the objects and background:",
+      "", USER_END, 34 },
     { "edit", EDIT_SYSTEM, VISION, USER_END, 64 },
     { "edit-plus", EDIT_SYSTEM, "", USER_END, 64 },
 };
@@ -76,7 +81,8 @@ static void append_pictures(buffer *b, const int64_t *tokens, int pictures)
 }
 
 /* The first n bytes of s; each image pad in it stands for the next picture's run of pads. */
-static void append_template(buffer *b, const char *s, size_t n, const int64_t *tokens, int pictures, int *next)
+static void append_template(buffer *b, const char *s, size_t n, const int64_t *tokens, int pictures,
+                            int *next)
 {
     const char *end = s + n;
     for (const char *p; (p = strstr(s, PAD)) && p < end; s = p + strlen(PAD)) {
@@ -87,7 +93,8 @@ static void append_template(buffer *b, const char *s, size_t n, const int64_t *t
     append_bytes(b, s, (size_t)(end - s));
 }
 
-static int count_tokens(const qw_tokenizer *tok, const char *s, size_t n, int64_t *count, qw_error *err)
+static int count_tokens(const qw_tokenizer *tok, const char *s, size_t n, int64_t *count,
+                        qw_error *err)
 {
     int32_t *ids = NULL;
     *count = 0;
@@ -99,7 +106,8 @@ static int count_tokens(const qw_tokenizer *tok, const char *s, size_t n, int64_
     return QWEN_OK;
 }
 
-/* The template's text with {}: a published one with its own or another system text, or the caller's. */
+/* The template's text with {}: a published one with its own or another system text, or the
+ * caller's. */
 static char *template_text(const char *name, const char *system, int64_t *drop, qw_error *err)
 {
     buffer b = { 0 };
@@ -121,7 +129,8 @@ static char *template_text(const char *name, const char *system, int64_t *drop, 
         const char *brace = strstr(name, "{}"), *own = strstr(name, SYSTEM_BEGIN);
         if (!brace) {
             char seen[80];
-            qw_fail(err, QWEN_EARG, "template \"%s\" is none of t2i, edit, edit-plus, and has no {} for the prompt",
+            qw_fail(err, QWEN_EARG,
+                    "template \"%s\" is none of t2i, edit, edit-plus, and has no {} for the prompt",
                     qw_visible(seen, sizeof seen, name));
             return NULL;
         }
@@ -155,8 +164,9 @@ int qw_prompt_make(qw_prompt *out, const char *name, const char *system, const c
     if (!text)
         return err->status;
 
-    /* The user's turn ends the part whose rows are dropped; pictures that a template puts before {} are kept.
-     * With another system text the {} of the template is the last one: that text may hold braces of its own. */
+    /* The user's turn ends the part whose rows are dropped; pictures that a template puts before {}
+     * are kept. With another system text the {} of the template is the last one: that text may hold
+     * braces of its own. */
     const char *turn = system ? strstr(text, "<|im_end|>") : text;
     const char *brace = strstr(turn && strstr(turn, "{}") ? turn : text, "{}");
     const char *vision = strstr(text, "<|vision_start|>");
@@ -178,7 +188,9 @@ int qw_prompt_make(qw_prompt *out, const char *name, const char *system, const c
     }
     if (next > 0 && next != pictures) {
         free(b.data);
-        return qw_fail(err, QWEN_EARG, "the template has places for %d pictures, the request has %d", next, pictures);
+        return qw_fail(err, QWEN_EARG,
+                       "the template has places for %d pictures, the request has %d", next,
+                       pictures);
     }
     out->text = b.data;
     out->bytes = b.used;

@@ -1,8 +1,8 @@
 /* tiles.c - the VAE in overlapping tiles, as diffusers' enable_tiling() does it (spec 05 §7).
  *
- * Tiles of 256 pixels begin every 192; each is coded alone, blended linearly with the one above and then
- * the one to the left over 64 pixels, and gives its first 192.  The result is not that of the whole
- * picture (attention becomes local): it exists to repeat what others drew. */
+ * Tiles of 256 pixels begin every 192; each is coded alone, blended linearly with the one above and
+ * then the one to the left over 64 pixels, and gives its first 192.  The result is not that of the
+ * whole picture (attention becomes local): it exists to repeat what others drew. */
 #include "pipeline.h"
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +22,8 @@ static void blend_rows(const tile *a, tile *b, int64_t extent)
     const int64_t e = least(extent, least(a->h, b->h));
     for (int64_t y = 0; y < e; y++)
         for (int64_t i = 0; i < b->w * b->c; i++) {
-            const double t = (double)y / (double)e, above = a->data[(a->h - e + y) * a->w * a->c + i];
+            const double t = (double)y / (double)e,
+                         above = a->data[(a->h - e + y) * a->w * a->c + i];
             double *p = &b->data[y * b->w * b->c + i];
             *p = above * (1 - t) + *p * t;
         }
@@ -53,14 +54,16 @@ typedef struct coder {
 static tile decode_tile(coder *k, int64_t y, int64_t x)
 {
     const qw_decode_work *w = k->decode;
-    const int64_t z = w->q->vae_config.z, h = least(TILE / SCALE, w->h - y), n = least(TILE / SCALE, w->w - x);
+    const int64_t z = w->q->vae_config.z, h = least(TILE / SCALE, w->h - y),
+                  n = least(TILE / SCALE, w->w - x);
     tile t = { .h = h * SCALE, .w = n * SCALE, .c = k->channels };
     double *latent = malloc((size_t)(z * h * n) * sizeof *latent);
     t.data = calloc((size_t)(t.h * t.w * t.c), sizeof *t.data);
     if (latent && t.data) {
         for (int64_t c = 0; c < z; c++)
             for (int64_t i = 0; i < h; i++)
-                memcpy(latent + (c * h + i) * n, w->latent + (c * w->h + y + i) * w->w + x, (size_t)n * sizeof *latent);
+                memcpy(latent + (c * h + i) * n, w->latent + (c * w->h + y + i) * w->w + x,
+                       (size_t)n * sizeof *latent);
         qw_decode_work work = { w->q, latent, h, n, t.data };
         qw_stage_reserve(k->stage, qw_decode_body, &work);
         k->failed = qw_stage_run(k->stage, qw_decode_body, &work, t.data, t.h * t.w * t.c);
@@ -75,14 +78,17 @@ static tile decode_tile(coder *k, int64_t y, int64_t x)
 static tile encode_tile(coder *k, int64_t y, int64_t x)
 {
     const qw_encode_work *w = k->encode;
-    const int64_t z = w->q->vae_config.z, C = w->q->vae_config.channels, H = least(TILE, w->h - y), W = least(TILE, w->w - x);
+    const int64_t z = w->q->vae_config.z, C = w->q->vae_config.channels, H = least(TILE, w->h - y),
+                  W = least(TILE, w->w - x);
     tile t = { .h = H / SCALE, .w = W / SCALE, .c = 2 * z };
     const int64_t n = t.h * t.w;
-    double *picture = malloc((size_t)(H * W * C) * sizeof *picture), *moments = calloc((size_t)(2 * z * n), sizeof *moments);
+    double *picture = malloc((size_t)(H * W * C) * sizeof *picture),
+           *moments = calloc((size_t)(2 * z * n), sizeof *moments);
     t.data = calloc((size_t)(n * t.c), sizeof *t.data);
     if (picture && moments && t.data) {
         for (int64_t i = 0; i < H; i++)
-            memcpy(picture + i * W * C, w->picture + ((y + i) * w->w + x) * C, (size_t)(W * C) * sizeof *picture);
+            memcpy(picture + i * W * C, w->picture + ((y + i) * w->w + x) * C,
+                   (size_t)(W * C) * sizeof *picture);
         qw_encode_work work = { w->q, picture, H, W, moments, moments + z * n };
         qw_stage_reserve(k->stage, qw_encode_body, &work);
         k->failed = qw_stage_run(k->stage, qw_encode_body, &work, moments, 2 * z * n);
@@ -97,9 +103,10 @@ static tile encode_tile(coder *k, int64_t y, int64_t x)
     return t;
 }
 
-/* out [h][w][c] from tiles that begin every `stride` of the input h x w; `keep` of a tile's output is used. */
-static void code(coder *k, tile (*one)(coder *, int64_t, int64_t), int64_t h, int64_t w, int64_t stride, int64_t keep,
-                 int64_t extent, tile out)
+/* out [h][w][c] from tiles that begin every `stride` of the input h x w; `keep` of a tile's output
+ * is used. */
+static void code(coder *k, tile (*one)(coder *, int64_t, int64_t), int64_t h, int64_t w,
+                 int64_t stride, int64_t keep, int64_t extent, tile out)
 {
     const int64_t columns = (w + stride - 1) / stride;
     tile *above = calloc((size_t)columns, sizeof *above);
@@ -115,8 +122,8 @@ static void code(coder *k, tile (*one)(coder *, int64_t, int64_t), int64_t h, in
             if (j && t.data && !k->failed)
                 blend_columns(&above[j - 1], &t, extent);       /* of this row already */
             for (int64_t y = 0; t.data && y < least(keep, t.h); y++)
-                memcpy(out.data + ((i * keep + y) * out.w + j * keep) * out.c, t.data + y * t.w * t.c,
-                       (size_t)(least(keep, t.w) * t.c) * sizeof *t.data);
+                memcpy(out.data + ((i * keep + y) * out.w + j * keep) * out.c,
+                       t.data + y * t.w * t.c, (size_t)(least(keep, t.w) * t.c) * sizeof *t.data);
             free(above[j].data);
             above[j] = t;
         }

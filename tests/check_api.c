@@ -1,4 +1,5 @@
-/* check_api.c - the public header's promises: ownership, errors, sizes of structs, cancelling, threads. */
+/* check_api.c - the public header's promises: ownership, errors, sizes of structs, cancelling,
+ * threads. */
 #include "testing.h"
 #include "qwen.h"
 #include <check.h>
@@ -11,13 +12,20 @@ static char tiny[500], edit[500];
 
 static qwen_options options(const char *model)
 {
-    return (qwen_options){ .size = sizeof(qwen_options), .model = model, .device = "ref", .threads = 1 };
+    return (qwen_options){
+        .size = sizeof(qwen_options), .model = model, .device = "ref", .threads = 1
+    };
 }
 
 static qwen_request request(const char *prompt)
 {
-    return (qwen_request){ .size = sizeof(qwen_request), .prompt = prompt, .width = 32, .height = 48, .steps = 2,
-                           .guidance = 1, .seed = 7 };
+    return (qwen_request){ .size = sizeof(qwen_request),
+                           .prompt = prompt,
+                           .width = 32,
+                           .height = 48,
+                           .steps = 2,
+                           .guidance = 1,
+                           .seed = 7 };
 }
 
 static qwen *opened(const char *model)
@@ -55,7 +63,8 @@ static void refused(qwen *q, const qwen_request *r, int status, const char *word
     ck_assert_ptr_null(res.image);
 }
 
-/* --- structs and statuses ------------------------------------------------------------------------------------ */
+/* --- structs and statuses
+ * ------------------------------------------------------------------------------------ */
 
 START_TEST(names)
 {
@@ -129,7 +138,8 @@ static void open_fails(const char *rel, int status, const char *word)
     const int got = qwen_open(&q, &o);
     ck_assert_ptr_nonnull(q);
     ck_assert_msg(got == status, "%s: %d, not %d: %s", rel, got, status, qwen_error(q));
-    ck_assert_msg(strstr(qwen_error(q), word) != NULL, "%s: \"%s\" lacks \"%s\"", rel, qwen_error(q), word);
+    ck_assert_msg(strstr(qwen_error(q), word) != NULL, "%s: \"%s\" lacks \"%s\"", rel,
+                  qwen_error(q), word);
     qwen_request r = request("a cat");
     qwen_result res = { .size = sizeof res };
     ck_assert_int_eq(qwen_generate(q, &r, &res), status);       /* says why again */
@@ -182,7 +192,7 @@ START_TEST(info)
 }
 END_TEST
 
-/* --- requests -------------------------------------------------------------------------------------------------- */
+/* --- requests --------------------------------------------------------------------------------- */
 
 START_TEST(bad_requests)
 {
@@ -291,7 +301,7 @@ START_TEST(several_pictures)
     r.guidance = 3;
     qwen_result first = drawn(q, &r);
     r.seed = 8;
-    qwen_result second = drawn(q, &r), alone = drawn(fresh, &r);        /* q knows the words already */
+    qwen_result second = drawn(q, &r), alone = drawn(fresh, &r); /* q knows the words already */
     ck_assert(same_picture(&second.image[0], &alone.image[0]));
     ck_assert(!same_picture(&first.image[0], &second.image[0]));
     ck_assert_uint_eq(second.seed, 8);
@@ -345,7 +355,7 @@ START_TEST(two_threads)
 }
 END_TEST
 
-/* --- stages ---------------------------------------------------------------------------------------------------------- */
+/* --- stages ----------------------------------------------------------------------------------- */
 
 START_TEST(words)
 {
@@ -359,7 +369,8 @@ START_TEST(words)
     ck_assert_int_eq(((int32_t *)ids.data)[1], 8251);
     qwen_array_free(&ids);
     ck_assert_int_eq(qwen_prompt(q, &r, 0, &text), QWEN_OK);
-    ck_assert_ptr_nonnull(strstr(text, "objects and background:<|im_end|>\n<|im_start|>user\na cat<|im_end|>\n"));
+    ck_assert_ptr_nonnull(
+        strstr(text, "objects and background:<|im_end|>\n<|im_start|>user\na cat<|im_end|>\n"));
     ck_assert_int_eq(qwen_tokenize(q, text, strlen(text), &ids), QWEN_OK);
     ck_assert_int_eq(ids.dim[0], 41);
     free(text);
@@ -376,7 +387,8 @@ START_TEST(words)
     qwen_result two = drawn(q, &r);
     ck_assert_int_eq(one.n, two.n);
     for (int64_t i = 0; i < 32 * 48 * 3; i++)
-        ck_assert_int_le(abs(((uint8_t *)one.image[0].data)[i] - ((uint8_t *)two.image[0].data)[i]), 1);
+        ck_assert_int_le(abs(((uint8_t *)one.image[0].data)[i] - ((uint8_t *)two.image[0].data)[i]),
+                         1);
     qwen_result_free(&one);
     qwen_result_free(&two);
     qwen_array_free(&ids);
@@ -403,8 +415,10 @@ START_TEST(own_template)
     r.chat_template = NULL;
     r.system = "Say {} what you see.";
     ck_assert_int_eq(qwen_prompt(q, &r, 0, &text), QWEN_OK);
-    ck_assert_str_eq(text, "<|im_start|>system\nSay {} what you see.<|im_end|>\n<|im_start|>user\na cat<|im_end|>\n"
-                     "<|im_start|>assistant\n");
+    ck_assert_str_eq(
+        text,
+        "<|im_start|>system\nSay {} what you see.<|im_end|>\n<|im_start|>user\na cat<|im_end|>\n"
+        "<|im_start|>assistant\n");
     free(text);
     ck_assert_int_eq(qwen_embed(q, &r, 0, &other), QWEN_OK);
     ck_assert_int_eq(other.dim[0], 7);
@@ -422,7 +436,9 @@ typedef struct taken { qwen_array noise, latent; } taken;
 static void take(void *user, const char *name, const qwen_array *a)
 {
     taken *t = user;
-    qwen_array *to = !strcmp(name, "noise") ? &t->noise : !strcmp(name, "latents.2") ? &t->latent : NULL;
+    qwen_array *to = !strcmp(name, "noise")       ? &t->noise
+                     : !strcmp(name, "latents.2") ? &t->latent
+                                                  : NULL;
     size_t bytes = sizeof(float);
     if (!to)
         return;
@@ -529,7 +545,7 @@ START_TEST(plan)
 }
 END_TEST
 
-/* --- files ------------------------------------------------------------------------------------------------------------------ */
+/* --- files ------------------------------------------------------------------------------------ */
 
 static void collect(void *user, const char *key, const char *value)
 {
@@ -547,7 +563,8 @@ START_TEST(inspecting)
     ck_assert_ptr_nonnull(strstr(all, "bf16"));
     ck_assert_ptr_nonnull(strstr(all, "parameters"));
     all[0] = 0;
-    snprintf(path, sizeof path, "%s", testdata("formats/bad/transformer_missing_tensors.safetensors"));
+    snprintf(path, sizeof path, "%s",
+             testdata("formats/bad/transformer_missing_tensors.safetensors"));
     ck_assert_int_eq(qwen_inspect(path, collect, all, error, sizeof error), QWEN_EMODEL);
     ck_assert_str_ne(error, "");
     ck_assert_ptr_nonnull(strstr(all, "kind: "));

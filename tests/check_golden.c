@@ -1,4 +1,5 @@
-/* check_golden.c - whole pictures through the public functions, every stage against the golden data.
+/* check_golden.c - whole pictures through the public functions, every stage against the golden
+ * data.
  *
  * A stage may be off by four times what the reference's own float32 run is off from its float64 run
  * (GOLDEN.md, the table of relative differences); ids, positions and shapes must be equal. */
@@ -14,20 +15,51 @@
 #include <string.h>
 
 /* Patterns in order; the first that fits holds.  0: equal. */
-static const struct { const char *name; double relative; } tolerances[] = {
-    { "text.ids", 0 }, { "neg.ids", 0 }, { "text.mask", 0 }, { "neg.mask", 0 }, { "text.positions", 0 },
-    { "img_shapes", 0 }, { "vision.grid", 0 }, { "mask", 0 }, { "noise", 3e-7 / 4 }, { "vae.enc.?.eps", 3e-7 / 4 },
-    { "control", 2.0e-7 }, { "image", 1.6e-5 }, { "latents.*", 2.6e-5 }, { "mu", 2.4e-8 },
-    { "neg.embeds", 2.0e-6 }, { "step.t", 3.0e-8 }, { "step0.control.*", 3.4e-6 }, { "step0.img.*", 4.0e-5 },
-    { "step0.img_in", 4.1e-7 }, { "step0.temb", 1.3e-5 }, { "step0.txt.*", 1.2e-5 }, { "step0.txt_in", 2.1e-6 },
-    { "step0.x", 2.0e-7 }, { "text.embeds", 2.0e-6 }, { "text.hidden.*", 2.5e-6 }, { "timesteps", 2.7e-8 },
-    { "sigmas", 2.7e-8 }, { "v.*.pos", 3.0e-5 }, { "v.*.neg", 3.0e-5 }, { "v.*", 5.0e-5 },
-    { "vae.dec.in", 2.3e-5 }, { "vae.dec.out", 3.3e-5 }, { "vae.enc.?.logvar", 4.7e-7 },
-    { "vae.enc.?.mean", 6.2e-7 }, { "vae.enc.?.mean_norm", 6.6e-7 }, { "vae.enc.?.norm", 6.6e-7 },
-    { "vae.enc.?.in", 1e-7 }, { "vision.out", 5.1e-7 }, { "vision.pixels", 1e-7 },
+static const struct { const char *name; double relative;
+} tolerances[] = {
+    { "text.ids", 0 },
+    { "neg.ids", 0 },
+    { "text.mask", 0 },
+    { "neg.mask", 0 },
+    { "text.positions", 0 },
+    { "img_shapes", 0 },
+    { "vision.grid", 0 },
+    { "mask", 0 },
+    { "noise", 3e-7 / 4 },
+    { "vae.enc.?.eps", 3e-7 / 4 },
+    { "control", 2.0e-7 },
+    { "image", 1.6e-5 },
+    { "latents.*", 2.6e-5 },
+    { "mu", 2.4e-8 },
+    { "neg.embeds", 2.0e-6 },
+    { "step.t", 3.0e-8 },
+    { "step0.control.*", 3.4e-6 },
+    { "step0.img.*", 4.0e-5 },
+    { "step0.img_in", 4.1e-7 },
+    { "step0.temb", 1.3e-5 },
+    { "step0.txt.*", 1.2e-5 },
+    { "step0.txt_in", 2.1e-6 },
+    { "step0.x", 2.0e-7 },
+    { "text.embeds", 2.0e-6 },
+    { "text.hidden.*", 2.5e-6 },
+    { "timesteps", 2.7e-8 },
+    { "sigmas", 2.7e-8 },
+    { "v.*.pos", 3.0e-5 },
+    { "v.*.neg", 3.0e-5 },
+    { "v.*", 5.0e-5 },
+    { "vae.dec.in", 2.3e-5 },
+    { "vae.dec.out", 3.3e-5 },
+    { "vae.enc.?.logvar", 4.7e-7 },
+    { "vae.enc.?.mean", 6.2e-7 },
+    { "vae.enc.?.mean_norm", 6.6e-7 },
+    { "vae.enc.?.norm", 6.6e-7 },
+    { "vae.enc.?.in", 1e-7 },
+    { "vision.out", 5.1e-7 },
+    { "vision.pixels", 1e-7 },
 };
 
-/* --- what a run hands out ---------------------------------------------------------------------------------- */
+/* --- what a run hands out
+ * ---------------------------------------------------------------------------------- */
 
 enum { MOST = 400 };
 typedef struct dump { int n; char name[MOST][64]; qwen_array a[MOST]; } dump;
@@ -85,7 +117,7 @@ static double number(const qwen_array *a, int64_t i)
     }
 }
 
-/* --- pictures -------------------------------------------------------------------------------------------------- */
+/* --- pictures --------------------------------------------------------------------------------- */
 
 static qwen_array read_png(const char *path, int channels)
 {
@@ -111,7 +143,7 @@ static qwen_array read_png(const char *path, int channels)
     return a;
 }
 
-/* --- cases -------------------------------------------------------------------------------------------------------- */
+/* --- cases ------------------------------------------------------------------------------------ */
 
 static json_t *cases, *demo;
 
@@ -165,7 +197,8 @@ static double distance(const qwen_array *a, const qwen_array *b)
     return most > 0 ? off / most : off;
 }
 
-static int worse(const char *name, const qwen_array *want, const qwen_array *got, char *text, size_t size)
+static int worse(const char *name, const qwen_array *want, const qwen_array *got, char *text,
+                 size_t size)
 {
     int same = got && got->rank == want->rank;
     for (int i = 0; same && i < want->rank; i++)
@@ -203,7 +236,8 @@ static void compare(const char *name, const dump *d)
         ck_assert_int_eq(qwen_file_tensor_at(f, i, &t), QWEN_OK);
         ck_assert_int_eq(qwen_file_read(f, t.name, &want), QWEN_OK);
         if (worse(t.name, &want, found(d, t.name), text, sizeof text) && bad++ < 6)
-            snprintf(all + strlen(all), sizeof all - strlen(all), "%s%s", bad > 1 ? "; " : "", text);
+            snprintf(all + strlen(all), sizeof all - strlen(all), "%s%s", bad > 1 ? "; " : "",
+                     text);
         qwen_array_free(&want);
     }
     qwen_file_close(f);
@@ -217,7 +251,8 @@ static int case_pictures(const json_t *c, qwen_array *picture)
     const int n = (int)json_array_size(images), layered = !strcmp(string(c, "kind"), "layered");
     for (int i = 0; i < n; i++) {
         char path[500];
-        path_of(path, sizeof path, "pipelines/%s", json_string_value(json_array_get(images, (size_t)i)));
+        path_of(path, sizeof path, "pipelines/%s",
+                json_string_value(json_array_get(images, (size_t)i)));
         picture[i] = read_png(path, layered ? 4 : 3);
     }
     return n;
@@ -236,15 +271,26 @@ static void run_case(const json_t *c, const char *device)
     path_of(path, sizeof path, "%s", string(c, "model"));
     opt.model = path;
     qwen_request req = {
-        .size = sizeof req, .prompt = string(c, "prompt"), .negative = string(c, "negative_prompt"),
-        .input = picture, .inputs = control ? 0 : n, .control = control ? picture : NULL,
-        .width = (int)real(c, "width", 0), .height = (int)real(c, "height", 0), .steps = (int)real(c, "steps", 0),
-        .guidance = real(c, "true_cfg_scale", 1), .seed = (uint64_t)json_integer_value(json_object_get(c, "seed")),
-        .strength = real(c, "strength", 0), .layers = (int)real(c, "layers", 0),
-        .reference_area = (int64_t)real(c, "vae_area", 0), .condition_area = (int64_t)real(c, "condition_area", 0),
+        .size = sizeof req,
+        .prompt = string(c, "prompt"),
+        .negative = string(c, "negative_prompt"),
+        .input = picture,
+        .inputs = control ? 0 : n,
+        .control = control ? picture : NULL,
+        .width = (int)real(c, "width", 0),
+        .height = (int)real(c, "height", 0),
+        .steps = (int)real(c, "steps", 0),
+        .guidance = real(c, "true_cfg_scale", 1),
+        .seed = (uint64_t)json_integer_value(json_object_get(c, "seed")),
+        .strength = real(c, "strength", 0),
+        .layers = (int)real(c, "layers", 0),
+        .reference_area = (int64_t)real(c, "vae_area", 0),
+        .condition_area = (int64_t)real(c, "condition_area", 0),
         .control_strength = real(c, "controlnet_conditioning_scale", 0),
-        .control_start = real(c, "control_guidance_start", 0), .control_end = real(c, "control_guidance_end", 0),
-        .tap = tap, .user = d,
+        .control_start = real(c, "control_guidance_start", 0),
+        .control_end = real(c, "control_guidance_end", 0),
+        .tap = tap,
+        .user = d,
     };
     if (json_is_true(json_object_get(c, "cfg_normalize")))
         req.guidance_norm = 1;
@@ -289,7 +335,8 @@ START_TEST(pipeline_f64)
 }
 END_TEST
 
-/* --- the trained checkpoint: pictures, not numbers -------------------------------------------------------------------- */
+/* --- the trained checkpoint: pictures, not numbers
+ * -------------------------------------------------------------------- */
 
 START_TEST(demo_picture)
 {
@@ -306,9 +353,14 @@ START_TEST(demo_picture)
         input = read_png(path, 3);
     }
     qwen_options opt = { .size = sizeof opt, .model = model, .device = "ref" };
-    qwen_request req = { .size = sizeof req, .prompt = string(c, "prompt"), .negative = string(c, "negative"),
-                         .guidance = real(c, "guidance", 0), .steps = (int)real(c, "steps", 0),
-                         .seed = (uint64_t)real(c, "seed", 0), .input = &input, .inputs = input.data != NULL };
+    qwen_request req = { .size = sizeof req,
+                         .prompt = string(c, "prompt"),
+                         .negative = string(c, "negative"),
+                         .guidance = real(c, "guidance", 0),
+                         .steps = (int)real(c, "steps", 0),
+                         .seed = (uint64_t)real(c, "seed", 0),
+                         .input = &input,
+                         .inputs = input.data != NULL };
     qwen_result res = { .size = sizeof res };
     qwen *q;
     const int status = qwen_open(&q, &opt);

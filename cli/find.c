@@ -366,6 +366,8 @@ static int find_piece(finder *f, const char *what, const char *option, const cha
         others += first != NULL;
         first = first ? first : e;
     }
+    if (!code && !first)
+        notice(f->s, "%s: none in the file, and none was found that fits; --%s PATH gives one", what, option);
     if (code || !first)
         return code;
     code = copy_path(path, first->path);

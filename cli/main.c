@@ -251,7 +251,7 @@ int main(int argc, char **argv)
     const char *name = argc > 1 ? argv[1] : NULL;
     if (!name) {
         print_usage(stderr);
-        return CODE_USAGE;
+        return complain(CODE_USAGE, "expected a subcommand, found none");
     }
     if (!strcmp(name, "--help") || !strcmp(name, "-h") || (!strcmp(name, "help") && argc == 2)) {
         print_usage(stdout);

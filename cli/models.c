@@ -424,26 +424,34 @@ void catalog_free(catalog *c)
 
 /* --- the subcommand ----------------------------------------------------------------------------------------------------- */
 
-typedef struct told { char kind[64], variant[32], dtypes[120]; } told;
+typedef struct told { char kind[64], variant[32], dtype[32]; } told;
 
-/* "transformer: bf16 300, f32 12" gives its commonest type. */
-static void commonest(const char *value, char *out, size_t size)
+/* The type that most bytes of a file have, or of a model directory's transformer. */
+static void find_dtype(const model_entry *e, char *out, size_t size)
 {
-    const char *colon = strrchr(value, ':');
-    long most = 0;
-    for (const char *at = colon ? colon + 1 : value; *at; ) {
-        char name[32];
-        long n = 0;
-        int used = 0;
-        at += strspn(at, " ,");
-        if (sscanf(at, "%31[^ ,] %ld%n", name, &n, &used) != 2 || !used)
-            break;
-        if (n > most) {
-            most = n;
-            snprintf(out, size, "%s", name);
-        }
-        at += used;
+    struct { char name[32]; uint64_t bytes; } sum[32] = { { "", 0 } };
+    qwen_file *f = NULL;
+    qwen_file_tensor t;
+    size_t n = 0, most = 0;
+    char *inside = !strcmp(e->folder, "diffusers") ? path_join(e->path, "transformer") : NULL;
+    const int status = qwen_file_open(&f, inside ? inside : e->path);
+    for (int64_t i = 0; !status && i < qwen_file_count(f); i++) {
+        size_t k = 0;
+        if (qwen_file_tensor_at(f, i, &t))
+            continue;
+        while (k < n && strcmp(sum[k].name, t.dtype))
+            k++;
+        if (k == n && n < sizeof sum / sizeof *sum)
+            snprintf(sum[n++].name, sizeof sum->name, "%s", t.dtype);
+        if (k < n)
+            sum[k].bytes += t.bytes;
     }
+    for (size_t k = 1; k < n; k++)
+        most = sum[k].bytes > sum[most].bytes ? k : most;
+    if (n)
+        snprintf(out, size, "%s", sum[most].name);
+    qwen_file_close(f);
+    free(inside);
 }
 
 static void take_line(void *user, const char *key, const char *value)
@@ -453,8 +461,6 @@ static void take_line(void *user, const char *key, const char *value)
         snprintf(t->kind, sizeof t->kind, "%s", value);
     else if (!strcmp(key, "variant") && !*t->variant)
         snprintf(t->variant, sizeof t->variant, "%s", value);
-    else if (!strcmp(key, "dtypes") && !*t->dtypes)
-        commonest(value, t->dtypes, sizeof t->dtypes);
 }
 
 static void size_text(uint64_t bytes, char out[24])
@@ -480,7 +486,7 @@ static int print_json(const catalog *c, const told *t)
     json_t *all = json_array();
     for (size_t i = 0; i < c->n; i++)
         json_array_append_new(all, json_pack("{s:s,s:s,s:s,s:s,s:I,s:s}", "name", c->entry[i].name, "kind", t[i].kind,
-            "variant", t[i].variant, "dtype", t[i].dtypes, "bytes", (json_int_t)c->entry[i].bytes, "path",
+            "variant", t[i].variant, "dtype", t[i].dtype, "bytes", (json_int_t)c->entry[i].bytes, "path",
             c->entry[i].path));
     char *text = json_dumps(all, JSON_INDENT(2));
     json_decref(all);
@@ -520,7 +526,7 @@ static int print_table(const catalog *c, const told *t)
         size_text(c->entry[i].bytes, size);
         print_cell(c->entry[i].name, name);
         print_cell(t[i].kind, kind);
-        printf("%-9s  %-7s  %-7s  %s\n", t[i].variant, t[i].dtypes, size, c->entry[i].path);
+        printf("%-9s  %-7s  %-7s  %s\n", t[i].variant, t[i].dtype, size, c->entry[i].path);
     }
     return flush_stdout();
 }
@@ -551,6 +557,7 @@ int run_models(settings *s)
             const int status = qwen_inspect(c.entry[i].path, take_line, &t[i], error, sizeof error);
             if (!*t[i].kind)
                 snprintf(t[i].kind, sizeof t[i].kind, "%s", status ? "unreadable" : "unknown");
+            find_dtype(&c.entry[i], t[i].dtype, sizeof t[i].dtype);
         }
         code = s->json ? print_json(&c, t) : print_table(&c, t);
     }

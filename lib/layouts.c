@@ -1,55 +1,45 @@
-/* layouts.c - the weight of a linear layer, however a writer quantised it, as an operand [n][k].
+/* layouts.c - a linear layer's weight with its companions as an operand: scales, block scales, rotation.
  *
- * What the operand can say lies where it is in the file: plain types, GGUF blocks, fp8 and int8
- * with their scales, mxfp8, nvfp4.  What it cannot say is unpacked: 4 and 6 bit rotated layouts to
- * int8, awq and pre-scaled nvfp4 to floats.  A layer says what it is in a tensor
- * <layer>.comfy_quant (JSON) or in the header, under the key _quantization_metadata; fp8 may have a
- * scale and say nothing. */
+ * A quantised layer L is marked by a tensor "L.comfy_quant" (JSON) or by the layer table in the header's
+ * _quantization_metadata; fp8 and int8 weights may also just have "L.weight_scale" or "L.scale_weight"
+ * beside them.  What an operand can say (a scale per tensor or row, block scales, a rotated basis) stays
+ * in the mapping; what it cannot is unpacked into memory of the store: 4 and 6 bit codes become int8,
+ * awq and layers with pre_quant_scale become f32.  Formats: comfy-kitchen, docs of comfy-quants. */
 #include "store.h"
 #include <math.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MARKER_BYTES = 64 << 10, NAME = 320 };
+enum { NAME = 320, JSON_BYTES = 64 << 10, GROUP_LARGEST = 1 << 16 };
+
+typedef enum format { PLAIN, FP8, INT8, MXFP8, NVFP4, W4A4, W4A8, AWQ } format;
 
 typedef struct layer {
-    qw_store       *s;
-    const qw_entry *w;
-    const char     *module;             /* canonical */
-    int64_t         n, k;
-    const json_t   *marker;             /* what the writer says, or NULL */
-    const char     *format;             /* "plain" without marker */
-    qw_tensor      *out;
+    qw_store       *store;
+    const qw_entry *weight;
+    const char     *module;
     qw_error       *err;
+    format          format;
+    char            name[40];           /* of the format, as the file has it; "" without a marker */
+    qw_dtype        fp8;                /* that the marker names, or NONE */
+    int64_t         rotation;           /* group of the rotated basis, or 0 */
+    int64_t         group;              /* inputs per scale */
+    int64_t         n, k;               /* logical */
+    int             dry;                /* only check */
+    char            where[NAME + 460];  /* head of messages */
 } layer;
 
-static int malformed(const layer *l, const char *format, ...) QW_PRINTF(2, 3);
-static int malformed(const layer *l, const char *format, ...)
+static int ends_with(const char *s, const char *end)
 {
-    char why[400], shown[64];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(why, sizeof why, format, args);
-    va_end(args);
-    return qw_fail(l->err, QWEN_EFORMAT, "%s: layer \"%s\" is malformed as %s: %s",
-                   qw_store_path(l->s, l->w->file), l->module,
-                   qw_visible(shown, sizeof shown, l->format), why);
+    const size_t n = strlen(s), m = strlen(end);
+    return n >= m && !strcmp(s + n - m, end);
 }
 
-static int no_memory(const layer *l)
-{
-    return qw_fail(l->err, QWEN_ENOMEM, "no memory for the weight of \"%s\"", l->module);
-}
-
-/* <module>.<leaf>, taken; NULL if it is not there. */
 static const qw_entry *companion(const layer *l, const char *leaf)
 {
     char name[NAME];
-    snprintf(name, sizeof name, "%s.%s", l->module, leaf);
-    qw_entry *e = (qw_entry *)(uintptr_t)qw_store_find(l->s, name);
-    if (e) e->used = 1;
-    return e;
+    if ((size_t)snprintf(name, sizeof name, "%s.%s", l->module, leaf) >= sizeof name) return NULL;
+    return qw_store_find(l->store, name);
 }
 
 static int64_t elements(const qw_entry *e)
@@ -59,521 +49,463 @@ static int64_t elements(const qw_entry *e)
     return n;
 }
 
-/* --- shapes and small tensors ---------------------------------------------------------------- */
-
-static int matrix(const layer *l, const qw_entry *e, const char *leaf, int64_t rows,
-                  int64_t columns)
+static int refuse_shape(const layer *l, const qw_entry *e, const char *expected)
 {
-    char found[200];
-    if (!e) return malformed(l, "%s is missing", leaf);
+    char found[200], shown[200];
     qw_shape_text(e, found, sizeof found);
-    if (e->rank != 2 || e->dim[0] != rows || e->dim[1] != columns)
-        return malformed(l, "%s is %s %s, expected [%lld, %lld]",
-        leaf, qw_dtype_name(e->dtype), found,
-                         (long long)rows, (long long)columns);
-    return QWEN_OK;
+    return qw_fail(l->err, QWEN_EMODEL, "%s: tensor \"%s\" is %s %s, expected %s", l->where,
+                   qw_visible(shown, sizeof shown, e->key), qw_dtype_name(e->dtype), found, expected);
 }
 
-static int typed(const layer *l, const qw_entry *e, const char *leaf, qw_dtype a, qw_dtype b)
+/* --- the marker ------------------------------------------------------------------------------------------ */
+
+/* A key of the marker, or of the object `params` inside it. */
+static const json_t *setting(const json_t *marker, const char *key)
 {
-    if (e->dtype == a || e->dtype == b) return QWEN_OK;
-    return malformed(l, "%s is %s, expected %s or %s",
-    leaf, qw_dtype_name(e->dtype), qw_dtype_name(a),
-                     qw_dtype_name(b));
+    const json_t *v = json_object_get(marker, key);
+    return v ? v : json_object_get(json_object_get(marker, "params"), key);
 }
 
-/* The count values of e as floats in dst; all finite.  bytes_are: what U8 means, or QW_NONE. */
-static int floats(const layer *l, const qw_entry *e, const char *leaf, int64_t count,
-                  qw_dtype bytes_are, float *dst)
+static int read_group(const layer *l, const json_t *marker, const char *key, int64_t silent, int64_t *out)
 {
-    const qw_dtype t = e->dtype == QW_U8 ? bytes_are : e->dtype;
-    switch (t) {
-    case QW_F32: case QW_F16: case QW_BF16: case QW_F8E4M3: case QW_F8E5M2:
-        qw_decode_f32(t, e->data, count, dst);
-        break;
-    case QW_F64:
-        for (int64_t i = 0; i < count; i++) {
-            double d;
-            memcpy(&d, (const char *)e->data + i * 8, sizeof d);
-            dst[i] = (float)d;
-        }
-        break;
-    default: return malformed(l, "%s is %s, expected floats", leaf, qw_dtype_name(e->dtype));
+    const json_t *v = setting(marker, key);
+    *out = v ? json_integer_value(v) : silent;
+    return *out >= 1 && *out <= GROUP_LARGEST ? QWEN_OK
+         : qw_fail(l->err, QWEN_EFORMAT, "%s: %s is not a number from 1 to %d", l->where, key, GROUP_LARGEST);
+}
+
+/* The rotation's group: a power of four. */
+static int read_rotation(layer *l, const json_t *marker)
+{
+    if (read_group(l, marker, "convrot_groupsize", 256, &l->rotation)) return l->err->status;
+    int64_t power = 1;
+    while (power < l->rotation) power *= 4;
+    return power == l->rotation && power > 1 ? QWEN_OK
+         : qw_fail(l->err, QWEN_EFORMAT, "%s: convrot_groupsize %lld is no power of 4", l->where,
+                   (long long)l->rotation);
+}
+
+static int read_format(layer *l, const json_t *marker)
+{
+    static const struct { const char *name; format format; qw_dtype fp8; int64_t group; } known[] = {
+        { "float8_e4m3fn", FP8, QW_F8E4M3, 0 }, { "float8_e5m2", FP8, QW_F8E5M2, 0 }, { "int8_tensorwise", INT8, 0, 0 },
+        { "mxfp8", MXFP8, 0, 0 }, { "nvfp4", NVFP4, 0, 0 }, { "convrot_w4a4", W4A4, 0, 0 },
+        { "asym_w4a8_int8", W4A8, 0, 16 }, { "awq_w4a16", AWQ, 0, 64 },
+    };
+    char shown[100];
+    const char *name = json_string_value(setting(marker, "format"));
+    if (!name && json_is_true(setting(marker, "per_row")) && l->weight->dtype == QW_I8) name = "int8_tensorwise";
+    if (!name) return qw_fail(l->err, QWEN_EFORMAT, "%s: its comfy_quant names no format", l->where);
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        if (strcmp(name, known[i].name)) continue;
+        snprintf(l->name, sizeof l->name, "%s", name);
+        snprintf(l->where + strlen(l->where), sizeof l->where - strlen(l->where), " (%s)", name);
+        l->format = known[i].format;
+        l->fp8 = known[i].fp8;
+        if (known[i].group && read_group(l, marker, "group_size", known[i].group, &l->group)) return l->err->status;
+        const int rotated = l->format == W4A4 || l->format == W4A8 ||
+                            (l->format == INT8 && json_is_true(setting(marker, "convrot")));
+        return rotated ? read_rotation(l, marker) : QWEN_OK;
     }
-    for (int64_t i = 0; i < count; i++)
-        if (!isfinite(dst[i])) return malformed(l, "value %lld of %s is not finite",
-        (long long)i, leaf);
-    return QWEN_OK;
+    return qw_fail(l->err, QWEN_EUNSUPPORTED, "%s: comfy_quant format \"%s\" is not supported", l->where,
+                   qw_visible(shown, sizeof shown, name));
 }
 
-/* The values of <leaf>, malloc'ed; it must have count of them in this shape (columns 0: [rows]). */
-static float *loaded(const layer *l, const char *leaf, int64_t rows, int64_t columns,
-                     qw_dtype bytes_are)
+/* The layer's entry in the header of its file: under the key as in the file, then under our name. */
+static const json_t *in_header(const layer *l)
 {
-    const qw_entry *e = companion(l, leaf);
-    char found[200];
-    if (!e) {
-        malformed(l, "%s is missing", leaf);
-        return NULL;
-    }
-    qw_shape_text(e, found, sizeof found);
-    if (columns) {
-        if (matrix(l, e, leaf, rows, columns)) return NULL;
-    } else if (!e->rank || e->dim[0] != rows || elements(e) != rows) {
-        malformed(l, "%s is %s, expected [%lld]", leaf, found, (long long)rows);
-        return NULL;
-    }
-    const int64_t count = elements(e);
-    float *x = malloc((size_t)(count ? count : 1) * sizeof *x);
-    if (!x) no_memory(l);
-    if (x && floats(l, e, leaf, count, bytes_are, x)) {
-        free(x);
-        x = NULL;
-    }
-    return x;
+    char name[NAME];
+    const json_t *table = l->store->file[l->weight->file].layers;
+    const size_t n = strlen(l->weight->key);
+    if (!table || n < 7 || n - 7 >= sizeof name) return NULL;
+    snprintf(name, sizeof name, "%.*s", (int)(n - 7), l->weight->key);
+    const json_t *v = json_object_get(table, name);
+    return v ? v : json_object_get(table, l->module);
 }
 
-/* A scale for the tensor ([], [1]) or for each row ([n], [n, 1]) as the operand's. */
-static int scale(const layer *l, const qw_entry *e, const char *leaf, int rows)
-{
-    const int64_t count = elements(e);
-    const int one = count == 1;
-    const int each = (e->rank == 1 || e->rank == 2) && e->dim[0] == l->n && count == l->n;
-    char found[200];
-    qw_shape_text(e, found, sizeof found);
-    if (!one && !(rows && each))
-        return malformed(l, "%s is %s, expected one value%s for %lld rows", leaf, found,
-                         rows ? " or one a row" : "", (long long)l->n);
-    float *x = qw_store_own(l->s, (size_t)count * sizeof *x, l->err);
-    if (!x) return l->err->status;
-    l->out->scale = x;
-    l->out->scale_stride = !one;
-    return floats(l, e, leaf, count, QW_NONE, x);
-}
-
-/* --- the marker ------------------------------------------------------------------------------ */
-
-/* The outer key wins over the one inside "params". */
-static const json_t *option(const layer *l, const char *key)
-{
-    const json_t *v = json_object_get(l->marker, key);
-    return v ? v : json_object_get(json_object_get(l->marker, "params"), key);
-}
-
-static int whole_option(const layer *l, const char *key, int64_t fallback, int64_t *out)
-{
-    const json_t *v = option(l, key);
-    *out = v ? json_integer_value(v) : fallback;
-    if (v && !json_is_integer(v)) return malformed(l, "%s is not a whole number", key);
-    if (*out < 1 || l->k % *out)
-        return malformed(l, "%s %lld does not divide the %lld inputs", key, (long long)*out,
-                         (long long)l->k);
-    return QWEN_OK;
-}
-
-/* The group of inputs that are rotated together: a power of 4 that divides k. */
-static int rotation(const layer *l)
-{
-    int64_t g, rest;
-    if (whole_option(l, "convrot_groupsize", 256, &g)) return l->err->status;
-    for (rest = g; rest % 4 == 0; rest /= 4) {}
-    if (rest != 1 || g < 4 || g > 1 << 20)
-        return malformed(l, "convrot_groupsize %lld is not a power of 4", (long long)g);
-    l->out->rotated = (int)g;
-    return QWEN_OK;
-}
-
-/* The table of layers in a file's header, parsed once and kept beside the text; NULL if none. */
-static const json_t *table(const layer *l, int file)
-{
-    static const char key[] = "_quantization_metadata", parsed[] = "_quantization_metadata.parsed";
-    json_t *meta = l->s->file[file].metadata, *known = json_object_get(meta, parsed);
-    const char *text = json_string_value(json_object_get(meta, key));
-    if (json_is_object(known) || !text) return json_object_get(known, "layers");
-    json_error_t why;
-    json_t *json = json_loads(text, JSON_REJECT_DUPLICATES, &why);
-    if (!json && json_error_code(&why) == json_error_out_of_memory) {
-        no_memory(l);
-    } else if (!json_is_object(json)) {
-        malformed(l, "%s in the header is not a JSON object", key);
-    } else if (json_object_set(meta, parsed, json)) {
-        no_memory(l);
-    }
-    json_decref(json);
-    known = json_object_get(meta, parsed);
-    return l->err->status ? NULL : json_object_get(known, "layers");
-}
-
-/* What the header says of the layer, under its name in the file or else its canonical one. */
-static int header_marker(layer *l)
-{
-    static const char leaf[] = ".weight";
-    char *key = strdup(l->w->key);
-    if (!key) return no_memory(l);
-    const size_t n = strlen(key), m = sizeof leaf - 1;
-    if (n > m && !strcmp(key + n - m, leaf)) key[n - m] = 0;
-    for (int i = -1; i < l->s->files && !l->marker && !l->err->status; i++) {
-        const json_t *layers = table(l, i < 0 ? l->w->file : i);
-        l->marker = json_object_get(layers, key);
-        if (!l->marker) l->marker = json_object_get(layers, l->module);
-    }
-    free(key);
-    return l->err->status;
-}
-
-/* The marker of the layer; *owned is to be released. */
-static int find_marker(layer *l, json_t **owned)
+static int read_marker(layer *l)
 {
     const qw_entry *e = companion(l, "comfy_quant");
-    *owned = NULL;
-    l->format = "comfy_quant";
-    if (!e) {
-        if (header_marker(l)) return l->err->status;
-    } else {
-        if (e->dtype != QW_U8 && e->dtype != QW_I8)
-            return malformed(l, "it is %s, expected bytes", qw_dtype_name(e->dtype));
-        if (e->bytes > MARKER_BYTES)
-            return malformed(l, "it has %zu bytes, at most %d are accepted",
-            e->bytes, MARKER_BYTES);
-        json_error_t why;
-        char shown[2 * JSON_ERROR_TEXT_LENGTH];
-        *owned = json_loadb(e->data, e->bytes, JSON_REJECT_DUPLICATES, &why);
-        if (!*owned && json_error_code(&why) == json_error_out_of_memory) return no_memory(l);
-        if (!*owned)
-            return malformed(l, "not valid JSON: %s", qw_visible(shown, sizeof shown, why.text));
-        l->marker = *owned;
-    }
-    if (!l->marker) {
-        l->format = "plain";
+    const json_t *header = e ? NULL : in_header(l);
+    json_t *own = NULL;
+    int status;
+    if (!e && !header) {
+        l->format = qw_block_elements(l->weight->dtype) > 1 ? PLAIN
+                  : l->weight->dtype == QW_F8E4M3 || l->weight->dtype == QW_F8E5M2 ? FP8
+                  : l->weight->dtype == QW_I8 ? INT8 : PLAIN;
         return QWEN_OK;
     }
-    if (!json_is_object(l->marker)) return malformed(l, "it is not a JSON object");
-    const char *format = json_string_value(json_object_get(l->marker, "format"));
-    if (!format && json_object_get(l->marker, "per_row")) format = "int8_tensorwise";
-    if (!format) return malformed(l, "it has no string \"format\"");
-    l->format = format;
-    return QWEN_OK;
-}
-
-/* --- what the operand can say ---------------------------------------------------------------- */
-
-/* [n][k], or more dimensions of the same rows: kernels of 1 x 1, patches. */
-static int check_shape(const layer *l)
-{
-    const qw_entry *e = l->w;
-    int64_t row = 1;
-    char found[200], shown[300];
-    for (int i = 1; i < e->rank; i++) row *= e->dim[i];
-    if (e->rank >= 1 && e->dim[0] == l->n && row == l->k) return QWEN_OK;
-    qw_shape_text(e, found, sizeof found);
-    return qw_fail(l->err, QWEN_EMODEL, "%s: tensor \"%s\" is %s, expected [%lld, %lld]",
-                   qw_store_path(l->s, e->file), qw_visible(shown, sizeof shown, e->key), found,
-                   (long long)l->n, (long long)l->k);
-}
-
-static void lie(const layer *l, qw_dtype type)
-{
-    *l->out = qw_dense2((void *)(uintptr_t)l->w->data, type, l->n, l->k);
-}
-
-/* Memory of the store as the operand, of a type with whole elements; NULL with err set. */
-static void *unpacked(const layer *l, qw_dtype type)
-{
-    if (l->n > INT64_MAX / 16 / (l->k ? l->k : 1)) {
-        no_memory(l);
-        return NULL;
+    if (e) {
+        if (e->dtype != QW_U8 || e->bytes > JSON_BYTES || e->bytes == 0)
+            return qw_fail(l->err, QWEN_EFORMAT, "%s: its comfy_quant is %s of %zu bytes, expected JSON in u8", l->where,
+                           qw_dtype_name(e->dtype), e->bytes);
+        json_error_t why;
+        own = json_loadb(e->data, e->bytes, JSON_REJECT_DUPLICATES, &why);
+        if (!own && json_error_code(&why) == json_error_out_of_memory)
+            return qw_fail(l->err, QWEN_ENOMEM, "%s: no memory to read its comfy_quant", l->where);
     }
-    void *x = qw_store_own(l->s, qw_row_bytes(type, l->n * l->k), l->err);
-    *l->out = qw_dense2(x, type, l->n, l->k);
+    if (!json_is_object(own ? own : header))
+        status = qw_fail(l->err, QWEN_EFORMAT, "%s: its comfy_quant is not a JSON object", l->where);
+    else status = read_format(l, own ? own : header);
+    json_decref(own);
+    return status;
+}
+
+/* --- pieces --------------------------------------------------------------------------------------------- */
+
+/* n floats of a companion of any float type (bytes of u8 are e4m3 codes), in memory of the store. */
+static float *floats(const layer *l, const qw_entry *e)
+{
+    const int64_t n = elements(e);
+    float *x = qw_store_own(l->store, (size_t)n * sizeof *x, l->err);
+    if (!x) return NULL;
+    if (e->dtype == QW_F64)
+        for (int64_t i = 0; i < n; i++) {
+            double d;
+            memcpy(&d, (const char *)e->data + i * 8, 8);
+            x[i] = (float)d;
+        }
+    else qw_decode_f32(e->dtype == QW_U8 ? QW_F8E4M3 : e->dtype, e->data, n, x);
     return x;
 }
 
-static int plain_floats(const layer *l)
+static int is_float(const qw_entry *e)
 {
-    float *x = unpacked(l, QW_F32);
-    if (!x) return l->err->status;
-    if (l->w->dtype != QW_F64) {
-        qw_decode_f32(l->w->dtype, l->w->data, l->n * l->k, x);
-        return QWEN_OK;
-    }
-    for (int64_t i = 0; i < l->n * l->k; i++) {
-        double d;
-        memcpy(&d, (const char *)l->w->data + i * 8, sizeof d);
-        x[i] = (float)d;
-    }
-    return QWEN_OK;
+    return e->dtype == QW_F64 || e->dtype == QW_F32 || e->dtype == QW_F16 || e->dtype == QW_BF16;
 }
 
-/* A scale beside a type that needs none must be 1. */
-static int check_idle_scale(const layer *l, const qw_entry *e, const char *leaf)
+/* The weight as it lies, [n][k] of its own type. */
+static int plain_shape(const layer *l)
 {
-    if (!e) return QWEN_OK;
-    const int status = scale(l, e, leaf, 1);
-    for (int64_t i = 0; !status && i < elements(e); i++)
-        if (l->out->scale[i] != 1)
-            return malformed(l, "%s is not 1, but the weight is %s",
-            leaf, qw_dtype_name(l->w->dtype));
-    l->out->scale = NULL;
-    l->out->scale_stride = 0;
-    return status;
+    const qw_entry *e = l->weight;
+    char expected[80];
+    snprintf(expected, sizeof expected, "[%lld, %lld]", (long long)l->n, (long long)l->k);
+    return e->rank >= 1 && e->dim[0] == l->n && elements(e) == l->n * l->k ? QWEN_OK : refuse_shape(l, e, expected);
 }
 
-static int plain(const layer *l)
+/* One scale for the tensor ([] or [1]) or one per row ([n] or [n, 1]). */
+static int row_scale(layer *l, const qw_entry *e, qw_tensor *out)
 {
-    const qw_entry *e = l->w, *old = companion(l, "scale_weight"),
-                   *s = old ? old : companion(l, "weight_scale");
-    const char *leaf = old ? "scale_weight" : "weight_scale";
-    const qw_dtype t = e->dtype;
-    char shown[300];
-    companion(l, "scale_input");
-    companion(l, "input_scale");
-    if (check_shape(l)) return l->err->status;
-    switch (t) {
-    case QW_F8E4M3: case QW_F8E5M2:
-        lie(l, t);
-        return s ? scale(l, s, leaf, 1) : QWEN_OK;
-    case QW_F64:
-        return plain_floats(l) ? l->err->status : check_idle_scale(l, s, leaf);
-    case QW_I8:
-        lie(l, t);
-        if (s) return scale(l, s, leaf, 1);
-        return malformed(l, "the weight is i8 and has no weight_scale");
-    case QW_NONE: case QW_I32: case QW_U8: case QW_I16: case QW_I64: case QW_U16: case QW_U32:
-    case QW_U64: case QW_BOOL: case QW_F8E8M0: case QW_F4: case QW_MXFP8: case QW_NVFP4:
-    case QW_NDTYPES:
-        return qw_fail(l->err, QWEN_EUNSUPPORTED,
-                       "%s: tensor \"%s\" is %s, expected numbers of a weight",
-                       qw_store_path(l->s, e->file), qw_visible(shown, sizeof shown, e->key),
-                       qw_dtype_name(t));
-    default:
-        if (l->k % qw_block_elements(t)) return plain_floats(l);
-        lie(l, t);
-        return check_idle_scale(l, s, leaf);
-    }
-}
-
-static int float8(const layer *l, qw_dtype type)
-{
-    const qw_entry *s = companion(l, "weight_scale");
-    companion(l, "input_scale");
-    if (check_shape(l)) return l->err->status;
-    if (l->w->dtype != type)
-        return malformed(l, "the weight is %s", qw_dtype_name(l->w->dtype));
-    if (!s) return malformed(l, "weight_scale is missing");
-    lie(l, type);
-    return scale(l, s, "weight_scale", 1);
-}
-
-static int float8_e4m3fn(const layer *l) { return float8(l, QW_F8E4M3); }
-static int float8_e5m2(const layer *l) { return float8(l, QW_F8E5M2); }
-
-static int int8_tensorwise(const layer *l)
-{
-    const qw_entry *s = companion(l, "weight_scale");
-    const json_t *rotated = option(l, "convrot");
-    companion(l, "input_scale");
-    if (check_shape(l)) return l->err->status;
-    if (l->w->dtype != QW_I8) return malformed(l, "the weight is %s", qw_dtype_name(l->w->dtype));
-    if (rotated && !json_is_boolean(rotated)) return malformed(l, "convrot is not true or false");
-    if (!s) return malformed(l, "weight_scale is missing");
-    lie(l, QW_I8);
-    if (json_is_true(rotated) && rotation(l)) return l->err->status;
-    return scale(l, s, "weight_scale", 1);
-}
-
-/* The scales of blocks of `size` inputs, in tiles of 128 rows x 4 blocks. */
-static int block_scales(const layer *l, int64_t size, qw_dtype type)
-{
-    const qw_entry *s = companion(l, "weight_scale");
-    const int64_t blocks = l->k / size;
-    if (l->k % size)
-        return malformed(l, "its %lld inputs are not whole blocks of %lld", (long long)l->k,
-                         (long long)size);
-    if (matrix(l, s, "weight_scale", (l->n + 127) / 128 * 128, (blocks + 3) / 4 * 4) ||
-        typed(l, s, "weight_scale", type, QW_U8)) return l->err->status;
-    l->out->block_scale = s->data;
-    return QWEN_OK;
-}
-
-static int mxfp8(const layer *l)
-{
-    companion(l, "input_scale");
-    if (matrix(l, l->w, "weight", l->n, l->k)) return l->err->status;
-    if (l->w->dtype != QW_F8E4M3) return malformed(l, "the weight is %s",
-    qw_dtype_name(l->w->dtype));
-    lie(l, QW_MXFP8);
-    return block_scales(l, 32, QW_F8E8M0);
-}
-
-/* Each input's factor into the weight: no operand holds it. */
-static int prescaled(const layer *l)
-{
-    const qw_tensor w = *l->out;
-    const uint8_t *scales = w.block_scale;
-    const int64_t blocks = l->k / 16;
-    float *factor = loaded(l, "pre_quant_scale", l->k, 0, QW_NONE);
-    float *x = factor ? unpacked(l, QW_F32) : NULL;
-    for (int64_t i = 0; x && i < l->n; i++) {
-        const unsigned char *row = (const unsigned char *)w.data + i * (l->k / 2);
-        float *y = x + i * l->k;
-        qw_decode_f32(QW_NVFP4, row, l->k, y);
-        for (int64_t j = 0; j < l->k; j++) {
-            const uint8_t code = scales[qw_block_scale_at(i, j / 16, blocks)];
-            y[j] = (float)((double)y[j] * (double)qw_f8e4m3_to_f32(code) * (double)*w.scale *
-                           (double)factor[j]);
-        }
-    }
-    free(factor);
+    char expected[120];
+    const int64_t n = elements(e);
+    const int rows = n == l->n && e->rank >= 1 && e->dim[0] == l->n;
+    snprintf(expected, sizeof expected, "floats [], [1], [%lld] or [%lld, 1]", (long long)l->n, (long long)l->n);
+    if (!is_float(e) || (n != 1 && !rows)) return refuse_shape(l, e, expected);
+    if (l->dry) return QWEN_OK;
+    out->scale = floats(l, e);
+    out->scale_stride = n == 1 ? 0 : 1;
     return l->err->status;
 }
 
-static int nvfp4(const layer *l)
+static const qw_entry *required(const layer *l, const char *leaf)
 {
-    const qw_entry *second = companion(l, "weight_scale_2");
-    companion(l, "input_scale");
-    if (l->k % 16)
-        return malformed(l, "its %lld inputs are not whole blocks of 16", (long long)l->k);
-    if (matrix(l, l->w, "weight", l->n, l->k / 2)) return l->err->status;
-    if (l->w->dtype != QW_U8) return malformed(l, "the weight is %s", qw_dtype_name(l->w->dtype));
-    if (!second) return malformed(l, "weight_scale_2 is missing");
-    lie(l, QW_NVFP4);
-    if (block_scales(l, 16, QW_F8E4M3) || scale(l, second, "weight_scale_2",
-    0)) return l->err->status;
-    return companion(l, "pre_quant_scale") ? prescaled(l) : QWEN_OK;
+    const qw_entry *e = companion(l, leaf);
+    if (!e) qw_fail(l->err, QWEN_EMODEL, "%s: its \"%s\" is missing", l->where, leaf);
+    return e;
 }
 
-/* --- what is unpacked ------------------------------------------------------------------------ */
-
-/* Half a byte an element, the even column in the low half. */
-static int nibble(const unsigned char *row, int64_t j)
+static int check_rotation(const layer *l)
 {
-    return row[j / 2] >> (j & 1 ? 4 : 0) & 15;
+    return !l->rotation || l->k % l->rotation == 0 ? QWEN_OK
+         : qw_fail(l->err, QWEN_EFORMAT, "%s: convrot_groupsize %lld does not divide its %lld inputs", l->where,
+                   (long long)l->rotation, (long long)l->k);
 }
 
-static int packed_bytes(const layer *l)
+/* Codes packed into bytes: [n][bytes a row]. */
+static int packed_shape(const layer *l, int64_t bytes)
 {
-    return typed(l, l->w, "weight", QW_I8, QW_U8);
+    const qw_entry *e = l->weight;
+    char expected[80];
+    snprintf(expected, sizeof expected, "i8 or u8 [%lld, %lld]", (long long)l->n, (long long)bytes);
+    return (e->dtype == QW_I8 || e->dtype == QW_U8) && e->rank == 2 && e->dim[0] == l->n && e->dim[1] == bytes
+         ? QWEN_OK : refuse_shape(l, e, expected);
 }
 
-/* Two's complement halves, one scale a row. */
-static int convrot_w4a4(const layer *l)
+/* Block scales in tiles of 128 x 4, padded: as they lie in the file. */
+static int block_scales(layer *l, int64_t block, qw_dtype type, qw_tensor *out)
 {
-    const qw_entry *s = companion(l, "weight_scale");
-    if (l->k % 2) return malformed(l, "its %lld inputs are odd", (long long)l->k);
-    if (matrix(l, l->w, "weight", l->n, l->k / 2) || packed_bytes(l)) return l->err->status;
-    if (!s) return malformed(l, "weight_scale is missing");
-    int8_t *q = unpacked(l, QW_I8);
-    if (!q || rotation(l)) return l->err->status;
-    for (int64_t i = 0; i < l->n; i++) {
-        const unsigned char *row = (const unsigned char *)l->w->data + i * (l->k / 2);
-        for (int64_t j = 0; j < l->k; j++) {
-            const int code = nibble(row, j);
-            q[i * l->k + j] = (int8_t)(code < 8 ? code : code - 16);
-        }
-    }
-    return scale(l, s, "weight_scale", 1);
-}
-
-/* 4 bits: halves of bytes.  6 bits: k / 2 bytes of low halves, then k / 4 of two upper bits. */
-static int code_of(const unsigned char *row, int64_t j, int64_t k, int bits)
-{
-    const int low = nibble(row, j);
-    return bits == 4 ? low : low | (row[k / 2 + j / 4] >> 2 * (j % 4) & 3) << 4;
-}
-
-/* The rounding to an integer is part of the value. */
-static int unpack_w4a8(const layer *l, int bits, const float *relative, int64_t group,
-                       const float *codebook, int8_t *q)
-{
-    const int64_t bytes = l->k * bits / 8, groups = l->k / group;
-    for (int64_t i = 0; i < l->n; i++) {
-        const unsigned char *row = (const unsigned char *)l->w->data + i * bytes;
-        for (int64_t j = 0; j < l->k; j++) {
-            const int c = code_of(row, j, l->k, bits);
-            const float v = bits == 6 ? (float)(c - 32) : codebook ? codebook[c] : (float)(c - 8);
-            const float x = rintf(v * relative[i * groups + j / group]);
-            q[i * l->k + j] = (int8_t)fminf(fmaxf(x, -127), 127);
-        }
-    }
+    const qw_entry *e = required(l, "weight_scale");
+    if (!e) return l->err->status;
+    const int64_t rows = (l->n + 127) / 128 * 128, columns = (l->k / block + 3) / 4 * 4;
+    char expected[120];
+    snprintf(expected, sizeof expected, "%s or u8 [%lld, %lld]", qw_dtype_name(type), (long long)rows, (long long)columns);
+    if (l->k % block)
+        return qw_fail(l->err, QWEN_EFORMAT, "%s: its %lld inputs are no whole number of blocks of %lld", l->where,
+                       (long long)l->k, (long long)block);
+    if ((e->dtype != type && e->dtype != QW_U8) || elements(e) != rows * columns || e->rank < 1 ||
+        (e->rank == 2 && e->dim[0] != rows)) return refuse_shape(l, e, expected);
+    out->block_scale = e->data;
     return QWEN_OK;
 }
 
-static int asym_w4a8_int8(const layer *l)
+/* --- formats --------------------------------------------------------------------------------------------- */
+
+static int layout_plain(layer *l, qw_tensor *out)
 {
-    const qw_entry *s = companion(l, "weight_s_channel");
-    const int bits = l->w->rank == 2 && l->w->dim[1] == l->k / 2 && l->k % 2 == 0 ? 4 : 6;
-    int64_t group = 0;
-    if (l->k % 4) return malformed(l, "its %lld inputs are not a multiple of 4", (long long)l->k);
-    if (matrix(l, l->w, bits == 4 ? "weight (4 bits)" : "weight (6 bits)", l->n, l->k * bits / 8) ||
-        packed_bytes(l) || whole_option(l, "group_size", 16, &group)) return l->err->status;
-    if (!s) return malformed(l, "weight_s_channel is missing");
-    float *relative = loaded(l, "weight_s_rel", l->n, l->k / group, QW_F8E4M3), *codebook = NULL;
-    if (relative && companion(l, "weight_codebook") && bits == 4)
-        codebook = loaded(l, "weight_codebook", 16, 0, QW_NONE);
-    int8_t *q = relative && !l->err->status ? unpacked(l, QW_I8) : NULL;
-    if (q && !rotation(l)) {
-        unpack_w4a8(l, bits, relative, group, codebook, q);
-        scale(l, s, "weight_s_channel", 1);
+    const qw_entry *e = l->weight;
+    if (plain_shape(l)) return l->err->status;
+    switch (e->dtype) {
+    case QW_F8E8M0: case QW_F4: case QW_I16: case QW_I32: case QW_I64: case QW_U8: case QW_U16: case QW_U32:
+    case QW_U64: case QW_BOOL:
+        return qw_fail(l->err, QWEN_EUNSUPPORTED, "%s: its weight is %s without a comfy_quant, which says nothing",
+                       l->where, qw_dtype_name(e->dtype));
+    default: break;
     }
-    free(relative);
-    free(codebook);
+    *out = qw_dense2((void *)(uintptr_t)e->data, e->dtype, l->n, l->k);
+    /* Blocks across rows (a GGUF whose shape was changed), and doubles, which few devices know. */
+    if (l->dry || (l->k % qw_block_elements(e->dtype) == 0 && e->dtype != QW_F64)) return QWEN_OK;
+    *out = qw_dense2(floats(l, e), QW_F32, l->n, l->k);
     return l->err->status;
 }
 
-/* (u4 - 8) s + z, with s and z [k / group][n]. */
-static int awq_w4a16(const layer *l)
+static int layout_fp8(layer *l, qw_tensor *out)
 {
-    const char *zeros = companion(l, "weight_zeros") ? "weight_zeros" : "weight_zero";
-    int64_t group = 0;
-    if (l->k % 2) return malformed(l, "its %lld inputs are odd", (long long)l->k);
-    if (matrix(l, l->w, "weight", l->n, l->k / 2) || packed_bytes(l) ||
-        whole_option(l, "group_size", 64, &group)) return l->err->status;
-    float *s = loaded(l, "weight_scale", l->k / group, l->n, QW_NONE);
-    float *z = s ? loaded(l, zeros, l->k / group, l->n, QW_NONE) : NULL;
-    float *x = z ? unpacked(l, QW_F32) : NULL;
-    for (int64_t i = 0; x && i < l->n; i++) {
-        const unsigned char *row = (const unsigned char *)l->w->data + i * (l->k / 2);
+    const qw_entry *e = l->weight, *scale = companion(l, "weight_scale");
+    if (l->fp8 && e->dtype != l->fp8)
+        return qw_fail(l->err, QWEN_EFORMAT, "%s: its weight is %s", l->where, qw_dtype_name(e->dtype));
+    if (plain_shape(l)) return l->err->status;
+    *out = qw_dense2((void *)(uintptr_t)e->data, e->dtype, l->n, l->k);
+    if (!scale) scale = companion(l, "scale_weight");
+    if (!scale && *l->name) scale = required(l, "weight_scale");
+    return scale ? row_scale(l, scale, out) : l->err->status;
+}
+
+static int layout_int8(layer *l, qw_tensor *out)
+{
+    const qw_entry *scale = required(l, "weight_scale");
+    if (!scale || plain_shape(l) || check_rotation(l)) return l->err->status;
+    if (l->weight->dtype != QW_I8) return refuse_shape(l, l->weight, "i8");
+    *out = qw_dense2((void *)(uintptr_t)l->weight->data, QW_I8, l->n, l->k);
+    out->rotated = (int)l->rotation;
+    return row_scale(l, scale, out);
+}
+
+static int layout_mxfp8(layer *l, qw_tensor *out)
+{
+    if (plain_shape(l)) return l->err->status;
+    if (l->weight->dtype != QW_F8E4M3) return refuse_shape(l, l->weight, "f8_e4m3");
+    *out = qw_dense2((void *)(uintptr_t)l->weight->data, QW_MXFP8, l->n, l->k);
+    return block_scales(l, 32, QW_F8E8M0, out);
+}
+
+/* Rows as f32, inputs times pre_quant_scale [k]. */
+static int scale_inputs(layer *l, const qw_entry *pre, qw_tensor *out)
+{
+    static const float e2m1[16] = { 0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6 };
+    const unsigned char *code = l->weight->data, *scale = out->block_scale;
+    if (!is_float(pre) || elements(pre) != l->k) return refuse_shape(l, pre, "floats, one an input");
+    if (l->dry) return QWEN_OK;
+    const float *x = floats(l, pre);
+    float *w = x ? qw_store_own(l->store, (size_t)(l->n * l->k) * sizeof *w, l->err) : NULL;
+    for (int64_t i = 0; w && i < l->n; i++)
         for (int64_t j = 0; j < l->k; j++) {
-            const int64_t at = j / group * l->n + i;
-            x[i * l->k + j] = (float)(nibble(row, j) - 8) * s[at] + z[at];
+            const unsigned char two = code[(i * l->k + j) / 2];
+            const double s = (double)qw_f8e4m3_to_f32(scale[qw_block_scale_at(i, j / 16, l->k / 16)]);
+            w[i * l->k + j] = (float)((double)e2m1[j % 2 ? two & 15 : two >> 4] * s * (double)*out->scale * (double)x[j]);
         }
-    }
-    free(s);
-    free(z);
+    *out = qw_dense2(w, QW_F32, l->n, l->k);
     return l->err->status;
 }
 
-int qw_layout(qw_store *s, const qw_entry *weight, const char *module, int64_t n, int64_t k,
-              qw_tensor *out, qw_error *err)
+static int layout_nvfp4(layer *l, qw_tensor *out)
 {
-    static const struct { const char *name; int (*read)(const layer *); } formats[] = {
-        { "plain", plain },
-        { "float8_e4m3fn", float8_e4m3fn },
-        { "float8_e5m2", float8_e5m2 },
-        { "int8_tensorwise", int8_tensorwise },
-        { "mxfp8", mxfp8 },
-        { "nvfp4", nvfp4 },
-        { "convrot_w4a4", convrot_w4a4 },
-        { "asym_w4a8_int8", asym_w4a8_int8 },
-        { "awq_w4a16", awq_w4a16 },
-    };
-    layer l = { .s = s, .w = weight, .module = module, .n = n, .k = k, .out = out, .err = err };
-    char shown[100];
-    json_t *owned = NULL;
+    const qw_entry *second = required(l, "weight_scale_2"), *pre = companion(l, "pre_quant_scale");
+    if (packed_shape(l, l->k / 2) || !second) return l->err->status;
+    *out = qw_dense2((void *)(uintptr_t)l->weight->data, QW_NVFP4, l->n, l->k);
+    if (block_scales(l, 16, QW_F8E4M3, out)) return l->err->status;
+    if (!is_float(second) || elements(second) != 1) return refuse_shape(l, second, "one float");
+    if (!l->dry && !(out->scale = floats(l, second))) return l->err->status;
+    return pre ? scale_inputs(l, pre, out) : QWEN_OK;
+}
+
+static int nibble(const unsigned char *row, int64_t j) { return row[j / 2] >> (j % 2 ? 4 : 0) & 15; }
+
+static int layout_w4a4(layer *l, qw_tensor *out)
+{
+    const qw_entry *scale = required(l, "weight_scale");
+    if (!scale || packed_shape(l, l->k / 2) || check_rotation(l)) return l->err->status;
+    if (row_scale(l, scale, out) || l->dry) return l->err->status;
+    signed char *w = qw_store_own(l->store, (size_t)(l->n * l->k), l->err);
+    if (!w) return l->err->status;
+    for (int64_t i = 0; i < l->n; i++)
+        for (int64_t j = 0; j < l->k; j++)
+            w[i * l->k + j] = (signed char)((nibble((const unsigned char *)l->weight->data + i * (l->k / 2), j) ^ 8) - 8);
+    const qw_tensor scaled = *out;
+    *out = qw_dense2(w, QW_I8, l->n, l->k);
+    out->scale = scaled.scale;
+    out->scale_stride = scaled.scale_stride;
+    out->rotated = (int)l->rotation;
+    return QWEN_OK;
+}
+
+/* Code j of a row: 4 bits, or the low 4 bits first and the upper two after k/2 bytes. */
+static int code_of(const unsigned char *row, int64_t j, int64_t k, int six)
+{
+    return nibble(row, j) | (six ? (row[k / 2 + j / 4] >> 2 * (j % 4) & 3) << 4 : 0);
+}
+
+static int layout_w4a8(layer *l, qw_tensor *out)
+{
+    const qw_entry *rel = required(l, "weight_s_rel"), *channel = required(l, "weight_s_channel");
+    const qw_entry *book = companion(l, "weight_codebook");
+    if (!rel || !channel) return l->err->status;
+    const int six = l->weight->rank == 2 && l->k % 4 == 0 && l->weight->dim[1] == l->k / 4 * 3;
+    if (l->k % l->group || l->k % 2 || packed_shape(l, six ? l->k / 4 * 3 : l->k / 2) || check_rotation(l))
+        return qw_fail(l->err, QWEN_EFORMAT, "%s: group_size %lld does not divide its %lld inputs", l->where,
+                       (long long)l->group, (long long)l->k);
+    if (elements(rel) != l->n * (l->k / l->group) || (!is_float(rel) && rel->dtype != QW_F8E4M3 && rel->dtype != QW_U8))
+        return refuse_shape(l, rel, "a scale for each row and group");
+    if (!is_float(channel) || elements(channel) != l->n) return refuse_shape(l, channel, "a scale for each row");
+    if (book && (!is_float(book) || elements(book) != 16)) return refuse_shape(l, book, "16 floats");
+    if (l->dry) return QWEN_OK;
+    const float *s = floats(l, rel), *table = s && book ? floats(l, book) : NULL;
+    const float *rows = s ? floats(l, channel) : NULL;
+    signed char *w = rows ? qw_store_own(l->store, (size_t)(l->n * l->k), l->err) : NULL;
+    if (!w || (book && !table)) return l->err->status;
+    const int64_t row_bytes = l->weight->dim[1];
+    for (int64_t i = 0; i < l->n; i++)
+        for (int64_t j = 0; j < l->k; j++) {
+            const int c = code_of((const unsigned char *)l->weight->data + i * row_bytes, j, l->k, six);
+            const float v = table && !six ? table[c] : (float)(c - (six ? 32 : 8));
+            const float q = rintf(v * s[(i * l->k + j) / l->group]);    /* the rounding is part of the format */
+            w[i * l->k + j] = (signed char)(q > 127 ? 127 : q < -127 ? -127 : q == q ? q : 0);
+        }
+    *out = qw_dense2(w, QW_I8, l->n, l->k);
+    out->scale = rows;
+    out->scale_stride = 1;
+    out->rotated = (int)l->rotation;
+    return QWEN_OK;
+}
+
+/* w = (u - 8) s + z with s and z [k / group][n]. */
+static int layout_awq(layer *l, qw_tensor *out)
+{
+    const qw_entry *scale = required(l, "weight_scale"), *zero = companion(l, "weight_zeros");
+    if (!zero) zero = companion(l, "weight_zero");
+    if (scale && !zero) zero = required(l, "weight_zeros");
+    if (!scale || !zero || packed_shape(l, l->k / 2)) return l->err->status;
+    if (l->k % l->group)
+        return qw_fail(l->err, QWEN_EFORMAT, "%s: group_size %lld does not divide its %lld inputs", l->where,
+                       (long long)l->group, (long long)l->k);
+    for (int i = 0; i < 2; i++) {
+        const qw_entry *e = i ? zero : scale;
+        if (!is_float(e) || e->rank != 2 || e->dim[0] != l->k / l->group || e->dim[1] != l->n)
+            return refuse_shape(l, e, "floats [inputs / group_size, outputs]");
+    }
+    if (l->dry) return QWEN_OK;
+    const float *s = floats(l, scale), *z = s ? floats(l, zero) : NULL;
+    float *w = z ? qw_store_own(l->store, (size_t)(l->n * l->k) * sizeof *w, l->err) : NULL;
+    if (!w) return l->err->status;
+    for (int64_t i = 0; i < l->n; i++)
+        for (int64_t j = 0; j < l->k; j++) {
+            const int u = nibble((const unsigned char *)l->weight->data + i * (l->k / 2), j);
+            const int64_t at = j / l->group * l->n + i;
+            w[i * l->k + j] = (float)((double)(u - 8) * (double)s[at] + (double)z[at]);
+        }
+    *out = qw_dense2(w, QW_F32, l->n, l->k);
+    return QWEN_OK;
+}
+
+static int lay_out(layer *l, qw_tensor *out)
+{
+    *out = (qw_tensor){ 0 };
+    switch (l->format) {
+    case FP8:   return layout_fp8(l, out);
+    case INT8:  return layout_int8(l, out);
+    case MXFP8: return layout_mxfp8(l, out);
+    case NVFP4: return layout_nvfp4(l, out);
+    case W4A4:  return layout_w4a4(l, out);
+    case W4A8:  return layout_w4a8(l, out);
+    case AWQ:   return layout_awq(l, out);
+    case PLAIN: break;
+    }
+    return layout_plain(l, out);
+}
+
+static layer layer_of(qw_store *s, const qw_entry *weight, const char *module, qw_error *err)
+{
+    layer l = { .store = s, .weight = weight, .module = module, .err = err };
+    char shown[NAME];
+    snprintf(l.where, sizeof l.where, "%.400s: \"%s\"", qw_store_path(s, weight->file),
+             qw_visible(shown, sizeof shown, module));
+    return l;
+}
+
+/* A tensor laid out before, for nets that are loaded more than once from one store. */
+static qw_tensor *remembered(qw_store *s, const qw_entry *weight, qw_error *err)
+{
+    if (!s->operand) {
+        s->operand = calloc((size_t)s->entries + 1, sizeof *s->operand);
+        s->operands = s->entries;
+        if (!s->operand) qw_fail(err, QWEN_ENOMEM, "no memory for a list of weights");
+    }
+    const int64_t i = weight - s->entry;
+    return s->operand && i >= 0 && i < s->operands ? &s->operand[i] : NULL;
+}
+
+int qw_layout(qw_store *s, const qw_entry *weight, const char *module, int64_t n, int64_t k, qw_tensor *out,
+              qw_error *err)
+{
+    layer l = layer_of(s, weight, module, err);
     *out = (qw_tensor){ 0 };
     if (err->status) return err->status;
-    ((qw_entry *)(uintptr_t)weight)->used = 1;
-    int status = find_marker(&l, &owned);
-    size_t i = l.marker ? 1 : 0;        /* "plain" is no name a file can give */
-    const size_t end = l.marker ? sizeof formats / sizeof *formats : 1;
-    while (!status && i < end && strcmp(formats[i].name, l.format)) i++;
-    if (!status && i == end)
-        status = qw_fail(err, QWEN_EUNSUPPORTED,
-                         "%s: layer \"%s\" has the quantisation format %s, which is not supported",
-                         qw_store_path(s, weight->file), module,
-                         qw_visible(shown, sizeof shown, l.format));
-    if (!status) status = formats[i].read(&l);
-    if (status) *out = (qw_tensor){ 0 };
-    json_decref(owned);
-    return status;
+    qw_tensor *before = remembered(s, weight, err);
+    if (before && before->rank == 2 && before->dim[0] == n && before->dim[1] == k) {
+        *out = *before;
+        return QWEN_OK;
+    }
+    l.n = n;
+    l.k = k;
+    if (read_marker(&l) || lay_out(&l, out)) {
+        *out = (qw_tensor){ 0 };
+        return err->status;
+    }
+    if (before) *before = *out;
+    return err->status;
+}
+
+/* Inputs of a marked layer, from what the file holds. */
+static int64_t inputs_of(const layer *l)
+{
+    const int64_t rows = l->weight->rank ? l->weight->dim[0] : 0, stored = rows ? elements(l->weight) / rows : 0;
+    const qw_entry *rel = l->format == W4A8 ? companion(l, "weight_s_rel") : NULL;
+    if (rel && rows && elements(rel) <= INT64_MAX / GROUP_LARGEST) return elements(rel) / rows * l->group;
+    return l->format == NVFP4 || l->format == W4A4 || l->format == W4A8 || l->format == AWQ ? 2 * stored : stored;
+}
+
+/* The table in the header: {"layers": {"<layer>": {"format": ...}}}. */
+static int read_table(qw_file *f, qw_error *err)
+{
+    const char *text = json_string_value(json_object_get(f->metadata, "_quantization_metadata"));
+    json_error_t why;
+    if (!text || f->layers) return QWEN_OK;
+    json_t *json = json_loads(text, JSON_REJECT_DUPLICATES, &why);
+    f->layers = json_incref(json_object_get(json, "layers"));
+    json_decref(json);
+    if (!json && json_error_code(&why) == json_error_out_of_memory)
+        return qw_fail(err, QWEN_ENOMEM, "%s: no memory to read its _quantization_metadata", f->path);
+    return json_is_object(f->layers) ? QWEN_OK
+         : qw_fail(err, QWEN_EFORMAT, "%s: its _quantization_metadata is not JSON with an object \"layers\"", f->path);
+}
+
+int qw_layouts_check(qw_store *s, qw_error *err)
+{
+    for (int i = 0; i < s->files; i++)
+        if (read_table(&s->file[i], err)) return err->status;
+    for (int64_t i = 0; i < s->entries; i++) {
+        char module[NAME];
+        const qw_entry *e = &s->entry[i];
+        const size_t length = strlen(e->name);
+        if (length < 8 || length - 7 >= sizeof module || !ends_with(e->name, ".weight")) continue;
+        snprintf(module, sizeof module, "%.*s", (int)(length - 7), e->name);
+        layer l = layer_of(s, e, module, err);
+        if (!companion(&l, "comfy_quant") && !in_header(&l)) continue;
+        qw_tensor unused;
+        l.dry = 1;
+        if (read_marker(&l)) return err->status;
+        l.n = e->rank ? e->dim[0] : 0;
+        l.k = inputs_of(&l);
+        if (lay_out(&l, &unused)) return err->status;
+    }
+    return QWEN_OK;
 }

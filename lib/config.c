@@ -231,9 +231,17 @@ int qw_vision_configure(qw_vision_config *c, const json_t *json, const json_t *p
     return QWEN_OK;
 }
 
+/* Features a token enters with; 4-bit layouts keep two columns in a byte. */
+static int64_t token_features(const qw_store *s)
+{
+    const qw_entry *e = s ? qw_store_find(s, "img_in.weight") : NULL;
+    const int64_t columns = rows_of(s, "img_in.weight", 1);
+    return e && (e->dtype == QW_U8 || (e->dtype == QW_I8 && columns == 32)) ? 2 * columns : columns;
+}
+
 static void dit_store(qw_dit_config *c, const reader *r, const qw_store *s)
 {
-    const int64_t in = rows_of(s, "img_in.weight", 1), width = rows_of(s, "img_in.weight", 0);
+    const int64_t in = token_features(s), width = rows_of(s, "img_in.weight", 0);
     if (in == 128 && rows_of(s, "transformer_blocks.0.img_mod.1.weight", 0))
         qw_fail(r->err, QWEN_EUNSUPPORTED, "%s: img_in.weight is [%lld, 128] wide, expected 64: it belongs to another "
                 "model family", r->where, (long long)width);

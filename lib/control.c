@@ -1,8 +1,8 @@
-/* control.c - ControlNets: side networks whose outputs are added to the picture stream between blocks.
+/* control.c - ControlNets: side networks that add to the picture stream between blocks.
  *
- * Three kinds, told apart by their keys: InstantX's (a truncated copy of the transformer; diffusers'
- * QwenImageControlNetModel), DiffSynth's blockwise one, and the "Fun" union of VideoX-Fun.  Samples are
- * kept on the host between the side network and the main one. */
+ * Three kinds, told apart by their keys: InstantX's (a truncated copy of the transformer;
+ * diffusers' QwenImageControlNetModel), DiffSynth's blockwise one, and the "Fun" union of
+ * VideoX-Fun.  Samples are kept on the host between the side network and the main one. */
 #include "dit.h"
 #include <math.h>
 #include <stdlib.h>
@@ -18,7 +18,7 @@ struct qw_control {
     qw_weight img_in, txt_in, time1, time2, embed, before;
     qw_tensor txt_norm;
     qw_dit_block *block;
-    qw_weight *out;                     /* InstantX controlnet_blocks, Fun after_proj; blockwise output_proj */
+    qw_weight *out; /* InstantX controlnet_blocks, Fun after_proj; blockwise output_proj */
     qw_weight *in;                      /* blockwise input_proj */
     qw_tensor *x_rms, *y_rms;
 };
@@ -80,9 +80,11 @@ int qw_control_load(qw_control **out, const qw_dit_config *c, qw_loader *l)
     qw_control *k = calloc(1, sizeof *k);
     if (!k) return qw_fail(l->err, QWEN_ENOMEM, "no memory for a ControlNet");
     k->c = *c;
-    k->kind = qw_store_find(l->store, "control_img_in.weight") ? QW_CONTROL_FUN
-            : qw_store_find(l->store, "controlnet_blocks.0.x_rms.weight") ? QW_CONTROL_BLOCKWISE : QW_CONTROL_INSTANTX;
-    k->n = qw_store_count(l->store, k->kind == QW_CONTROL_FUN ? "control_blocks." : "controlnet_blocks.");
+    k->kind = qw_store_find(l->store, "control_img_in.weight")              ? QW_CONTROL_FUN
+              : qw_store_find(l->store, "controlnet_blocks.0.x_rms.weight") ? QW_CONTROL_BLOCKWISE
+                                                                            : QW_CONTROL_INSTANTX;
+    k->n = qw_store_count(l->store,
+                          k->kind == QW_CONTROL_FUN ? "control_blocks." : "controlnet_blocks.");
     const size_t n = (size_t)k->n + 1;
     k->block = calloc(n, sizeof *k->block);
     k->out = calloc(n, sizeof *k->out);
@@ -93,7 +95,8 @@ int qw_control_load(qw_control **out, const qw_dit_config *c, qw_loader *l)
     if (!k->block || !k->out || !k->in || !k->x_rms || !k->y_rms || !k->group)
         qw_fail(l->err, QWEN_ENOMEM, "no memory for a ControlNet of %d blocks", k->n);
     else if (!k->n)
-        qw_fail(l->err, QWEN_EMODEL, "%s: the ControlNet has no blocks", qw_store_path(l->store, 0));
+        qw_fail(l->err, QWEN_EMODEL, "%s: the ControlNet has no blocks",
+                qw_store_path(l->store, 0));
     else if (k->kind == QW_CONTROL_INSTANTX) load_instantx(l, k);
     else if (k->kind == QW_CONTROL_FUN) load_fun(l, k);
     else load_blockwise(l, k);
@@ -108,7 +111,9 @@ int qw_control_load(qw_control **out, const qw_dit_config *c, qw_loader *l)
 void qw_control_free(qw_control *k)
 {
     if (!k) return;
-    qw_weight *const outer[] = { &k->img_in, &k->txt_in, &k->time1, &k->time2, &k->embed, &k->before };
+    qw_weight *const outer[] = {
+        &k->img_in, &k->txt_in, &k->time1, &k->time2, &k->embed, &k->before
+    };
     for (size_t i = 0; i < sizeof outer / sizeof *outer; i++) qw_weight_free(outer[i]);
     for (int i = 0; i < k->n; i++) {
         if (k->block) qw_dit_free_block(&k->block[i]);
@@ -132,28 +137,33 @@ int qw_control_modulate(qw_run *r, const qw_control *k, const qw_dit *d, const d
 {
     *out = NULL;
     if (k->kind == QW_CONTROL_BLOCKWISE) return r->error.status;
-    const int own = k->kind == QW_CONTROL_INSTANTX;     /* Fun shares the main network's time embedding */
+    const int own = k->kind == QW_CONTROL_INSTANTX; /* Fun has the main network's time embedding */
     return qw_dit_table(r, &k->c, own ? &k->time1 : &d->time1, own ? &k->time2 : &d->time2,
-                        own ? NULL : d->addition, k->block, k->n, NULL, own ? k->group : d->group, t, steps, out);
+                        own ? NULL : d->addition, k->block, k->n, NULL, own ? k->group : d->group,
+                        t, steps, out);
 }
 
-/* Entrance of the joint stream x [text + noise][width]: img_in, plus the embedded condition; txt_in. */
-static void enter(qw_run *r, const qw_control *k, const qw_dit *d, const qw_dit_sequence *s, const double *condition,
-                  qw_tensor x)
+/* Entrance of the joint stream x [text + noise][width]: img_in, plus the embedded condition;
+ * txt_in. */
+static void enter(qw_run *r, const qw_control *k, const qw_dit *d, const qw_dit_sequence *s,
+                  const double *condition, qw_tensor x)
 {
     const size_t mark = r->used;
     const int own = k->kind == QW_CONTROL_INSTANTX;
     const qw_dtype wide = r->dev->wide;
     const int64_t n = s->noise_rows;
     const qw_tensor text = qw_rows(x, 0, s->text_rows), picture = qw_rows(x, s->text_rows, n);
-    qw_tensor in = qw_new2(r, wide, n, k->c.in), ctx = qw_new2(r, wide, s->text_rows, k->c.text_width);
+    qw_tensor in = qw_new2(r, wide, n, k->c.in),
+              ctx = qw_new2(r, wide, s->text_rows, k->c.text_width);
     qw_tensor h = qw_new2(r, r->dev->prefer, s->text_rows, k->c.text_width);
-    qw_tensor given = qw_new2(r, wide, n, k->features), u = qw_new2(r, r->dev->prefer, n, k->c.width);
+    qw_tensor given = qw_new2(r, wide, n, k->features),
+              u = qw_new2(r, r->dev->prefer, n, k->c.width);
     qw_put(r, in, s->x);
     qw_put(r, ctx, s->text);
     qw_put(r, given, condition);
     qw_linear(r, picture, in, own ? &k->img_in : &d->img_in);
-    qw_rms_norm(r, (qw_rms_norm_args){ .y = h, .x = ctx, .w = own ? k->txt_norm : d->txt_norm, .eps = EPS });
+    qw_rms_norm(r, (qw_rms_norm_args){
+                       .y = h, .x = ctx, .w = own ? k->txt_norm : d->txt_norm, .eps = EPS });
     qw_linear(r, text, h, own ? &k->txt_in : &d->txt_in);
     if (r->detail && s->tap) {
         qw_tap(r, picture, "control.img_in");
@@ -170,8 +180,8 @@ static void enter(qw_run *r, const qw_control *k, const qw_dit *d, const qw_dit_
 }
 
 /* The sample of block i, scaled, to the host. */
-static void sample(qw_run *r, const qw_control *k, qw_tensor picture, int i, double strength, const char *tap,
-                   double *out)
+static void sample(qw_run *r, const qw_control *k, qw_tensor picture, int i, double strength,
+                   const char *tap, double *out)
 {
     const size_t mark = r->used;
     const int64_t n = picture.dim[0] * k->c.width;
@@ -181,19 +191,22 @@ static void sample(qw_run *r, const qw_control *k, qw_tensor picture, int i, dou
     qw_group_end(r, k->block[i].group);
     if (out) qw_get(r, y, out);
     for (int64_t j = 0; out && j < n; j++) out[j] *= strength;
-    if (tap && out) qw_tap_doubles(r, out, 2, (const int64_t[]){ picture.dim[0], k->c.width }, "%scontrol.%d", tap, i);
+    if (tap && out)
+        qw_tap_doubles(r, out, 2, (const int64_t[]){ picture.dim[0], k->c.width }, "%scontrol.%d",
+                       tap, i);
     r->used = mark;
 }
 
-void qw_control_forward(qw_run *r, const qw_control *k, const qw_dit *d, const qw_modulation *m, int step,
-                        const qw_dit_sequence *s, const double *condition, double strength, int comfy,
-                        double *samples)
+void qw_control_forward(qw_run *r, const qw_control *k, const qw_dit *d, const qw_modulation *m,
+                        int step, const qw_dit_sequence *s, const double *condition,
+                        double strength, int comfy, double *samples)
 {
     const size_t mark = r->used;
     const int64_t n = s->noise_rows, size = n * k->c.width;
     if (r->error.status) return;
     if (k->kind == QW_CONTROL_BLOCKWISE) {
-        qw_tensor given = qw_new2(r, r->dev->wide, n, k->features), y = qw_new2(r, r->dev->wide, n, k->c.width);
+        qw_tensor given = qw_new2(r, r->dev->wide, n, k->features),
+                  y = qw_new2(r, r->dev->wide, n, k->c.width);
         qw_put(r, given, condition);
         qw_group_begin(r, k->group);
         qw_linear(r, y, given, &k->embed);
@@ -203,7 +216,8 @@ void qw_control_forward(qw_run *r, const qw_control *k, const qw_dit *d, const q
         return;
     }
     qw_tensor x = qw_new2(r, r->dev->wide, s->text_rows + n, k->c.width), cs[2];
-    qw_dit_rope(r, &k->c, s->grid, s->noise_grids > 0 ? s->noise_grids : 1, s->text_rows, comfy, 0, cs);
+    qw_dit_rope(r, &k->c, s->grid, s->noise_grids > 0 ? s->noise_grids : 1, s->text_rows, comfy, 0,
+                cs);
     qw_group_begin(r, k->group);
     if (k->kind == QW_CONTROL_FUN) qw_group_begin(r, d->group);
     enter(r, k, d, s, condition, x);
@@ -221,7 +235,8 @@ void qw_control_forward(qw_run *r, const qw_control *k, const qw_dit *d, const q
             qw_tap(r, qw_rows(x, s->text_rows, n), "control.img.%d", i);
             qw_tap(r, qw_rows(x, 0, s->text_rows), "control.txt.%d", i);
         }
-        sample(r, k, qw_rows(x, s->text_rows, n), i, strength, s->tap, samples ? samples + i * size : NULL);
+        sample(r, k, qw_rows(x, s->text_rows, n), i, strength, s->tap,
+               samples ? samples + i * size : NULL);
         r->used = inner;
     }
     r->block = -1;

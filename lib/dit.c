@@ -1,9 +1,10 @@
-/* dit.c - the MMDiT of Qwen-Image: a stream of picture tokens and one of text tokens, joined in attention.
+/* dit.c - the MMDiT of Qwen-Image: picture tokens and text tokens, joined in attention.
  *
- * Follows QwenImageTransformer2DModel of diffusers.  Text comes first in the joint sequence, so that one
- * buffer holds both streams and the projections of each are written into its rows.  All that depends on
- * the timestep alone (the embedding, each block's shift, scale and gate) is computed for all steps
- * before the first one: those weights are read once a picture, and the table stays on the host. */
+ * Follows QwenImageTransformer2DModel of diffusers.  Text comes first in the joint sequence, so
+ * that one buffer holds both streams and the projections of each are written into its rows.  All
+ * that depends on the timestep alone (the embedding, each block's shift, scale and gate) is
+ * computed for all steps before the first one: those weights are read once a picture, and the table
+ * stays on the host. */
 #include "dit.h"
 #include <math.h>
 #include <stdlib.h>
@@ -12,9 +13,10 @@
 enum { SINUSOID = 256, MOD = 6 };
 static const double EPS = 1e-6;
 
-/* --- weights ------------------------------------------------------------------------------------------ */
+/* --- weights ---------------------------------------------------------------------------------- */
 
-static void load_stream(qw_loader *l, qw_dit_stream *s, const qw_dit_config *c, const char *block, int text)
+static void load_stream(qw_loader *l, qw_dit_stream *s, const qw_dit_config *c, const char *block,
+                        int text)
 {
     static const char *const project[2][3] = { { "to_q", "to_k", "to_v" },
                                                { "add_q_proj", "add_k_proj", "add_v_proj" } };
@@ -22,12 +24,13 @@ static void load_stream(qw_loader *l, qw_dit_stream *s, const qw_dit_config *c, 
     char key[300];
     for (int i = 0; i < 3; i++)
         qw_load_part(l, &s->qkv, c->width, c->width, 1, "%s.attn.%s", block, project[text][i]);
-    qw_load_part(l, &s->out, c->width, c->width, 1, "%s.attn.%s", block, text ? "to_add_out" : "to_out.0");
+    qw_load_part(l, &s->out, c->width, c->width, 1, "%s.attn.%s", block,
+                 text ? "to_add_out" : "to_out.0");
     qw_load_vector(l, &s->norm_q, c->head, "%s.attn.%sq.weight", block, norm);
     qw_load_vector(l, &s->norm_k, c->head, "%s.attn.%sk.weight", block, norm);
     snprintf(key, sizeof key, "%.200s.%s_mlp.net.0.proj.weight", block, side);
     const qw_entry *up = qw_store_find(l->store, key);
-    const int64_t ff = up && up->rank == 2 ? up->dim[0] : 4 * c->width;        /* the weights tell */
+    const int64_t ff = up && up->rank == 2 ? up->dim[0] : 4 * c->width; /* the weights tell */
     qw_load_part(l, &s->up, ff, c->width, 1, "%s.%s_mlp.net.0.proj", block, side);
     qw_load_part(l, &s->down, c->width, ff, 1, "%s.%s_mlp.net.2", block, side);
 }
@@ -38,7 +41,8 @@ void qw_dit_new_groups(qw_loader *l, qw_dit_block *b, int n, const char *prefix)
     for (int i = 0; i < n; i++) b[i].mod_group = qw_group_new(l->res, "%.32s.%d mod", prefix, i);
 }
 
-void qw_dit_load_block(qw_loader *l, qw_dit_block *b, const qw_dit_config *c, const char *prefix, int i)
+void qw_dit_load_block(qw_loader *l, qw_dit_block *b, const qw_dit_config *c, const char *prefix,
+                       int i)
 {
     char name[128];
     snprintf(name, sizeof name, "%.100s.%d", prefix, i);
@@ -111,7 +115,8 @@ int qw_dit_load(qw_dit **out, const qw_dit_config *c, qw_loader *l)
 void qw_dit_free(qw_dit *d)
 {
     if (!d) return;
-    qw_weight *const outer[] = { &d->img_in, &d->txt_in, &d->time1, &d->time2, &d->norm_out, &d->proj_out };
+    qw_weight *const outer[] = { &d->img_in, &d->txt_in,   &d->time1,
+                                 &d->time2,  &d->norm_out, &d->proj_out };
     for (size_t i = 0; i < sizeof outer / sizeof *outer; i++) qw_weight_free(outer[i]);
     for (int i = 0; i < d->c.layers; i++) qw_dit_free_block(&d->block[i]);
     free(d->addition);
@@ -121,7 +126,8 @@ void qw_dit_free(qw_dit *d)
 
 const qw_dit_config *qw_dit_config_of(const qw_dit *d) { return &d->c; }
 
-static int each_part(qw_weight *w, int (*each)(void *, qw_weight_part *, int64_t, int64_t), void *user)
+static int each_part(qw_weight *w, int (*each)(void *, qw_weight_part *, int64_t, int64_t),
+                     void *user)
 {
     for (int i = 0; i < w->parts; i++) {
         const int status = each(user, &w->part[i], w->part[i].w.dim[0], w->part[i].w.dim[1]);
@@ -130,11 +136,14 @@ static int each_part(qw_weight *w, int (*each)(void *, qw_weight_part *, int64_t
     return 0;
 }
 
-int qw_dit_each_weight(qw_dit *d, int (*each)(void *user, qw_weight_part *p, int64_t n, int64_t k), void *user)
+int qw_dit_each_weight(qw_dit *d, int (*each)(void *user, qw_weight_part *p, int64_t n, int64_t k),
+                       void *user)
 {
-    qw_weight *const outer[] = { &d->img_in, &d->txt_in, &d->time1, &d->time2, &d->norm_out, &d->proj_out };
+    qw_weight *const outer[] = { &d->img_in, &d->txt_in,   &d->time1,
+                                 &d->time2,  &d->norm_out, &d->proj_out };
     int status = 0;
-    for (size_t i = 0; i < sizeof outer / sizeof *outer && !status; i++) status = each_part(outer[i], each, user);
+    for (size_t i = 0; i < sizeof outer / sizeof *outer && !status; i++)
+        status = each_part(outer[i], each, user);
     for (int i = 0; i < d->c.layers; i++)
         for (int text = 0; text < 2; text++) {
             qw_dit_stream *s = text ? &d->block[i].text : &d->block[i].picture;
@@ -145,7 +154,7 @@ int qw_dit_each_weight(qw_dit *d, int (*each)(void *user, qw_weight_part *p, int
     return status;
 }
 
-/* --- everything that depends on the timestep only ------------------------------------------------------ */
+/* --- everything that depends on the timestep only --------------------------------------------- */
 
 /* cos then sin of 1000 t 10000^(-k/128), k = 0 .. 127. */
 static void sinusoid(double t, double *out)
@@ -166,7 +175,8 @@ static void fetch(qw_run *r, qw_tensor t, unsigned char *out)
         qw_run_fail(r, QWEN_EDEVICE, "%s did not give back the modulation", r->dev->name);
 }
 
-static qw_modulation *new_table(const qw_dit_config *c, int steps, int blocks, int out, size_t element)
+static qw_modulation *new_table(const qw_dit_config *c, int steps, int blocks, int out,
+                                size_t element)
 {
     qw_modulation *m = calloc(1, sizeof *m);
     if (!m) return NULL;
@@ -197,8 +207,9 @@ void qw_modulation_free(qw_modulation *m)
 }
 
 /* temb = linear_2(silu(linear_1(sinusoid))) + addition, and silu(temb) on the device. */
-static void embed_time(qw_run *r, const qw_dit_config *c, const qw_weight *time1, const qw_weight *time2,
-                       const double *addition, qw_modulation *m, qw_tensor silu)
+static void embed_time(qw_run *r, const qw_dit_config *c, const qw_weight *time1,
+                       const qw_weight *time2, const double *addition, qw_modulation *m,
+                       qw_tensor silu)
 {
     const size_t mark = r->used;
     const qw_dtype wide = r->dev->wide;
@@ -221,8 +232,9 @@ static void embed_time(qw_run *r, const qw_dit_config *c, const qw_weight *time1
 }
 
 int qw_dit_table(qw_run *r, const qw_dit_config *c, const qw_weight *time1, const qw_weight *time2,
-                 const double *addition, const qw_dit_block *block, int blocks, const qw_weight *out,
-                 qw_group *out_group, const double *t, int steps, qw_modulation **table)
+                 const double *addition, const qw_dit_block *block, int blocks,
+                 const qw_weight *out, qw_group *out_group, const double *t, int steps,
+                 qw_modulation **table)
 {
     const size_t mark = r->used;
     const qw_dtype wide = r->dev->wide;
@@ -234,7 +246,8 @@ int qw_dit_table(qw_run *r, const qw_dit_config *c, const qw_weight *time1, cons
         return r->error.status;
     }
     for (int i = 0; i < m->rows; i++) sinusoid(i < steps && t ? t[i] : 0, m->proj + i * SINUSOID);
-    qw_tensor silu = qw_new2(r, wide, m->rows, c->width), mod = qw_new2(r, wide, m->rows, MOD * c->width);
+    qw_tensor silu = qw_new2(r, wide, m->rows, c->width),
+              mod = qw_new2(r, wide, m->rows, MOD * c->width);
     qw_group_begin(r, out_group);
     embed_time(r, c, time1, time2, addition, m, silu);
     if (out) {
@@ -265,8 +278,8 @@ int qw_dit_table(qw_run *r, const qw_dit_config *c, const qw_weight *time1, cons
 
 int qw_dit_modulate(qw_run *r, const qw_dit *d, const double *t, int steps, qw_modulation **out)
 {
-    return qw_dit_table(r, &d->c, &d->time1, &d->time2, d->addition, d->block, (int)d->c.layers, &d->norm_out, d->group,
-                        t, steps, out);
+    return qw_dit_table(r, &d->c, &d->time1, &d->time2, d->addition, d->block, (int)d->c.layers,
+                        &d->norm_out, d->group, t, steps, out);
 }
 
 static qw_tensor put_row(qw_run *r, const unsigned char *row, int64_t n)
@@ -280,24 +293,31 @@ static qw_tensor put_row(qw_run *r, const unsigned char *row, int64_t n)
 qw_tensor qw_dit_mod(qw_run *r, const qw_modulation *m, int block, int stream, int row)
 {
     const size_t n = MOD * (size_t)m->width;
-    return put_row(r, m->table + ((size_t)(2 * block + stream) * (size_t)m->rows + (size_t)row) * n * m->element,
-                   (int64_t)n);
+    const size_t at = (size_t)(2 * block + stream) * (size_t)m->rows + (size_t)row;
+    return put_row(r, m->table + at * n * m->element, (int64_t)n);
 }
 
-/* --- one pass -------------------------------------------------------------------------------------------- */
+/* --- one pass --------------------------------------------------------------------------------- */
 
-static qw_tensor chunk(const qw_dit_part *p, int i, int64_t width) { return qw_cols(p->mod, i * width, width); }
-
-static void head_norm_rope(qw_run *r, qw_tensor x, qw_tensor w, const qw_tensor cs[2], const qw_dit_part *p,
-                           int64_t head)
+static qw_tensor chunk(const qw_dit_part *p, int i, int64_t width)
 {
-    qw_norm_rope(r, (qw_norm_rope_args){ .x = qw_heads(x, head), .w = w, .cos = qw_rows(cs[0], p->first, p->rows),
-                 .sin = qw_rows(cs[1], p->first, p->rows), .pairing = QW_PAIRS, .eps = EPS });
+    return qw_cols(p->mod, i * width, width);
+}
+
+static void head_norm_rope(qw_run *r, qw_tensor x, qw_tensor w, const qw_tensor cs[2],
+                           const qw_dit_part *p, int64_t head)
+{
+    qw_norm_rope(r, (qw_norm_rope_args){ .x = qw_heads(x, head),
+                                         .w = w,
+                                         .cos = qw_rows(cs[0], p->first, p->rows),
+                                         .sin = qw_rows(cs[1], p->first, p->rows),
+                                         .pairing = QW_PAIRS,
+                                         .eps = EPS });
 }
 
 /* The six chunks of a modulation: shift, scale, gate of attention, then of the MLP. */
-void qw_dit_run_block(qw_run *r, const qw_dit_config *c, const qw_dit_block *b, const qw_dit_part *p, int parts,
-                      qw_tensor x, const qw_tensor cs[2])
+void qw_dit_run_block(qw_run *r, const qw_dit_config *c, const qw_dit_block *b,
+                      const qw_dit_part *p, int parts, qw_tensor x, const qw_tensor cs[2])
 {
     const int64_t C = c->width, n = x.dim[0];
     const qw_dtype t = r->dev->prefer;
@@ -315,14 +335,17 @@ void qw_dit_run_block(qw_run *r, const qw_dit_config *c, const qw_dit_block *b, 
         head_norm_rope(r, qw_cols(u, C, C), p[i].w->norm_k, cs, &p[i], c->head);
         r->used = inner;
     }
-    qw_attention(r, (qw_attention_args){ .y = qw_heads(att, c->head), .q = qw_heads(qw_cols(qkv, 0, C), c->head),
-                 .k = qw_heads(qw_cols(qkv, C, C), c->head), .v = qw_heads(qw_cols(qkv, 2 * C, C), c->head),
-                 .scale = 1 / sqrt((double)c->head) });
+    qw_attention(r, (qw_attention_args){ .y = qw_heads(att, c->head),
+                                         .q = qw_heads(qw_cols(qkv, 0, C), c->head),
+                                         .k = qw_heads(qw_cols(qkv, C, C), c->head),
+                                         .v = qw_heads(qw_cols(qkv, 2 * C, C), c->head),
+                                         .scale = 1 / sqrt((double)c->head) });
     for (int i = 0; i < parts; i++) {
         const size_t inner = r->used;
         qw_tensor s = qw_rows(x, p[i].first, p[i].rows);
         qw_tensor h = qw_new2(r, t, p[i].rows, C), u = qw_new2(r, t, p[i].rows, p[i].w->up.n);
-        qw_linear_residual(r, s, qw_rows(att, p[i].first, p[i].rows), &p[i].w->out, chunk(&p[i], 2, C));
+        qw_linear_residual(r, s, qw_rows(att, p[i].first, p[i].rows), &p[i].w->out,
+                           chunk(&p[i], 2, C));
         qw_ln_mod(r, (qw_ln_mod_args){ .y = h, .x = s, .eps = EPS, .shift = chunk(&p[i], 3, C),
                   .scale = chunk(&p[i], 4, C) });
         qw_linear_act(r, u, h, &p[i].w->up, QW_GELU_TANH);
@@ -333,8 +356,9 @@ void qw_dit_run_block(qw_run *r, const qw_dit_config *c, const qw_dit_block *b, 
     r->used = mark;
 }
 
-/* cos and sin [rows][half] of angles, one after the other.  Tokens of a row share the row's angles and those of
- * a column the column's: what the token before or one row of `cols` tokens above has is not computed again. */
+/* cos and sin [rows][half] of angles, one after the other.  Tokens of a row share the row's angles
+ * and those of a column the column's: what the token before or one row of `cols` tokens above has
+ * is not computed again. */
 static void turn(const double *angle, int64_t rows, int64_t half, int64_t cols, double *out)
 {
     double *sine = out + rows * half;
@@ -347,8 +371,8 @@ static void turn(const double *angle, int64_t rows, int64_t half, int64_t cols, 
     }
 }
 
-void qw_dit_rope(qw_run *r, const qw_dit_config *c, const qw_grid *g, int grids, int64_t text_rows, int comfy,
-                 int tap, qw_tensor cs[2])
+void qw_dit_rope(qw_run *r, const qw_dit_config *c, const qw_grid *g, int grids, int64_t text_rows,
+                 int comfy, int tap, qw_tensor cs[2])
 {
     int64_t rows = text_rows;
     const int64_t half = c->head / 2;
@@ -393,7 +417,9 @@ static void tap_time(qw_run *r, const qw_modulation *m, int step, const char *pr
         memcpy(x + 2 * width + i * SINUSOID, m->proj + row * SINUSOID, SINUSOID * sizeof *x);
     }
     qw_tap_doubles(r, x, 2, (const int64_t[]){ rows, width }, "%stemb", prefix);
-    if (r->detail) qw_tap_doubles(r, x + 2 * width, 2, (const int64_t[]){ rows, SINUSOID }, "%stime_proj", prefix);
+    if (r->detail)
+        qw_tap_doubles(r, x + 2 * width, 2, (const int64_t[]){ rows, SINUSOID }, "%stime_proj",
+                       prefix);
     free(x);
 }
 
@@ -405,8 +431,10 @@ static void enter(qw_run *r, const qw_dit *d, const qw_dit_sequence *s, state *q
     q->x = qw_new2(r, wide, s->text_rows + s->rows, c->width);
     qw_dit_rope(r, c, s->grid, s->grids, s->text_rows, comfy, s->tap && r->detail, q->cs);
     const size_t mark = r->used;
-    const qw_tensor text = qw_rows(q->x, 0, s->text_rows), picture = qw_rows(q->x, s->text_rows, s->rows);
-    qw_tensor in = qw_new2(r, wide, s->rows, c->in), ctx = qw_new2(r, wide, s->text_rows, c->text_width);
+    const qw_tensor text = qw_rows(q->x, 0, s->text_rows),
+                    picture = qw_rows(q->x, s->text_rows, s->rows);
+    qw_tensor in = qw_new2(r, wide, s->rows, c->in),
+              ctx = qw_new2(r, wide, s->text_rows, c->text_width);
     qw_tensor h = qw_new2(r, r->dev->prefer, s->text_rows, c->text_width);
     qw_put(r, in, s->x);
     qw_put(r, ctx, s->text);
@@ -422,26 +450,29 @@ static void enter(qw_run *r, const qw_dit *d, const qw_dit_sequence *s, state *q
     r->used = mark;
 }
 
-/* Text, noise pictures, references; the last two are one part unless references are modulated at t = 0. */
+/* Text, noise pictures, references; the last two are one part unless references are modulated at t
+ * = 0. */
 static void divide(const qw_modulation *m, int step, const qw_dit_sequence *s, state *q)
 {
     const int apart = m->zero && s->noise_rows < s->rows;
     q->parts = 2 + apart;
     q->part[0] = (qw_dit_part){ .first = 0, .rows = s->text_rows };
     q->part[1] = (qw_dit_part){ .first = s->text_rows, .rows = apart ? s->noise_rows : s->rows };
-    q->part[2] = (qw_dit_part){ .first = s->text_rows + s->noise_rows, .rows = s->rows - s->noise_rows };
+    q->part[2] = (qw_dit_part){ .first = s->text_rows + s->noise_rows,
+                                .rows = s->rows - s->noise_rows };
     q->row[0] = q->row[1] = step;
     q->row[2] = m->steps;
 }
 
 /* Output norm (scale before shift) and projection of the rows that are kept. */
-static void leave(qw_run *r, const qw_dit *d, const qw_modulation *m, int step, const qw_dit_sequence *s,
-                  const state *q, int all_rows)
+static void leave(qw_run *r, const qw_dit *d, const qw_modulation *m, int step,
+                  const qw_dit_sequence *s, const state *q, int all_rows)
 {
     const size_t mark = r->used;
     const int64_t C = d->c.width, rows = all_rows ? s->rows : s->noise_rows;
     qw_tensor mod = put_row(r, m->last + (size_t)step * 2 * (size_t)C * m->element, 2 * C);
-    qw_tensor h = qw_new2(r, r->dev->prefer, rows, C), v = qw_new2(r, r->dev->wide, rows, d->proj_out.n);
+    qw_tensor h = qw_new2(r, r->dev->prefer, rows, C),
+              v = qw_new2(r, r->dev->wide, rows, d->proj_out.n);
     qw_ln_mod(r, (qw_ln_mod_args){ .y = h, .x = qw_rows(q->x, s->text_rows, rows), .eps = EPS,
               .scale = qw_cols(mod, 0, C), .shift = qw_cols(mod, C, C) });
     qw_linear(r, v, h, &d->proj_out);
@@ -453,8 +484,8 @@ static void leave(qw_run *r, const qw_dit *d, const qw_modulation *m, int step, 
     r->used = mark;
 }
 
-void qw_dit_forward(qw_run *r, const qw_dit *d, const qw_modulation *m, int step, const qw_dit_sequence *s, int k,
-                    int comfy, int all_rows)
+void qw_dit_forward(qw_run *r, const qw_dit *d, const qw_modulation *m, int step,
+                    const qw_dit_sequence *s, int k, int comfy, int all_rows)
 {
     const size_t mark = r->used;
     if (r->error.status) return;
@@ -483,7 +514,9 @@ void qw_dit_forward(qw_run *r, const qw_dit *d, const qw_modulation *m, int step
                 qw_tap(r, qw_rows(q[i].x, s[i].text_rows, s[i].rows), "%simg.%d", s[i].tap, b);
                 qw_tap(r, qw_rows(q[i].x, 0, s[i].text_rows), "%stxt.%d", s[i].tap, b);
             }
-            if (s[i].hook) s[i].hook->after(s[i].hook->user, r, b, qw_rows(q[i].x, s[i].text_rows, s[i].noise_rows));
+            if (s[i].hook)
+                s[i].hook->after(s[i].hook->user, r, b,
+                                 qw_rows(q[i].x, s[i].text_rows, s[i].noise_rows));
             r->used = inner;
         }
     }

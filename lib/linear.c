@@ -1,12 +1,13 @@
 /* linear.c - y = x wT + b: the one door to gemm for all nets.
  *
  * A weight is rows of up to three parts, each with its own dtype, scale and bias: one gemm per part
- * into its columns of y.  A rotated part wants rotated inputs (a weight W = V H has x WT = (x H) VT, H
- * symmetric), which parts in the same basis share.  A LoRA sees the inputs as they are. */
+ * into its columns of y.  A rotated part wants rotated inputs (a weight W = V H has x WT = (x H)
+ * VT, H symmetric), which parts in the same basis share.  A LoRA sees the inputs as they are. */
 #include "net.h"
 
 /* act(x wT + b) into y, or y + gate act(...) when `add`. */
-static void apply(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, qw_act act, int add, qw_tensor gate)
+static void apply(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, qw_act act, int add,
+                  qw_tensor gate)
 {
     const size_t mark = r->used;
     qw_tensor turned = { 0 };
@@ -20,7 +21,10 @@ static void apply(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, qw_ac
             turned = qw_new2(r, x.dtype, x.dim[0], x.dim[1]);
             qw_convert(r, (qw_convert_args){ .y = turned, .x = x, .rotate = basis });
         }
-        qw_gemm_args a = { .y = qw_cols(y, first, n), .x = p->w.rotated ? turned : x, .w = p->w, .bias = p->bias,
+        qw_gemm_args a = { .y = qw_cols(y, first, n),
+                           .x = p->w.rotated ? turned : x,
+                           .w = p->w,
+                           .bias = p->bias,
                            .act = act };
         if (add) a.res = a.y;
         if (add && qw_present(&gate)) a.gate = qw_cols(gate, first, n);

@@ -69,8 +69,8 @@ void qw_text_free(qw_text *t)
 }
 
 /* Rows of the embedding, and features in the places of picture tokens; [n][width], malloc'ed. */
-static double *embed(qw_run *r, const qw_text *t, const int32_t *ids, int64_t n, const double *features,
-                     int64_t feature_rows)
+static double *embed(qw_run *r, const qw_text *t, const int32_t *ids, int64_t n,
+                     const double *features, int64_t feature_rows)
 {
     const int64_t width = t->c.width;
     double *x = malloc((size_t)(n * width) * sizeof *x);
@@ -79,25 +79,29 @@ static double *embed(qw_run *r, const qw_text *t, const int32_t *ids, int64_t n,
     if (!x || !row) qw_run_fail(r, QWEN_ENOMEM, "no memory for %lld embeddings", (long long)n);
     for (int64_t i = 0; i < n && !r->error.status; i++) {
         if (ids[i] < 0 || ids[i] >= t->c.vocab)
-            qw_run_fail(r, QWEN_EARG, "token %d is outside the vocabulary of %lld", ids[i], (long long)t->c.vocab);
+            qw_run_fail(r, QWEN_EARG, "token %d is outside the vocabulary of %lld", ids[i],
+                        (long long)t->c.vocab);
         else if (ids[i] != t->c.image_token || !feature_rows)
             qw_weight_row(&t->embed, ids[i], x + i * width, row);
         else if (feature == feature_rows)
-            qw_run_fail(r, QWEN_EARG, "more picture tokens than the %lld rows of features", (long long)feature_rows);
+            qw_run_fail(r, QWEN_EARG, "more picture tokens than the %lld rows of features",
+                        (long long)feature_rows);
         else {
-            for (int64_t j = 0; features && j < width; j++) x[i * width + j] = features[feature * width + j];
+            for (int64_t j = 0; features && j < width; j++)
+                x[i * width + j] = features[feature * width + j];
             feature++;
         }
     }
     if (feature < feature_rows)
-        qw_run_fail(r, QWEN_EARG, "%lld rows of features for %lld picture tokens", (long long)feature_rows,
-                    (long long)feature);
+        qw_run_fail(r, QWEN_EARG, "%lld rows of features for %lld picture tokens",
+                    (long long)feature_rows, (long long)feature);
     free(row);
     return x;
 }
 
 /* cos and sin of M-RoPE, [n][head/2] each, on the device. */
-static void put_rope(qw_run *r, const qw_text_config *c, const int32_t *positions, int64_t n, qw_tensor cs[2])
+static void put_rope(qw_run *r, const qw_text_config *c, const int32_t *positions, int64_t n,
+                     qw_tensor cs[2])
 {
     const int64_t size = n * (c->head / 2);
     double *angle = malloc((size_t)size * 2 * sizeof *angle);
@@ -118,20 +122,24 @@ static void put_rope(qw_run *r, const qw_text_config *c, const int32_t *position
     free(angle);
 }
 
-static void forward_layer(qw_run *r, const qw_text_config *c, const layer *y, qw_tensor x, const qw_tensor cs[2],
-                          const int32_t *first, const int32_t *last)
+static void forward_layer(qw_run *r, const qw_text_config *c, const layer *y, qw_tensor x,
+                          const qw_tensor cs[2], const int32_t *first, const int32_t *last)
 {
     const size_t mark = r->used;
     const qw_dtype t = r->dev->prefer;
     const int64_t n = x.dim[0], q = c->heads * c->head, k = c->kv_heads * c->head;
-    qw_tensor h = qw_new2(r, t, n, c->width), qkv = qw_new2(r, t, n, q + 2 * k), att = qw_new2(r, t, n, q);
-    const qw_tensor qs = qw_heads(qw_cols(qkv, 0, q), c->head), ks = qw_heads(qw_cols(qkv, q, k), c->head);
+    qw_tensor h = qw_new2(r, t, n, c->width), qkv = qw_new2(r, t, n, q + 2 * k),
+              att = qw_new2(r, t, n, q);
+    const qw_tensor qs = qw_heads(qw_cols(qkv, 0, q), c->head),
+                    ks = qw_heads(qw_cols(qkv, q, k), c->head);
 
     qw_group_begin(r, y->group);
     qw_rms_norm(r, (qw_rms_norm_args){ .y = h, .x = x, .w = y->norm1, .eps = c->eps });
     qw_linear(r, qkv, h, &y->qkv);
-    qw_norm_rope(r, (qw_norm_rope_args){ .x = qs, .cos = cs[0], .sin = cs[1], .pairing = QW_HALVES });
-    qw_norm_rope(r, (qw_norm_rope_args){ .x = ks, .cos = cs[0], .sin = cs[1], .pairing = QW_HALVES });
+    qw_norm_rope(r,
+                 (qw_norm_rope_args){ .x = qs, .cos = cs[0], .sin = cs[1], .pairing = QW_HALVES });
+    qw_norm_rope(r,
+                 (qw_norm_rope_args){ .x = ks, .cos = cs[0], .sin = cs[1], .pairing = QW_HALVES });
     qw_attention(r, (qw_attention_args){ .y = qw_heads(att, c->head), .q = qs, .k = ks,
                  .v = qw_heads(qw_cols(qkv, q + k, k), c->head), .first = first, .last = last,
                  .scale = 1 / sqrt((double)c->head) });
@@ -145,8 +153,9 @@ static void forward_layer(qw_run *r, const qw_text_config *c, const layer *y, qw
     r->used = mark;
 }
 
-void qw_text_forward(qw_run *r, const qw_text *t, const int32_t *ids, int64_t n, const double *features,
-                     int64_t feature_rows, const int32_t *positions, double *out)
+void qw_text_forward(qw_run *r, const qw_text *t, const int32_t *ids, int64_t n,
+                     const double *features, int64_t feature_rows, const int32_t *positions,
+                     double *out)
 {
     const qw_text_config *c = &t->c;
     const size_t mark = r->used;
@@ -159,8 +168,10 @@ void qw_text_forward(qw_run *r, const qw_text *t, const int32_t *ids, int64_t n,
         range[n + i] = (int32_t)i + 1;
     }
     if (!r->error.status) {
-        qw_tensor x = qw_new2(r, r->dev->wide, n, c->width), y = qw_new2(r, r->dev->wide, n, c->width);
-        const qw_tensor cs[2] = { qw_new2(r, r->dev->wide, n, c->head / 2), qw_new2(r, r->dev->wide, n, c->head / 2) };
+        qw_tensor x = qw_new2(r, r->dev->wide, n, c->width),
+                  y = qw_new2(r, r->dev->wide, n, c->width);
+        const qw_tensor cs[2] = { qw_new2(r, r->dev->wide, n, c->head / 2),
+                                  qw_new2(r, r->dev->wide, n, c->head / 2) };
         qw_put(r, x, x0);
         put_rope(r, c, positions, n, (qw_tensor[]){ cs[0], cs[1] });
         qw_tap_ints(r, ids, 1, &n, "ids");

@@ -1,11 +1,11 @@
 /* vae.c - the Wan-style autoencoder on one frame: encoder and decoder, channels last.
  *
- * Follows AutoencoderKLQwenImage of diffusers.  It is a causal network for films; on one frame a 3x3x3
- * kernel meets data with its last temporal tap only and the temporal resamplers do nothing, so that
- * what is left is a network on pictures (exactly: a test shows the identity).
+ * Follows AutoencoderKLQwenImage of diffusers.  It is a causal network for films; on one frame a
+ * 3x3x3 kernel meets data with its last temporal tap only and the temporal resamplers do nothing,
+ * so that what is left is a network on pictures (exactly: a test shows the identity).
  *
- * Three buffers as large as the largest map take turns: a block reads one, works in the others and leaves
- * its result in one of them. */
+ * Three buffers as large as the largest map take turns: a block reads one, works in the others and
+ * leaves its result in one of them. */
 #include "net.h"
 #include <math.h>
 #include <stdlib.h>
@@ -13,7 +13,11 @@
 
 enum { MAX_LEVELS = 8, MAX_RESNETS = 24 };
 
-typedef struct resnet { qw_tensor norm1, norm2; qw_conv conv1, conv2, shortcut; int has_shortcut; } resnet;
+typedef struct resnet {
+    qw_tensor norm1, norm2;
+    qw_conv conv1, conv2, shortcut;
+    int has_shortcut;
+} resnet;
 typedef struct attention { qw_tensor norm; qw_conv qkv, proj; } attention;
 typedef struct half {                   /* encoder or decoder */
     qw_conv   in, out;
@@ -34,7 +38,7 @@ struct qw_vae {
     qw_group *group;
 };
 
-/* --- weights ------------------------------------------------------------------------------------------ */
+/* --- weights ---------------------------------------------------------------------------------- */
 
 static void load_resnet(qw_loader *l, resnet *b, int64_t in, int64_t out, const char *name)
 {
@@ -74,7 +78,8 @@ static void load_encoder(qw_loader *l, half *h, const qw_vae_config *c)
             snprintf(name, sizeof name, "encoder.down_blocks.%d", k++);
             load_resnet(l, &h->block[i][j], in, out, name);
         }
-        if (i + 1 < levels) qw_load_conv(l, &h->resample[i], out, out, 3, "encoder.down_blocks.%d.resample.1", k++);
+        if (i + 1 < levels)
+            qw_load_conv(l, &h->resample[i], out, out, 3, "encoder.down_blocks.%d.resample.1", k++);
     }
     load_middle(l, h, in, "encoder");
     qw_load_vector(l, &h->norm, in, "encoder.norm_out.gamma");
@@ -98,14 +103,16 @@ static void load_decoder(qw_loader *l, half *h, const qw_vae_config *c, int64_t 
             load_resnet(l, &h->block[i][j], in, out, name);
         }
         if (i + 1 == levels) continue;
-        qw_load_conv(l, &h->resample[i], out / 2, out, 3, "decoder.up_blocks.%d.upsamplers.0.resample.1", i);
+        qw_load_conv(l, &h->resample[i], out / 2, out, 3,
+                     "decoder.up_blocks.%d.upsamplers.0.resample.1", i);
         in = out / 2;
     }
     qw_load_vector(l, &h->norm, in, "decoder.norm_out.gamma");
     qw_load_conv(l, &h->out, out_channels, in, 3, "decoder.conv_out");
 }
 
-/* 3 or 4 colours; 3 r^2 where the picture comes r times larger, its pixels shuffled out of channels. */
+/* 3 or 4 colours; 3 r^2 where the picture comes r times larger, its pixels shuffled out of
+ * channels. */
 static int64_t decoder_channels(qw_loader *l, const qw_vae_config *c, int64_t *shuffle)
 {
     const qw_entry *e = qw_store_find(l->store, "decoder.conv_out.weight");
@@ -128,8 +135,8 @@ int qw_vae_load(qw_vae **out, const qw_vae_config *c, int parts, qw_loader *l)
     v->parts = parts;
     v->group = l->group = qw_group_new(l->res, "vae");
     if (c->levels > MAX_LEVELS || c->res_blocks + 1 > MAX_RESNETS)
-        qw_fail(l->err, QWEN_EUNSUPPORTED, "a VAE of %lld levels with %lld residual blocks", (long long)c->levels,
-                (long long)c->res_blocks);
+        qw_fail(l->err, QWEN_EUNSUPPORTED, "a VAE of %lld levels with %lld residual blocks",
+                (long long)c->levels, (long long)c->res_blocks);
     const int64_t colours = decoder_channels(l, c, &v->shuffle);
     v->dec = parts & QW_VAE_DECODER ? calloc(1, sizeof *v->dec) : NULL;
     v->enc = parts & QW_VAE_ENCODER ? calloc(1, sizeof *v->enc) : NULL;
@@ -162,7 +169,7 @@ void qw_vae_free(qw_vae *v)
 const qw_vae_config *qw_vae_config_of(const qw_vae *v) { return &v->c; }
 int64_t qw_vae_enlarges(const qw_vae *v) { return v->shuffle; }
 
-/* --- three buffers --------------------------------------------------------------------------------------- */
+/* --- three buffers ---------------------------------------------------------------------------- */
 
 typedef struct maps {
     qw_run   *r;
@@ -196,8 +203,8 @@ static void tap(const maps *m, const char *what)
     if (m->r->detail) qw_tap_chw(m->r, m->x, "%s.%s", m->side, what);
 }
 
-/* x / max(|x|, 1e-12) sqrt(C) gamma over the channels of each pixel: the root mean square norm with an
- * epsilon of 1e-24 / C, which changes nothing where |x| > 1e-11 and keeps zero pixels zero. */
+/* x / max(|x|, 1e-12) sqrt(C) gamma over the channels of each pixel: the root mean square norm with
+ * an epsilon of 1e-24 / C, which changes nothing where |x| > 1e-11 and keeps zero pixels zero. */
 static void norm(qw_run *r, qw_tensor y, qw_tensor x, qw_tensor gamma, qw_act act)
 {
     qw_rms_norm(r, (qw_rms_norm_args){ .y = qw_flat(y), .x = qw_flat(x), .w = gamma, .act = act,
@@ -207,8 +214,15 @@ static void norm(qw_run *r, qw_tensor y, qw_tensor x, qw_tensor gamma, qw_act ac
 static void conv(qw_run *r, qw_tensor y, qw_tensor x, const qw_conv *w, qw_tensor res)
 {
     const int pad = (int)w->kernel / 2;
-    qw_conv2d(r, (qw_conv2d_args){ .y = y, .x = x, .w = w->w, .bias = w->bias, .res = res, .stride = 1, .top = pad,
-              .left = pad, .up = 1 });
+    qw_conv2d(r, (qw_conv2d_args){ .y = y,
+                                   .x = x,
+                                   .w = w->w,
+                                   .bias = w->bias,
+                                   .res = res,
+                                   .stride = 1,
+                                   .top = pad,
+                                   .left = pad,
+                                   .up = 1 });
 }
 
 /* x into the next buffer through one convolution. */
@@ -245,13 +259,20 @@ static void run_attention(maps *m, const attention *a)
     qw_tensor n = map_of(m, 1, h, w, c), flat = qw_flat(n);
     qw_tensor qkv = qw_flat(map_of(m, 2, h, w, 3 * c));
     norm(m->r, n, m->x, a->norm, QW_ACT_NONE);
-    qw_gemm(m->r, (qw_gemm_args){ .y = qkv, .x = flat, .w = qw_dense2(a->qkv.w.data, a->qkv.w.dtype, 3 * c, c),
-            .bias = a->qkv.bias });
-    qw_attention(m->r, (qw_attention_args){ .y = qw_heads(flat, c), .q = qw_heads(qw_cols(qkv, 0, c), c),
-                 .k = qw_heads(qw_cols(qkv, c, c), c), .v = qw_heads(qw_cols(qkv, 2 * c, c), c),
-                 .scale = 1 / sqrt((double)c) });
-    qw_gemm(m->r, (qw_gemm_args){ .y = qw_flat(m->x), .x = flat, .w = qw_dense2(a->proj.w.data, a->proj.w.dtype, c, c),
-            .bias = a->proj.bias, .res = qw_flat(m->x) });
+    qw_gemm(m->r, (qw_gemm_args){ .y = qkv,
+                                  .x = flat,
+                                  .w = qw_dense2(a->qkv.w.data, a->qkv.w.dtype, 3 * c, c),
+                                  .bias = a->qkv.bias });
+    qw_attention(m->r, (qw_attention_args){ .y = qw_heads(flat, c),
+                                            .q = qw_heads(qw_cols(qkv, 0, c), c),
+                                            .k = qw_heads(qw_cols(qkv, c, c), c),
+                                            .v = qw_heads(qw_cols(qkv, 2 * c, c), c),
+                                            .scale = 1 / sqrt((double)c) });
+    qw_gemm(m->r, (qw_gemm_args){ .y = qw_flat(m->x),
+                                  .x = flat,
+                                  .w = qw_dense2(a->proj.w.data, a->proj.w.dtype, c, c),
+                                  .bias = a->proj.bias,
+                                  .res = qw_flat(m->x) });
 }
 
 static void run_middle(maps *m, const half *h)
@@ -312,7 +333,8 @@ static void shuffle_out(const double *x, int64_t h, int64_t w, int64_t c, int64_
     for (int64_t y = 0; y < h * r; y++)
         for (int64_t z = 0; z < w * r; z++)
             for (int64_t k = 0; k < c; k++)
-                out[(y * w * r + z) * c + k] = x[(y / r * w + z / r) * c * r * r + k * r * r + y % r * r + z % r];
+                out[(y * w * r + z) * c + k] =
+                    x[(y / r * w + z / r) * c * r * r + k * r * r + y % r * r + z % r];
 }
 
 static void get_picture(maps *m, const qw_vae *v, double *picture)
@@ -330,7 +352,8 @@ static void get_picture(maps *m, const qw_vae *v, double *picture)
     free(x);
 }
 
-void qw_vae_decode(qw_run *r, const qw_vae *v, const double *latent, int64_t h, int64_t w, double *picture)
+void qw_vae_decode(qw_run *r, const qw_vae *v, const double *latent, int64_t h, int64_t w,
+                   double *picture)
 {
     const size_t mark = r->used;
     const half *d = v->dec;
@@ -352,8 +375,14 @@ void qw_vae_decode(qw_run *r, const qw_vae *v, const double *latent, int64_t h, 
         if (i + 1 == d->levels) break;
         const qw_conv *up = &d->resample[i];
         qw_tensor y = map_of(&m, 1, 2 * m.x.dim[0], 2 * m.x.dim[1], up->co);
-        qw_conv2d(r, (qw_conv2d_args){ .y = y, .x = m.x, .w = up->w, .bias = up->bias, .stride = 1, .top = 1, .left = 1,
-                  .up = 2 });
+        qw_conv2d(r, (qw_conv2d_args){ .y = y,
+                                       .x = m.x,
+                                       .w = up->w,
+                                       .bias = up->bias,
+                                       .stride = 1,
+                                       .top = 1,
+                                       .left = 1,
+                                       .up = 2 });
         move_to(&m, 1, y);
         snprintf(name, sizeof name, "up.%d.up", i);
         tap(&m, name);
@@ -379,8 +408,8 @@ static void get_moments(maps *m, int64_t z, double *mean, double *logvar)
     free(x);
 }
 
-void qw_vae_encode(qw_run *r, const qw_vae *v, const double *picture, int64_t height, int64_t width, double *mean,
-                   double *logvar)
+void qw_vae_encode(qw_run *r, const qw_vae *v, const double *picture, int64_t height, int64_t width,
+                   double *mean, double *logvar)
 {
     const size_t mark = r->used;
     const half *e = v->enc;
@@ -403,7 +432,9 @@ void qw_vae_encode(qw_run *r, const qw_vae *v, const double *picture, int64_t he
         /* Zeros on the right and at the bottom only, then every second position. */
         const qw_conv *down = &e->resample[i];
         qw_tensor y = map_of(&m, 1, m.x.dim[0] / 2, m.x.dim[1] / 2, down->co);
-        qw_conv2d(r, (qw_conv2d_args){ .y = y, .x = m.x, .w = down->w, .bias = down->bias, .stride = 2, .up = 1 });
+        qw_conv2d(r,
+                  (qw_conv2d_args){
+                      .y = y, .x = m.x, .w = down->w, .bias = down->bias, .stride = 2, .up = 1 });
         move_to(&m, 1, y);
         snprintf(name, sizeof name, "down.%d", k++);
         tap(&m, name);

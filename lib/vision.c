@@ -1,8 +1,9 @@
 /* vision.c - Qwen2.5-VL's vision tower: patches, windows, merger.
  *
- * Follows Qwen2_5_VisionTransformer of transformers.  Patches come in merge order (groups of 2 x 2), and
- * whole groups are put into window order on the host, with their angles; a window is then a range of
- * keys.  Blocks of `full` attend to the whole picture.  The merger's rows are put back in raster order. */
+ * Follows Qwen2_5_VisionTransformer of transformers.  Patches come in merge order (groups of 2 x
+ * 2), and whole groups are put into window order on the host, with their angles; a window is then a
+ * range of keys.  Blocks of `full` attend to the whole picture.  The merger's rows are put back in
+ * raster order. */
 #include "net.h"
 #include <math.h>
 #include <stdlib.h>
@@ -48,7 +49,8 @@ int qw_vision_load(qw_vision **out, const qw_vision_config *c, qw_loader *l)
     }
     v->c = *c;
     v->group = l->group = qw_group_new(l->res, "visual");
-    qw_load_part(l, &v->patch, c->width, c->channels * c->temporal * c->patch * c->patch, 0, "visual.patch_embed.proj");
+    qw_load_part(l, &v->patch, c->width, c->channels * c->temporal * c->patch * c->patch, 0,
+                 "visual.patch_embed.proj");
     qw_load_vector(l, &v->ln_q, c->width, "visual.merger.ln_q.weight");
     qw_load_part(l, &v->merge1, merged, merged, 1, "visual.merger.mlp.0");
     qw_load_part(l, &v->merge2, c->out, merged, 1, "visual.merger.mlp.2");
@@ -77,11 +79,13 @@ void qw_vision_free(qw_vision *v)
     free(v);
 }
 
-/* Window order of merged units: order[n] is the unit that comes n-th; first and last are each patch's keys
- * in that order (merge^2 patches a unit).  Windows at the border are smaller. */
-static void window_order(const qw_vision_config *c, const qw_grid *g, int32_t *order, int32_t *first, int32_t *last)
+/* Window order of merged units: order[n] is the unit that comes n-th; first and last are each
+ * patch's keys in that order (merge^2 patches a unit).  Windows at the border are smaller. */
+static void window_order(const qw_vision_config *c, const qw_grid *g, int32_t *order,
+                         int32_t *first, int32_t *last)
 {
-    const int rows = g->rows / (int)c->merge, cols = g->cols / (int)c->merge, unit = (int)(c->merge * c->merge);
+    const int rows = g->rows / (int)c->merge, cols = g->cols / (int)c->merge,
+              unit = (int)(c->merge * c->merge);
     const int side = (int)(c->window / (c->patch * c->merge));
     int n = 0;
     for (int wy = 0; wy < rows; wy += side)
@@ -97,15 +101,16 @@ static void window_order(const qw_vision_config *c, const qw_grid *g, int32_t *o
 }
 
 /* Groups of `rows` rows of `width`, gathered in order (scatter: put back); dst may not be src. */
-static void permute(const double *src, const int32_t *order, int64_t n, int64_t size, int scatter, double *dst)
+static void permute(const double *src, const int32_t *order, int64_t n, int64_t size, int scatter,
+                    double *dst)
 {
     for (int64_t i = 0; i < n; i++)
         memcpy(dst + (scatter ? order[i] : i) * size, src + (scatter ? i : order[i]) * size,
                (size_t)size * sizeof *dst);
 }
 
-static void run_block(qw_run *r, const qw_vision_config *c, const block *b, qw_tensor x, const qw_tensor cs[2],
-                      const int32_t *first, const int32_t *last)
+static void run_block(qw_run *r, const qw_vision_config *c, const block *b, qw_tensor x,
+                      const qw_tensor cs[2], const int32_t *first, const int32_t *last)
 {
     const size_t mark = r->used;
     const qw_dtype t = r->dev->prefer;
@@ -115,11 +120,17 @@ static void run_block(qw_run *r, const qw_vision_config *c, const block *b, qw_t
     qw_rms_norm(r, (qw_rms_norm_args){ .y = h, .x = x, .w = b->norm1, .eps = c->eps });
     qw_linear(r, qkv, h, &b->qkv);
     for (int i = 0; i < 2; i++)
-        qw_norm_rope(r, (qw_norm_rope_args){ .x = qw_heads(qw_cols(qkv, i * C, C), c->head), .cos = cs[0], .sin = cs[1],
-                     .pairing = QW_HALVES });
-    qw_attention(r, (qw_attention_args){ .y = qw_heads(att, c->head), .q = qw_heads(qw_cols(qkv, 0, C), c->head),
-                 .k = qw_heads(qw_cols(qkv, C, C), c->head), .v = qw_heads(qw_cols(qkv, 2 * C, C), c->head),
-                 .first = b->full ? NULL : first, .last = b->full ? NULL : last, .scale = 1 / sqrt((double)c->head) });
+        qw_norm_rope(r, (qw_norm_rope_args){ .x = qw_heads(qw_cols(qkv, i * C, C), c->head),
+                                             .cos = cs[0],
+                                             .sin = cs[1],
+                                             .pairing = QW_HALVES });
+    qw_attention(r, (qw_attention_args){ .y = qw_heads(att, c->head),
+                                         .q = qw_heads(qw_cols(qkv, 0, C), c->head),
+                                         .k = qw_heads(qw_cols(qkv, C, C), c->head),
+                                         .v = qw_heads(qw_cols(qkv, 2 * C, C), c->head),
+                                         .first = b->full ? NULL : first,
+                                         .last = b->full ? NULL : last,
+                                         .scale = 1 / sqrt((double)c->head) });
     qw_linear_residual(r, x, att, &b->proj, (qw_tensor){ 0 });
     qw_rms_norm(r, (qw_rms_norm_args){ .y = h, .x = x, .w = b->norm2, .eps = c->eps });
     qw_tensor up = qw_new2(r, t, n, 2 * c->ff), gated = qw_new2(r, t, n, c->ff);
@@ -185,7 +196,8 @@ static void tap_input_order(qw_run *r, qw_tensor x, const plan *p, const qw_visi
     free(a);
 }
 
-void qw_vision_forward(qw_run *r, const qw_vision *v, const double *pixels, const qw_grid *g, double *out)
+void qw_vision_forward(qw_run *r, const qw_vision *v, const double *pixels, const qw_grid *g,
+                       double *out)
 {
     const qw_vision_config *c = &v->c;
     const size_t mark = r->used;
@@ -194,14 +206,16 @@ void qw_vision_forward(qw_run *r, const qw_vision *v, const double *pixels, cons
     plan p = { 0 };
     if (r->error.status) return;
     if (g->rows < 1 || g->cols < 1 || g->rows % c->merge || g->cols % c->merge)
-        qw_run_fail(r, QWEN_EARG, "a vision grid of %d x %d patches, expected multiples of %lld", g->rows, g->cols,
-                    (long long)c->merge);
+        qw_run_fail(r, QWEN_EARG, "a vision grid of %d x %d patches, expected multiples of %lld",
+                    g->rows, g->cols, (long long)c->merge);
     else if (!plan_make(&p, c, pixels, g))
         qw_run_fail(r, QWEN_ENOMEM, "no memory for %d x %d patches", g->rows, g->cols);
     if (!r->error.status) {
         const int64_t n = p.patches;
-        qw_tensor x = qw_new2(r, wide, n, c->width), in = qw_new2(r, wide, n, p.features), h = qw_new2(r, t, n, c->width);
-        const qw_tensor cs[2] = { qw_new2(r, wide, n, c->head / 2), qw_new2(r, wide, n, c->head / 2) };
+        qw_tensor x = qw_new2(r, wide, n, c->width), in = qw_new2(r, wide, n, p.features),
+                  h = qw_new2(r, t, n, c->width);
+        const qw_tensor cs[2] = { qw_new2(r, wide, n, c->head / 2),
+                                  qw_new2(r, wide, n, c->head / 2) };
         qw_tensor m = qw_new2(r, t, p.units, merged), y = qw_new2(r, wide, p.units, c->out);
         qw_put(r, in, p.pixels);
         for (int i = 0; i < 2; i++) qw_put(r, cs[i], p.angle + i * n * (c->head / 2));

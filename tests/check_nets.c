@@ -1,8 +1,8 @@
-/* check_nets.c - the networks in float64 against the reference modules, stage by stage; then in float32.
+/* check_nets.c - the networks against the published modules, in float64 and in float32.
  *
- * ref64 must agree to 1e-10 of each tensor's largest value: that settles layouts, orders and formulas.
- * ref, whose streams are float32, stays within four times what the reference's own float32 run is off
- * (GOLDEN.md).  Every tensor of a stage file is compared, or the test fails. */
+ * ref64 must agree to 1e-10 of each tensor's largest value: that settles layouts, orders and
+ * formulas. ref, whose streams are float32, stays within four times what the reference's own
+ * float32 run is off (GOLDEN.md).  Every tensor of a stage file is compared, or the test fails. */
 #include "dit.h"
 #include "host.h"
 #include "testing.h"
@@ -13,7 +13,7 @@
 
 typedef const char *(*renaming)(const char *tapped, char *out);
 
-typedef struct bench {                  /* a device, the golden file of a stage, what has been compared */
+typedef struct bench { /* a device, the golden file of a stage, what has been compared */
     qw_device  *dev, *ref;
     qw_run      run;
     qw_store   *gold;
@@ -26,7 +26,10 @@ typedef struct bench {                  /* a device, the golden file of a stage,
 
 static qw_error err;
 
-static const qw_entry *gold(const bench *b, const char *name) { return qw_store_find(b->gold, name); }
+static const qw_entry *gold(const bench *b, const char *name)
+{
+    return qw_store_find(b->gold, name);
+}
 
 static int64_t count(const qw_entry *e)
 {
@@ -72,7 +75,8 @@ static void compare(bench *b, const char *name, const double *x, int64_t n)
     const qw_entry *e = gold(b, name);
     if (!e) return;
     double top = 0, off = 0;
-    ck_assert_msg(count(e) == n, "%s has %lld values, expected %lld", name, (long long)n, (long long)count(e));
+    ck_assert_msg(count(e) == n, "%s has %lld values, expected %lld", name, (long long)n,
+                  (long long)count(e));
     for (int64_t i = 0; i < n; i++) {
         top = fmax(top, fabs(value(e, i)));
         off = fmax(off, fabs(value(e, i) - x[i]));
@@ -83,8 +87,8 @@ static void compare(bench *b, const char *name, const double *x, int64_t n)
         b->worst = off;
         snprintf(b->worst_name, sizeof b->worst_name, "%s", name);
     }
-    ck_assert_msg(off <= b->tolerance, "%s: %s is off by %.3g of its largest value, allowed %.3g", b->dev->name, name, off,
-                  b->tolerance);
+    ck_assert_msg(off <= b->tolerance, "%s: %s is off by %.3g of its largest value, allowed %.3g",
+                  b->dev->name, name, off, b->tolerance);
     snprintf(b->seen[b->seens++ % 200], 64, "%s", name);
 }
 
@@ -96,13 +100,15 @@ static void on_tap(void *user, const char *name, const qwen_array *a)
     for (int i = 0; i < a->rank; i++) n *= a->dim[i];
     double *x = malloc((size_t)(n + 1) * sizeof *x);
     for (int64_t i = 0; i < n; i++)
-        x[i] = a->dtype == QWEN_F64 ? ((double *)a->data)[i] : a->dtype == QWEN_F32 ? (double)((float *)a->data)[i]
-                                                             : ((int32_t *)a->data)[i];
+        x[i] = a->dtype == QWEN_F64   ? ((double *)a->data)[i]
+               : a->dtype == QWEN_F32 ? (double)((float *)a->data)[i]
+                                      : ((int32_t *)a->data)[i];
     compare(b, b->rename ? b->rename(name, out) : name, x, n);
     free(x);
 }
 
-static void open_bench(bench *b, const char *device, const char *stage, double tolerance, renaming rename)
+static void open_bench(bench *b, const char *device, const char *stage, double tolerance,
+                       renaming rename)
 {
     char path[128];
     *b = (bench){ .tolerance = tolerance, .rename = rename };
@@ -136,7 +142,7 @@ static void close_bench(bench *b)
     b->ref->close(b->ref);
 }
 
-/* --- models ------------------------------------------------------------------------------------------------ */
+/* --- models ----------------------------------------------------------------------------------- */
 
 typedef struct model {
     qw_store     *store;
@@ -176,7 +182,7 @@ static void loaded(model *m)
     ck_assert_msg(!qw_residency_commit(m->res, &err), "%s", err.text);
 }
 
-/* --- text --------------------------------------------------------------------------------------------------- */
+/* --- text ------------------------------------------------------------------------------------- */
 
 static const char *text_name(const char *tapped, char *out)
 {
@@ -220,15 +226,18 @@ static void run_text(const char *device, const char *stage, double tolerance)
     loaded(&m);
     const int64_t n = count(gold(&b, "in.ids"));
     int32_t *ids = ints(&b, "in.ids"), *grid = gold(&b, "in.grid") ? ints(&b, "in.grid") : NULL;
-    double *features = grid ? doubles(&b, "in.features") : NULL, *out = malloc((size_t)(n * c.width) * sizeof *out);
+    double *features = grid ? doubles(&b, "in.features") : NULL,
+           *out = malloc((size_t)(n * c.width) * sizeof *out);
     const int pictures = grid ? (int)gold(&b, "in.grid")->dim[0] : 0;
     qw_grid merged[4] = { { 0, 0, 0 } };
     for (int i = 0; i < pictures; i++)
         merged[i] = (qw_grid){ 1, grid[3 * i + 1] / 2, grid[3 * i + 2] / 2 };
     int32_t *positions = malloc((size_t)(3 * n) * sizeof *positions);
-    ck_assert_msg(!qw_mrope_positions(&c, ids, n, merged, pictures, positions, &err), "%s", err.text);
+    ck_assert_msg(!qw_mrope_positions(&c, ids, n, merged, pictures, positions, &err), "%s",
+                  err.text);
     qw_tap_ints(&b.run, positions, 2, (const int64_t[]){ 3, n }, "positions");
-    qw_text_forward(&b.run, t, ids, n, features, features ? gold(&b, "in.features")->dim[0] : 0, positions, out);
+    qw_text_forward(&b.run, t, ids, n, features, features ? gold(&b, "in.features")->dim[0] : 0,
+                    positions, out);
     compare(&b, "norm", out, n * c.width);
     close_bench(&b);
     free(ids);
@@ -249,7 +258,7 @@ END_TEST
 START_TEST(text_image32) { run_text("ref", "stages/text_image", 4 * 8.8e-7); }
 END_TEST
 
-/* --- vision ------------------------------------------------------------------------------------------------- */
+/* --- vision ----------------------------------------------------------------------------------- */
 
 /* Several pictures are independent: their taps are gathered and compared at the end. */
 typedef struct gather { char name[32]; double *x; int64_t n; } gather;
@@ -271,8 +280,9 @@ static void vision_tap(void *user, const char *name, const qwen_array *a)
     }
     g->x = realloc(g->x, (size_t)(g->n + n) * sizeof *g->x);
     for (int64_t i = 0; i < n; i++)
-        g->x[g->n + i] = a->dtype == QWEN_F64 ? ((double *)a->data)[i] : a->dtype == QWEN_F32
-                       ? (double)((float *)a->data)[i] : (double)(((int32_t *)a->data)[i] + unit_base);
+        g->x[g->n + i] = a->dtype == QWEN_F64   ? ((double *)a->data)[i]
+                         : a->dtype == QWEN_F32 ? (double)((float *)a->data)[i]
+                                                : (double)(((int32_t *)a->data)[i] + unit_base);
     g->n += n;
 }
 
@@ -288,7 +298,8 @@ static void run_vision(const char *device, const char *stage, double tolerance)
     gathers = 0;
     unit_base = 0;
     open_model(&m, &b, "tiny/text_encoder", QW_KIND_VISION);
-    ck_assert_msg(!qw_vision_configure(&c, m.json, NULL, m.store, "config.json", &err), "%s", err.text);
+    ck_assert_msg(!qw_vision_configure(&c, m.json, NULL, m.store, "config.json", &err), "%s",
+                  err.text);
     qw_vision_load(&v, &c, &m.loader);
     loaded(&m);
     double *pixels = doubles(&b, "in.pixels");
@@ -330,18 +341,20 @@ START_TEST(vision32)
 }
 END_TEST
 
-/* --- dit ---------------------------------------------------------------------------------------------------- */
+/* --- dit -------------------------------------------------------------------------------------- */
 
 static int grids_of(const bench *b, qw_grid *g)
 {
     int32_t *shape = ints(b, "in.img_shapes");
     const int n = (int)gold(b, "in.img_shapes")->dim[0];
-    for (int i = 0; i < n; i++) g[i] = (qw_grid){ shape[3 * i], shape[3 * i + 1], shape[3 * i + 2] };
+    for (int i = 0; i < n; i++)
+        g[i] = (qw_grid){ shape[3 * i], shape[3 * i + 1], shape[3 * i + 2] };
     free(shape);
     return n;
 }
 
-static void run_dit(const char *device, const char *stage, const char *folder, int noise_grids, double tolerance)
+static void run_dit(const char *device, const char *stage, const char *folder, int noise_grids,
+                    double tolerance)
 {
     bench b;
     model m;
@@ -358,9 +371,17 @@ static void run_dit(const char *device, const char *stage, const char *folder, i
     double *x = doubles(&b, "in.x"), *text = doubles(&b, "in.text"), *t = doubles(&b, "in.t");
     const int64_t rows = gold(&b, "in.x")->dim[0];
     double *out = malloc((size_t)(rows * c.in) * sizeof *out);
-    qw_dit_sequence s = { .x = x, .rows = rows, .grid = grid, .grids = grids, .noise_grids = noise_grids ? noise_grids : grids,
-                          .text = text, .text_rows = gold(&b, "in.text")->dim[0], .out = out, .tap = "" };
-    for (int i = 0; i < s.noise_grids; i++) s.noise_rows += (int64_t)grid[i].frames * grid[i].rows * grid[i].cols;
+    qw_dit_sequence s = { .x = x,
+                          .rows = rows,
+                          .grid = grid,
+                          .grids = grids,
+                          .noise_grids = noise_grids ? noise_grids : grids,
+                          .text = text,
+                          .text_rows = gold(&b, "in.text")->dim[0],
+                          .out = out,
+                          .tap = "" };
+    for (int i = 0; i < s.noise_grids; i++)
+        s.noise_rows += (int64_t)grid[i].frames * grid[i].rows * grid[i].cols;
     ck_assert_msg(!qw_dit_modulate(&b.run, d, t, 1, &table), "%s", b.run.error.text);
     qw_dit_forward(&b.run, d, table, 0, &s, 1, 0, 1);
     ck_assert_msg(!b.run.error.status, "%s", b.run.error.text);
@@ -392,7 +413,7 @@ START_TEST(dit32)
 }
 END_TEST
 
-/* --- ControlNets ---------------------------------------------------------------------------------------------- */
+/* --- ControlNets ------------------------------------------------------------------------------ */
 
 static const char *control_name(const char *tapped, char *out)
 {
@@ -420,7 +441,8 @@ static void run_control(const char *device, double tolerance)
     qw_dit_load(&d, &c, &m.loader);
     loaded(&m);
     open_model(&side, &b, "tiny-controlnet/controlnet", QW_KIND_CONTROLNET);
-    ck_assert_msg(!qw_dit_configure(&cc, side.json, side.store, "config.json", &err), "%s", err.text);
+    ck_assert_msg(!qw_dit_configure(&cc, side.json, side.store, "config.json", &err), "%s",
+                  err.text);
     qw_control_load(&k, &cc, &side.loader);
     loaded(&side);
     ck_assert_int_eq(qw_control_kind_of(k), QW_CONTROL_INSTANTX);
@@ -431,9 +453,17 @@ static void run_control(const char *device, double tolerance)
     double *samples = malloc((size_t)(qw_control_samples(k) * rows * c.width) * sizeof *samples);
     const qw_control_use use = { k, samples, *scale, (int)c.layers };
     const qw_dit_hook hook = { qw_control_after, (void *)(uintptr_t)&use };
-    qw_dit_sequence s = { .x = x, .rows = rows, .noise_rows = rows, .grid = grid, .grids = grids_of(&b, grid),
-                          .noise_grids = 1, .text = text, .text_rows = gold(&b, "in.text")->dim[0], .out = out,
-                          .hook = &hook, .tap = "main." };
+    qw_dit_sequence s = { .x = x,
+                          .rows = rows,
+                          .noise_rows = rows,
+                          .grid = grid,
+                          .grids = grids_of(&b, grid),
+                          .noise_grids = 1,
+                          .text = text,
+                          .text_rows = gold(&b, "in.text")->dim[0],
+                          .out = out,
+                          .hook = &hook,
+                          .tap = "main." };
     ck_assert_msg(!qw_control_modulate(&b.run, k, d, t, 1, &own), "%s", b.run.error.text);
     ck_assert_msg(!qw_dit_modulate(&b.run, d, t, 1, &table), "%s", b.run.error.text);
     compare(&b, "temb", own->temb, c.width);
@@ -463,7 +493,7 @@ END_TEST
 START_TEST(control32) { run_control("ref", 4 * 5.5e-5); }
 END_TEST
 
-/* --- VAE ---------------------------------------------------------------------------------------------------- */
+/* --- VAE -------------------------------------------------------------------------------------- */
 
 static void run_vae(const char *device, const char *stage, const char *folder, double tolerance)
 {
@@ -477,13 +507,17 @@ static void run_vae(const char *device, const char *stage, const char *folder, d
     qw_vae_load(&v, &c, QW_VAE_DECODER | QW_VAE_ENCODER, &m.loader);
     loaded(&m);
     double *latent = doubles(&b, "in.dec.in"), *chw = doubles(&b, "in.enc.in");
-    const int64_t h = gold(&b, "in.dec.in")->dim[1], w = gold(&b, "in.dec.in")->dim[2], n = 64 * h * w;
+    const int64_t h = gold(&b, "in.dec.in")->dim[1], w = gold(&b, "in.dec.in")->dim[2],
+                  n = 64 * h * w;
     const int64_t z = c.z * h * w;
-    double *picture = malloc((size_t)(n * c.channels) * sizeof *picture), *turned = malloc((size_t)(n * c.channels) * 8);
-    double *mean = malloc((size_t)(4 * z) * sizeof *mean), *logvar = mean + z, *std = logvar + z, *norm = std + z;
+    double *picture = malloc((size_t)(n * c.channels) * sizeof *picture),
+           *turned = malloc((size_t)(n * c.channels) * 8);
+    double *mean = malloc((size_t)(4 * z) * sizeof *mean), *logvar = mean + z, *std = logvar + z,
+           *norm = std + z;
     qw_vae_decode(&b.run, v, latent, h, w, picture);
     for (int64_t k = 0; k < c.channels; k++)
-        for (int64_t i = 0; i < n; i++) turned[k * n + i] = fmin(1, fmax(-1, picture[i * c.channels + k]));
+        for (int64_t i = 0; i < n; i++)
+            turned[k * n + i] = fmin(1, fmax(-1, picture[i * c.channels + k]));
     compare(&b, "dec.out", turned, n * c.channels);
     for (int64_t k = 0; k < c.channels; k++)
         for (int64_t i = 0; i < n; i++) picture[i * c.channels + k] = chw[k * n + i];
@@ -535,13 +569,20 @@ START_TEST(one_frame)
     double *zero = calloc((size_t)co, 8);
     for (int64_t o = 0; o < co; o++)
         for (int64_t i = 0; i < ci; i++)
-            for (int64_t p = 0; p < 9; p++) k[(o * 9 + p) * ci + i] = value(w, ((o * ci + i) * 3 + 2) * 9 + p);
+            for (int64_t p = 0; p < 9; p++)
+                k[(o * 9 + p) * ci + i] = value(w, ((o * ci + i) * 3 + 2) * 9 + p);
     for (int64_t o = 0; o < co; o++) zero[o] = value(bias, o);
     for (int64_t i = 0; i < ci; i++)
-        for (int64_t p = 0; p < H * W; p++) in[p * ci + i] = value(x, (i * frames + frames - 1) * H * W + p);
-    const qw_conv2d_args a = { .y = qw_dense3(out, QW_F64, H, W, co), .x = qw_dense3(in, QW_F64, H, W, ci),
-        .w = qw_dense4(k, QW_F64, co, 3, 3, ci), .bias = qw_dense1(zero, QW_F64, co), .stride = 1, .top = 1, .left = 1,
-        .up = 1 };
+        for (int64_t p = 0; p < H * W; p++)
+            in[p * ci + i] = value(x, (i * frames + frames - 1) * H * W + p);
+    const qw_conv2d_args a = { .y = qw_dense3(out, QW_F64, H, W, co),
+                               .x = qw_dense3(in, QW_F64, H, W, ci),
+                               .w = qw_dense4(k, QW_F64, co, 3, 3, ci),
+                               .bias = qw_dense1(zero, QW_F64, co),
+                               .stride = 1,
+                               .top = 1,
+                               .left = 1,
+                               .up = 1 };
     qw_conv2d(&b.run, a);
     ck_assert_msg(!b.run.error.status, "%s", b.run.error.text);
     for (int64_t o = 0; o < co; o++)
@@ -561,16 +602,17 @@ START_TEST(one_frame)
 }
 END_TEST
 
-/* The Fun ControlNet: blocks that share the main network's entrances; its hints, and the main network with
- * them at two strengths. */
-static void run_fun_case(bench *b, const qw_dit *d, const qw_control *k, qw_dit_sequence *s, const double *t,
-                         const char *name)
+/* The Fun ControlNet: blocks that share the main network's entrances; its hints, and the main
+ * network with them at two strengths. */
+static void run_fun_case(bench *b, const qw_dit *d, const qw_control *k, qw_dit_sequence *s,
+                         const double *t, const char *name)
 {
     char key[64];
     qw_modulation *table, *own;
     const int64_t C = qw_dit_config_of(d)->width, size = s->rows * C;
     snprintf(key, sizeof key, "%s.context", name);
-    double *context = doubles(b, key), *samples = malloc((size_t)(qw_control_samples(k) * size) * sizeof *samples);
+    double *context = doubles(b, key),
+           *samples = malloc((size_t)(qw_control_samples(k) * size) * sizeof *samples);
     ck_assert_int_eq(gold(b, key)->dim[1], qw_control_features(k));
     ck_assert_msg(!qw_control_modulate(&b->run, k, d, t, 1, &own), "%s", b->run.error.text);
     ck_assert_msg(!qw_dit_modulate(&b->run, d, t, 1, &table), "%s", b->run.error.text);
@@ -612,13 +654,22 @@ START_TEST(fun64)
     qw_control_load(&k, &c, &side.loader);
     loaded(&side);
     ck_assert_int_eq(qw_control_kind_of(k), QW_CONTROL_FUN);
-    double *latent = doubles(&b, "latent"), *text = doubles(&b, "text"), *t = doubles(&b, "timestep");
+    double *latent = doubles(&b, "latent"), *text = doubles(&b, "text"),
+           *t = doubles(&b, "timestep");
     const int64_t h = gold(&b, "latent")->dim[1], w = gold(&b, "latent")->dim[2], rows = h * w / 4;
-    double *x = malloc((size_t)(rows * 64) * sizeof *x), *out = malloc((size_t)(rows * 64) * sizeof *out);
+    double *x = malloc((size_t)(rows * 64) * sizeof *x),
+           *out = malloc((size_t)(rows * 64) * sizeof *out);
     qw_pack(latent, 16, h, w, x);
     const qw_grid grid = { 1, (int32_t)(h / 2), (int32_t)(w / 2) };
-    qw_dit_sequence s = { .x = x, .rows = rows, .noise_rows = rows, .grid = &grid, .grids = 1, .noise_grids = 1,
-                          .text = text, .text_rows = gold(&b, "text")->dim[0], .out = out };
+    qw_dit_sequence s = { .x = x,
+                          .rows = rows,
+                          .noise_rows = rows,
+                          .grid = &grid,
+                          .grids = 1,
+                          .noise_grids = 1,
+                          .text = text,
+                          .text_rows = gold(&b, "text")->dim[0],
+                          .out = out };
     ck_assert_msg(!qw_dit_modulate(&b.run, d, t, 1, &table), "%s", b.run.error.text);
     qw_dit_forward(&b.run, d, table, 0, &s, 1, 0, 0);
     compare(&b, "no_control.out", out, rows * 64);

@@ -1,8 +1,8 @@
 /* check_parts.c - what golden data cannot show of the networks: how their parts keep together.
  *
- * Linear layers of parts, rotated and with LoRA; sequences and steps that must not disturb each other;
- * any number of threads; the scratch that a plan asks for; ControlNets and decoders without golden data,
- * against their formulas. */
+ * Linear layers of parts, rotated and with LoRA; sequences and steps that must not disturb each
+ * other; any number of threads; the scratch that a plan asks for; ControlNets and decoders without
+ * golden data, against their formulas. */
 #include "net.h"
 #include "testing.h"
 #include <math.h>
@@ -25,7 +25,7 @@ static double *random_doubles(int64_t n, int seed)
     return x;
 }
 
-/* --- a net on a device -------------------------------------------------------------------------------- */
+/* --- a net on a device ------------------------------------------------------------------------ */
 
 typedef struct net {
     qw_device    *dev;
@@ -104,7 +104,7 @@ static double distance(const double *a, const double *b, int64_t n)
     return sqrt(d / m);
 }
 
-/* --- the one door to gemm ------------------------------------------------------------------------------ */
+/* --- the one door to gemm --------------------------------------------------------------------- */
 
 enum { LM = 3, LK = 16, LN = 5, LR = 2 };
 
@@ -127,7 +127,8 @@ static double dot(const double *a, const double *b, int n)
 START_TEST(test_linear)
 {
     net n;
-    double x[LM * LK], w[2][LN * LK], b[2][LN], la[LR * LK], lb[LN * LR], gate[2 * LN], y[LM * 2 * LN];
+    double x[LM * LK], w[2][LN * LK], b[2][LN], la[LR * LK], lb[LN * LR], gate[2 * LN],
+        y[LM * 2 * LN];
     double got[2][LM * 2 * LN];
     net_open(&n, "ref64", 0, NULL, QW_KIND_UNKNOWN);
     qw_run *r = &n.run;
@@ -156,7 +157,8 @@ START_TEST(test_linear)
         for (int j = 0; j < 2 * LN; j++) {
             const int p = j / LN, row = j % LN, at = i * 2 * LN + j;
             double z = b[p][row] + dot(x + i * LK, w[p] + row * LK, LK);
-            for (int q = 0; q < LR && p; q++) z += lb[row * LR + q] * dot(la + q * LK, x + i * LK, LK);
+            for (int q = 0; q < LR && p; q++)
+                z += lb[row * LR + q] * dot(la + q * LK, x + i * LK, LK);
             ck_assert_double_eq_tol(got[0][at], z, 1e-11);
             ck_assert_double_eq_tol(got[1][at], y[at] + gate[j] * z, 1e-11);
         }
@@ -164,7 +166,7 @@ START_TEST(test_linear)
 }
 END_TEST
 
-/* --- positions -------------------------------------------------------------------------------------------- */
+/* --- positions -------------------------------------------------------------------------------- */
 
 START_TEST(test_mrope_positions)
 {
@@ -182,13 +184,13 @@ START_TEST(test_mrope_positions)
         ck_assert_int_eq(qw_mrope_positions(&c, ids, 8, g, pictures, p, &err), QWEN_EARG);
         ck_assert_msg(strstr(err.text, "picture") != NULL, "%s", err.text);
     }
-    err = (qw_error){ 0 };                                      /* the prompt ends inside a picture */
+    err = (qw_error){ 0 }; /* the prompt ends inside a picture */
     ck_assert_int_eq(qw_mrope_positions(&c, ids, 3, g, 1, p, &err), QWEN_EARG);
 }
 END_TEST
 
-/* Odd grids: diffusers' rows of 3 are -2, -1, 0 and ComfyUI's -1, 0, 1; the text starts after all pictures or
- * after the first one.  In Layered the last picture is at frame -1. */
+/* Odd grids: diffusers' rows of 3 are -2, -1, 0 and ComfyUI's -1, 0, 1; the text starts after all
+ * pictures or after the first one.  In Layered the last picture is at frame -1. */
 START_TEST(test_dit_positions)
 {
     qw_dit_config c = { .head = 6, .axes = { 2, 2, 2 } };
@@ -212,7 +214,7 @@ START_TEST(test_dit_positions)
 }
 END_TEST
 
-/* --- the transformer ---------------------------------------------------------------------------------------- */
+/* --- the transformer -------------------------------------------------------------------------- */
 
 typedef struct dit_work {
     qw_dit         *net;
@@ -235,22 +237,36 @@ static void dit_body(qw_run *r, void *arg)
 
 static const qw_grid one_grid[] = { { 1, 5, 7 } }, two_grids[] = { { 1, 3, 4 }, { 1, 2, 5 } };
 
-/* A picture of 5 x 7 tokens with 6 of text, and one of 3 x 4 with a reference of 2 x 5 and 4 of text. */
+/* A picture of 5 x 7 tokens with 6 of text, and one of 3 x 4 with a reference of 2 x 5 and 4 of
+ * text. */
 static void dit_open(net *n, dit_work *w, const char *device, int threads, const char *component)
 {
     static const double t = 0.625;
     qw_dit_config c;
     *w = (dit_work){ .steps = 1, .sequences = 1, .t = &t };
     net_open(n, device, threads, component, QW_KIND_TRANSFORMER);
-    ck_assert_msg(!qw_dit_configure(&c, n->json, n->store, "config.json", &n->err), "%s", n->err.text);
+    ck_assert_msg(!qw_dit_configure(&c, n->json, n->store, "config.json", &n->err), "%s",
+                  n->err.text);
     qw_dit_load(&w->net, &c, &n->l);
     net_ready(n);
-    w->seq[0] = (qw_dit_sequence){ .x = random_doubles(35 * c.in, 1), .rows = 35, .noise_rows = 35, .grid = one_grid,
-        .grids = 1, .noise_grids = 1, .text = random_doubles(6 * c.text_width, 2), .text_rows = 6,
-        .out = room(35 * c.in, sizeof(double)) };
-    w->seq[1] = (qw_dit_sequence){ .x = random_doubles(22 * c.in, 3), .rows = 22, .noise_rows = 12, .grid = two_grids,
-        .grids = 2, .noise_grids = 1, .text = random_doubles(4 * c.text_width, 4), .text_rows = 4,
-        .out = room(12 * c.in, sizeof(double)) };
+    w->seq[0] = (qw_dit_sequence){ .x = random_doubles(35 * c.in, 1),
+                                   .rows = 35,
+                                   .noise_rows = 35,
+                                   .grid = one_grid,
+                                   .grids = 1,
+                                   .noise_grids = 1,
+                                   .text = random_doubles(6 * c.text_width, 2),
+                                   .text_rows = 6,
+                                   .out = room(35 * c.in, sizeof(double)) };
+    w->seq[1] = (qw_dit_sequence){ .x = random_doubles(22 * c.in, 3),
+                                   .rows = 22,
+                                   .noise_rows = 12,
+                                   .grid = two_grids,
+                                   .grids = 2,
+                                   .noise_grids = 1,
+                                   .text = random_doubles(4 * c.text_width, 4),
+                                   .text_rows = 4,
+                                   .out = room(12 * c.in, sizeof(double)) };
 }
 
 static void dit_close(net *n, dit_work *w)
@@ -265,8 +281,8 @@ static void dit_close(net *n, dit_work *w)
     net_close(n);
 }
 
-/* Two sequences in one call are what each is alone, and a step of a longer table is what a table of one
- * gives.  To the bit. */
+/* Two sequences in one call are what each is alone, and a step of a longer table is what a table of
+ * one gives.  To the bit. */
 START_TEST(test_sequences)
 {
     net n;
@@ -332,7 +348,8 @@ END_TEST
 START_TEST(test_bf16)
 {
     int64_t n;
-    double *exact = velocity("ref64", 0, "tiny/transformer", &n), *f32 = velocity("ref", 0, "tiny/transformer", &n);
+    double *exact = velocity("ref64", 0, "tiny/transformer", &n),
+           *f32 = velocity("ref", 0, "tiny/transformer", &n);
     double *bf16 = velocity("ref:bf16", 0, "tiny/transformer", &n);
     ck_assert(distance(f32, exact, n) < 1e-5);
     ck_assert(distance(bf16, exact, n) > 1e-4);
@@ -343,7 +360,8 @@ START_TEST(test_bf16)
 }
 END_TEST
 
-/* The same weights with zero_cond_t: a reference is modulated at t = 0, so at t = 0 nothing changes. */
+/* The same weights with zero_cond_t: a reference is modulated at t = 0, so at t = 0 nothing
+ * changes. */
 static void zero_cond(double t, int zero, double *out)
 {
     net n;
@@ -372,13 +390,13 @@ START_TEST(test_zero_cond)
     ck_assert_mem_eq(a, b, ALL * sizeof *a);
     zero_cond(0.5, 0, a);
     zero_cond(0.5, 1, b);
-    ck_assert_mem_eq(a, b, ALONE * sizeof *a);                  /* without references it is the plain model */
+    ck_assert_mem_eq(a, b, ALONE * sizeof *a); /* without references it is the plain model */
     ck_assert(distance(a + ALONE, b + ALONE, ALL - ALONE) > 1e-3);
     free(a);
 }
 END_TEST
 
-/* --- a decoder that ends in a pixel shuffle ----------------------------------------------------------------- */
+/* --- a decoder that ends in a pixel shuffle --------------------------------------------------- */
 
 typedef struct decode_work { qw_vae *net; const double *latent; double *picture; } decode_work;
 enum { DH = 4, DW = 3, DPIXELS = 64 * DH * DW };
@@ -389,7 +407,8 @@ static void decode_body(qw_run *r, void *arg)
     qw_vae_decode(r, w->net, qw_is_plan(r->dev) ? NULL : w->latent, DH, DW, w->picture);
 }
 
-/* The last convolution's entries, with each row four times: the 4c + k-th is (k + 1) times the c-th. */
+/* The last convolution's entries, with each row four times: the 4c + k-th is (k + 1) times the
+ * c-th. */
 static void quadruple(net *n, const char *name, float **owned)
 {
     qw_entry *e = (qw_entry *)(uintptr_t)qw_store_find(n->store, name);
@@ -400,7 +419,8 @@ static void quadruple(net *n, const char *name, float **owned)
     qw_decode_f32(e->dtype, e->data, e->dim[0] * row, old);
     for (int64_t c = 0; c < e->dim[0]; c++)
         for (int64_t k = 0; k < 4; k++)
-            for (int64_t i = 0; i < row; i++) x[(4 * c + k) * row + i] = (float)(k + 1) * old[c * row + i];
+            for (int64_t i = 0; i < row; i++)
+                x[(4 * c + k) * row + i] = (float)(k + 1) * old[c * row + i];
     free(old);
     e->dim[0] *= 4;
     e->dtype = QW_F32;
@@ -438,8 +458,10 @@ START_TEST(test_shuffle)
     for (int y = 0; y < 16 * DH; y++)
         for (int x = 0; x < 16 * DW; x++)
             for (int c = 0; c < 3; c++) {
-                const double a = plain[(y / 2 * 8 * DW + x / 2) * 3 + c], k = 1 + 2 * (y % 2) + x % 2;
-                ck_assert_double_eq_tol(large[(y * 16 * DW + x) * 3 + c], k * a, 1e-12 * (1 + fabs(k * a)));
+                const double a = plain[(y / 2 * 8 * DW + x / 2) * 3 + c],
+                             k = 1 + 2 * (y % 2) + x % 2;
+                ck_assert_double_eq_tol(large[(y * 16 * DW + x) * 3 + c], k * a,
+                                        1e-12 * (1 + fabs(k * a)));
             }
     free(latent);
     free(plain);
@@ -447,19 +469,21 @@ START_TEST(test_shuffle)
 }
 END_TEST
 
-/* --- the blockwise ControlNet: no published code made golden data ------------------------------------------ */
+/* --- the blockwise ControlNet: no published code made golden data ----------------------------- */
 
 enum { BW = 8, BF = 12, BROWS = 5, BBLOCKS = 2 };
 
-static void put_tensor(FILE *f, char *header, size_t size, int *offset, const char *name, int rows, int cols, int seed)
+static void put_tensor(FILE *f, char *header, size_t size, int *offset, const char *name, int rows,
+                       int cols, int seed)
 {
     const size_t n = strlen(header);
     const int count = rows * (cols ? cols : 1);
     char shape[32];
     if (cols) snprintf(shape, sizeof shape, "%d,%d", rows, cols);
     else snprintf(shape, sizeof shape, "%d", rows);
-    snprintf(header + n, size - n, "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[%s],\"data_offsets\":[%d,%d]}", n > 1 ? "," : "",
-             name, shape, *offset, *offset + 4 * count);
+    snprintf(header + n, size - n,
+             "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[%s],\"data_offsets\":[%d,%d]}",
+             n > 1 ? "," : "", name, shape, *offset, *offset + 4 * count);
     for (int i = 0; i < count; i++) {
         const float x = (float)drawn(i + 1000 * seed);
         fwrite(&x, sizeof x, 1, f);
@@ -470,7 +494,8 @@ static void put_tensor(FILE *f, char *header, size_t size, int *offset, const ch
 /* A safetensors file of random weights: tensor i of block b is drawn with seed 10 (b + 1) + i. */
 static void blockwise_file(FILE *f)
 {
-    static const char *const leaves[] = { "x_rms.weight", "y_rms.weight", "input_proj.weight", "input_proj.bias",
+    static const char *const leaves[] = { "x_rms.weight",       "y_rms.weight",
+                                          "input_proj.weight",  "input_proj.bias",
                                           "output_proj.weight", "output_proj.bias" };
     char header[4000] = "{", name[80];
     FILE *body = tmpfile();
@@ -481,7 +506,8 @@ static void blockwise_file(FILE *f)
     for (int b = 0; b < BBLOCKS; b++)
         for (int i = 0; i < 6; i++) {
             snprintf(name, sizeof name, "controlnet_blocks.%d.%s", b, leaves[i]);
-            put_tensor(body, header, sizeof header, &offset, name, BW, i == 2 || i == 4 ? BW : 0, 10 * (b + 1) + i);
+            put_tensor(body, header, sizeof header, &offset, name, BW, i == 2 || i == 4 ? BW : 0,
+                       10 * (b + 1) + i);
         }
     strcat(header, "}");
     uint64_t length = strlen(header);
@@ -495,7 +521,8 @@ static void blockwise_file(FILE *f)
 
 static double rms_of(const double *x) { return sqrt(dot(x, x, BW) / BW + 1e-6); }
 
-/* x += strength output_proj(gelu_erf(input_proj(RMS(x) + RMS(y)))) for one row, y = img_in(condition). */
+/* x += strength output_proj(gelu_erf(input_proj(RMS(x) + RMS(y)))) for one row, y =
+ * img_in(condition). */
 static void blockwise_row(int b, double strength, const double *condition, double *x)
 {
     double y[BW], u[BW], v[BW];
@@ -529,7 +556,8 @@ static void load_blockwise(net *n, qw_control **k)
     ck_assert_msg(!qw_store_add(n->store, path, &n->err), "%s", n->err.text);
     unlink(path);
     rmdir(folder);
-    ck_assert_msg(!qw_store_canonical(n->store, QW_KIND_CONTROLNET, &found, &n->err), "%s", n->err.text);
+    ck_assert_msg(!qw_store_canonical(n->store, QW_KIND_CONTROLNET, &found, &n->err), "%s",
+                  n->err.text);
     ck_assert_int_eq(found, QW_KIND_BLOCKWISE);
     qw_control_load(k, &c, &n->l);
     net_ready(n);
@@ -541,7 +569,8 @@ START_TEST(test_blockwise)
 {
     net n;
     qw_control *k;
-    double x[BROWS * BW], y[BROWS * BW], got[BROWS * BW], *condition = random_doubles(BROWS * BF, 90);
+    double x[BROWS * BW], y[BROWS * BW], got[BROWS * BW],
+        *condition = random_doubles(BROWS * BF, 90);
     net_open(&n, "ref64", 0, NULL, QW_KIND_UNKNOWN);
     load_blockwise(&n, &k);
     qw_run *r = &n.run;
@@ -558,7 +587,8 @@ START_TEST(test_blockwise)
     ck_assert_uint_eq(r->used, mark);
     qw_get(r, t, got);
     ck_assert_msg(!r->error.status, "%s", r->error.text);
-    for (int i = 0; i < BROWS * BW; i++) ck_assert_double_eq_tol(got[i], x[i], 1e-11 * (1 + fabs(x[i])));
+    for (int i = 0; i < BROWS * BW; i++)
+        ck_assert_double_eq_tol(got[i], x[i], 1e-11 * (1 + fabs(x[i])));
     qw_control_free(k);
     free(condition);
     net_close(&n);

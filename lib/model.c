@@ -543,7 +543,7 @@ static int find_files(qwen *q)
 int qw_steps_in_name(const char *path)
 {
     for (int n = 1; n <= 16; n++) {
-        char a[16], b[16];
+        char a[24], b[24];
         snprintf(a, sizeof a, "%dstep", n);
         snprintf(b, sizeof b, "%d.step", n);
         if (qw_name_has(path, a) || qw_name_has(path, b))

@@ -6,7 +6,12 @@
 #include <math.h>
 #include <string.h>
 
-typedef struct reader { const json_t *json; const char *where; qw_error *err; } reader;
+typedef struct reader {
+    const json_t *json;
+    const char   *where;
+    qw_error     *err;
+    json_t       *gguf;                 /* the same keys from a GGUF's metadata, or NULL; owned */
+} reader;
 
 /* A key at the top level, or in one of the objects that newer files nest it in. */
 static const json_t *value_of(const reader *r, const char *key)
@@ -16,7 +21,27 @@ static const json_t *value_of(const reader *r, const char *key)
     for (int i = 0; !v && i < 3; i++) v = json_object_get(json_object_get(r->json, nests[i]), key);
     const json_t *text = json_object_get(r->json, "text_config");
     for (int i = 1; !v && i < 3; i++) v = json_object_get(json_object_get(text, nests[i]), key);
-    return v;
+    return v ? v : json_object_get(r->gguf, key);
+}
+
+/* What llama.cpp writes: its keys, and ours.  Ends with NULL. */
+typedef struct alias { const char *gguf, *key; } alias;
+
+/* Numbers and short arrays of a GGUF's metadata under our keys.  Values are text that is JSON. */
+static int read_gguf(reader *r, const qw_store *s, const alias *a)
+{
+    for (; s && a->gguf; a++) {
+        const char *text = qw_store_metadata(s, a->gguf);
+        json_error_t why;
+        if (!text) continue;
+        if (!r->gguf) r->gguf = json_object();
+        json_t *v = r->gguf ? json_loads(text, JSON_DECODE_ANY, &why) : NULL;
+        if (json_array_size(v) == 4) json_array_remove(v, 3);  /* a fourth section, unused */
+        if (!r->gguf || (v ? json_object_set_new(r->gguf, a->key, v) != 0
+                           : json_error_code(&why) == json_error_out_of_memory))
+            return qw_fail(r->err, QWEN_ENOMEM, "%s: no memory for its numbers", r->where);
+    }
+    return QWEN_OK;
 }
 
 static void integer(const reader *r, const char *key, int64_t *out, int64_t low, int64_t high)
@@ -115,9 +140,20 @@ static void settle_layers(const reader *r, const char *key, int64_t *layers, con
 
 enum { WIDE = 1 << 20, DEEP = 1000 };
 
-int qw_text_configure(qw_text_config *c, const json_t *json, const qw_store *s, const char *where, qw_error *err)
+static const alias text_keys[] = {
+    { "qwen2vl.attention.head_count", "num_attention_heads" },
+    { "qwen2vl.attention.head_count_kv", "num_key_value_heads" },
+    { "qwen2vl.attention.layer_norm_rms_epsilon", "rms_norm_eps" },
+    { "qwen2vl.rope.freq_base", "rope_theta" },
+    { "qwen2vl.rope.dimension_sections", "mrope_section" },
+    { NULL, NULL },
+};
+
+static int text_config(qw_text_config *c, const reader *from, const qw_store *s)
 {
-    const reader r = { json, where, err };
+    const reader r = *from;
+    const char *const where = r.where;
+    qw_error *const err = r.err;
     int64_t section[3] = { 16, 24, 24 }, image = 151655, start = 151652, end = 151653, head = 0;
     *c = (qw_text_config){ .vocab = 152064, .width = 3584, .ff = 18944, .layers = 28, .heads = 28, .kv_heads = 4,
                            .eps = 1e-6, .theta = 1e6 };
@@ -167,6 +203,14 @@ int qw_text_configure(qw_text_config *c, const json_t *json, const qw_store *s, 
     return QWEN_OK;
 }
 
+int qw_text_configure(qw_text_config *c, const json_t *json, const qw_store *s, const char *where, qw_error *err)
+{
+    reader r = { json, where, err, NULL };
+    if (!read_gguf(&r, s, text_keys)) text_config(c, &r, s);
+    json_decref(r.gguf);
+    return err->status;
+}
+
 static void vision_numbers(qw_vision_config *c, const reader *r, const qw_store *s)
 {
     integer(r, "depth", &c->depth, 1, DEEP);
@@ -200,12 +244,40 @@ static void vision_full(qw_vision_config *c, const reader *r, const qw_store *s)
         c->full[c->fulls++] = (int)i;
 }
 
-int qw_vision_configure(qw_vision_config *c, const json_t *json, const json_t *processor, const qw_store *s,
-                        const char *where, qw_error *err)
+/* The pictures' side: sizes, patches, colours.  Newer files say the least and most pixels in `size`. */
+static void vision_processor(qw_vision_config *c, const json_t *processor, qw_error *err)
 {
-    const json_t *nested = json_object_get(json, "vision_config");
-    const reader r = { nested ? nested : json_object_get(json, "depth") ? json : NULL, where, err };
-    const reader p = { processor, "preprocessor_config.json", err };
+    const reader p = { processor, "preprocessor_config.json", err, NULL };
+    const reader size = { json_object_get(processor, "size"), p.where, err, NULL };
+    int64_t patch = c->patch, merge = c->merge;
+    integer(&size, "shortest_edge", &c->min_pixels, 1, (int64_t)1 << 40);
+    integer(&size, "longest_edge", &c->max_pixels, 1, (int64_t)1 << 40);
+    integer(&p, "min_pixels", &c->min_pixels, 1, (int64_t)1 << 40);
+    integer(&p, "max_pixels", &c->max_pixels, 1, (int64_t)1 << 40);
+    integer(&p, "patch_size", &patch, 1, 256);
+    integer(&p, "merge_size", &merge, 1, 16);
+    numbers(&p, "image_mean", c->mean, 3, -1e6, 1e6);
+    numbers(&p, "image_std", c->std, 3, 1e-6, 1e6);
+    if (err->status) return;
+    if (patch != c->patch || merge != c->merge)
+        qw_fail(err, QWEN_EMODEL, "%s: patch_size %lld and merge_size %lld are not the vision tower's %lld and %lld",
+                p.where, (long long)patch, (long long)merge, (long long)c->patch, (long long)c->merge);
+    else if (c->min_pixels > c->max_pixels)
+        qw_fail(err, QWEN_EFORMAT, "%s: min_pixels %lld is more than max_pixels %lld", p.where,
+                (long long)c->min_pixels, (long long)c->max_pixels);
+}
+
+static const alias vision_keys[] = {
+    { "clip.vision.attention.head_count", "num_heads" },
+    { "clip.vision.patch_size", "patch_size" },
+    { NULL, NULL },
+};
+
+static int vision_config(qw_vision_config *c, const reader *from, const json_t *processor, const qw_store *s)
+{
+    const reader r = *from;
+    const char *const where = r.where;
+    qw_error *const err = r.err;
     *c = (qw_vision_config){ .depth = 32, .width = 1280, .ff = 3420, .heads = 16, .out = 3584, .patch = 14,
         .temporal = 2, .merge = 2, .window = 112, .channels = 3, .eps = 1e-6, .min_pixels = 3136,
         .max_pixels = 12845056, .mean = { 0.48145466, 0.4578275, 0.40821073 },
@@ -213,10 +285,7 @@ int qw_vision_configure(qw_vision_config *c, const json_t *json, const json_t *p
     vision_numbers(c, &r, s);
     if (!value_of(&r, "num_heads") && c->width != 1280) c->heads = c->width / 80 ? c->width / 80 : 1;
     vision_full(c, &r, s);
-    integer(&p, "min_pixels", &c->min_pixels, 1, (int64_t)1 << 40);
-    integer(&p, "max_pixels", &c->max_pixels, 1, (int64_t)1 << 40);
-    numbers(&p, "image_mean", c->mean, 3, -1e6, 1e6);
-    numbers(&p, "image_std", c->std, 3, 1e-6, 1e6);
+    vision_processor(c, processor, err);
     if (err->status) return err->status;
     c->head = c->width / c->heads;
     if (c->width % c->heads || c->head % 4)
@@ -225,10 +294,17 @@ int qw_vision_configure(qw_vision_config *c, const json_t *json, const json_t *p
     if (c->window % (c->patch * c->merge))
         return qw_fail(err, QWEN_EFORMAT, "%s: window_size %lld is no multiple of patch_size x spatial_merge_size "
                        "(%lld)", where, (long long)c->window, (long long)(c->patch * c->merge));
-    if (c->min_pixels > c->max_pixels)
-        return qw_fail(err, QWEN_EFORMAT, "%s: min_pixels %lld is more than max_pixels %lld", where,
-                       (long long)c->min_pixels, (long long)c->max_pixels);
     return QWEN_OK;
+}
+
+int qw_vision_configure(qw_vision_config *c, const json_t *json, const json_t *processor, const qw_store *s,
+                        const char *where, qw_error *err)
+{
+    const json_t *nested = json_object_get(json, "vision_config");
+    reader r = { nested ? nested : json_object_get(json, "depth") ? json : NULL, where, err, NULL };
+    if (!read_gguf(&r, s, vision_keys)) vision_config(c, &r, processor, s);
+    json_decref(r.gguf);
+    return err->status;
 }
 
 /* Features a token enters with; 4-bit layouts keep two columns in a byte. */
@@ -253,14 +329,14 @@ static void dit_store(qw_dit_config *c, const reader *r, const qw_store *s)
         if (head) c->head = head;
     }
     if (!value_of(r, "num_attention_heads") && width) c->heads = width / c->head;
-    if (!value_of(r, "zero_cond_t") && s && qw_store_find(s, "__index_timestep_zero__")) c->zero_cond_t = 1;
-    if (!value_of(r, "use_additional_t_cond") && s && qw_store_find(s, "time_text_embed.addition_t_embedding.weight"))
-        c->additional_t = c->layer3d = 1;
+    /* What only these weights have tells more than a configuration, which may be that of another variant. */
+    if (s && qw_store_find(s, "__index_timestep_zero__")) c->zero_cond_t = 1;
+    if (s && qw_store_find(s, "time_text_embed.addition_t_embedding.weight")) c->additional_t = c->layer3d = 1;
 }
 
 int qw_dit_configure(qw_dit_config *c, const json_t *json, const qw_store *s, const char *where, qw_error *err)
 {
-    const reader r = { json, where, err };
+    const reader r = { json, where, err, NULL };
     int guidance = 0;
     *c = (qw_dit_config){ .layers = 60, .heads = 24, .head = 128, .text_width = 3584, .in = 64, .out = 16, .patch = 2,
                           .axes = { 16, 56, 56 } };
@@ -308,7 +384,7 @@ int qw_vae_configure(qw_vae_config *c, const json_t *json, const qw_store *s, co
         -0.0715, 0.5517, -0.3632, -0.1922, -0.9497, 0.2503, -0.2921 };
     static const double std[16] = { 2.8184, 1.4541, 2.3275, 2.6558, 1.2196, 1.7708, 2.6052, 2.0743, 3.2687, 2.1526,
         2.8652, 1.5579, 1.6382, 1.1253, 2.8251, 1.9160 };
-    const reader r = { json, where, err };
+    const reader r = { json, where, err, NULL };
     *c = (qw_vae_config){ .base = 96, .z = 16, .mult = { 1, 2, 4, 4 }, .levels = 4, .res_blocks = 2, .channels = 3 };
     integer(&r, "base_dim", &c->base, 1, 4096);
     integer(&r, "z_dim", &c->z, 1, 64);
@@ -343,7 +419,7 @@ int qw_schedule_configure(qw_schedule_config *c, const json_t *json, const char 
 {
     static const char *const refused[] = { "use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas",
         "invert_sigmas", "stochastic_sampling" };
-    const reader r = { json, where, err };
+    const reader r = { json, where, err, NULL };
     if (!json) {                        /* no file: what is published */
         *c = (qw_schedule_config){ .shift = 1, .base_shift = 0.5, .max_shift = 0.9, .terminal = 0.02, .base_len = 256,
                                    .max_len = 8192, .train_steps = 1000, .dynamic = 1 };

@@ -160,7 +160,8 @@ static qw_kind detect(const qw_store *s, const char **prefix)
     *prefix = "";
     if (is_lora(s)) return QW_KIND_LORA;
     if (is_checkpoint(s)) return QW_KIND_CHECKPOINT;
-    if (latent_channels(s) == 64 || ends_anywhere(s, ".self_attn.q_norm.weight")) return QW_KIND_QWEN21;
+    if (latent_channels(s) == 64 || ends_anywhere(s, ".self_attn.q_norm.weight") ||
+        ends_anywhere(s, ".attn_q_norm.weight")) return QW_KIND_QWEN21;
     for (size_t i = 0; i < sizeof signatures / sizeof *signatures; i++) {
         const char *found = prefix_of(s, signatures[i].names);
         if (!found) continue;

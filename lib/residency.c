@@ -112,8 +112,7 @@ void *qw_residency_keep(qw_residency *s, const void *data, size_t bytes, qw_erro
         qw_fail(err, QWEN_EDEVICE, "%s did not take %zu bytes of weights", s->dev->name, bytes);
         return NULL;
     }
-    s->kept += bytes;
-    s->copies += bytes;
+    *(s->dev->host ? &s->copies : &s->kept) += bytes;
     return p;
 }
 
@@ -162,31 +161,49 @@ static int fill(qw_residency *s, qw_group *g, void *memory, int queue)
     return QWEN_OK;
 }
 
+/* Memory for the slots, as large as the largest group. */
+static int make_slots(qw_residency *s, uint64_t largest, qw_error *err)
+{
+    for (int i = 0; i < 2 && !err->status; i++) s->slot[i].memory = device_block(s, (size_t)largest, err);
+    return err->status;
+}
+
+/* Moves a group for good; 0 if the device has no room for it after all. */
+static int keep_group(qw_residency *s, qw_group *g, qw_error *err)
+{
+    qw_error full = { 0 };
+    void *p = device_block(s, g->bytes, &full);
+    if (!p) return 0;
+    if (fill(s, g, p, QW_COMPUTE))
+        qw_fail(err, QWEN_EDEVICE, "%s did not take the weights of %s", s->dev->name, g->name);
+    s->kept += g->bytes;
+    return 1;
+}
+
+/* Groups are kept in their order up to the first that does not fit; that one and the rest take turns. */
 static int commit_device(qw_residency *s, qw_error *err)
 {
-    const uint64_t bound = s->memory ? s->memory : s->dev->memory;
-    uint64_t all = 0, largest = 0, room;
+    /* Without a bound a quarter is left for scratch and for what else runs there. */
+    const uint64_t bound = s->memory ? s->memory : s->dev->memory - s->dev->memory / 4;
+    uint64_t all = 0, largest = 0, room = bound > s->kept ? bound - s->kept : 0;
+    qw_group *first = NULL, *last = NULL;
     for (int i = 0; i < s->groups; i++) {
         all += s->group[i]->bytes;
         if (s->group[i]->bytes > largest) largest = s->group[i]->bytes;
     }
-    room = bound > s->kept ? bound - s->kept : 0;
-    if (all > room && 2 * largest > room)
-        return qw_fail(err, QWEN_ENOMEM, "%s: %llu bytes are too few for weights: two slots of %llu bytes are needed",
-                       s->dev->name, (unsigned long long)bound, (unsigned long long)largest);
-    if (all > room) room -= 2 * largest;
-    qw_group *first = NULL, *last = NULL;
-    for (int i = 0; i < s->groups; i++) {
+    if (all > room) {
+        if (2 * largest > room)
+            return qw_fail(err, QWEN_ENOMEM, "%s: %llu bytes are too few for weights: two slots of %llu bytes are "
+                           "needed", s->dev->name, (unsigned long long)bound, (unsigned long long)largest);
+        if (make_slots(s, largest, err)) return err->status;
+        room -= 2 * largest;
+    }
+    for (int i = 0; i < s->groups && !err->status; i++) {
         qw_group *g = s->group[i];
         if (!g->matrices) continue;
-        g->kept = !first && g->bytes <= room;
+        g->kept = !first && g->bytes <= room && keep_group(s, g, err);
         if (g->kept) {
-            void *p = device_block(s, g->bytes, err);
-            if (!p) return err->status;
-            if (fill(s, g, p, QW_COMPUTE))
-                return qw_fail(err, QWEN_EDEVICE, "%s did not take the weights of %s", s->dev->name, g->name);
             room -= g->bytes;
-            s->kept += g->bytes;
             continue;
         }
         s->streamed += g->bytes;
@@ -195,18 +212,18 @@ static int commit_device(qw_residency *s, qw_error *err)
         last = g;
     }
     if (last) last->next_streamed = first;
-    for (int i = 0; first && i < 2; i++) {
-        s->slot[i].memory = device_block(s, largest, err);
-        if (!s->slot[i].memory) return err->status;
-    }
-    return s->dev->sync(s->dev) ? qw_fail(err, QWEN_EDEVICE, "%s failed", s->dev->name) : QWEN_OK;
+    if (first && !s->slot[0].memory) make_slots(s, largest, err);
+    if (!err->status && s->dev->sync(s->dev)) qw_fail(err, QWEN_EDEVICE, "%s failed", s->dev->name);
+    return err->status;
 }
 
 int qw_residency_commit(qw_residency *s, qw_error *err)
 {
     if (err->status) return err->status;
     if (!s->dev->host) return commit_device(s, err);
-    for (int i = 0; i < s->groups; i++) s->kept += s->group[i]->bytes;
+    for (int i = 0; i < s->groups; i++)
+        for (int k = 0; k < s->group[i]->matrices; k++)
+            if (s->group[i]->matrix[k].mapped) s->kept += s->group[i]->matrix[k].bytes;
     return QWEN_OK;
 }
 

@@ -239,7 +239,6 @@ static void run_text(const char *device, const char *stage, double tolerance)
     qw_text_forward(&b.run, t, ids, n, features, features ? gold(&b, "in.features")->dim[0] : 0,
                     positions, out);
     compare(&b, "norm", out, n * c.width);
-    close_bench(&b);
     free(ids);
     free(grid);
     free(features);
@@ -247,6 +246,7 @@ static void run_text(const char *device, const char *stage, double tolerance)
     free(positions);
     qw_text_free(t);
     close_model(&m);
+    close_bench(&b);
 }
 
 START_TEST(text64) { run_text("ref64", "stages/text", 1e-10); }
@@ -318,12 +318,12 @@ static void run_vision(const char *device, const char *stage, double tolerance)
         free(gathered[i].x);
     }
     compare(&b, "out", out, patches / 4 * c.out);
-    close_bench(&b);
     free(pixels);
     free(grid);
     free(out);
     qw_vision_free(v);
     close_model(&m);
+    close_bench(&b);
 }
 
 START_TEST(vision64)
@@ -386,7 +386,6 @@ static void run_dit(const char *device, const char *stage, const char *folder, i
     qw_dit_forward(&b.run, d, table, 0, &s, 1, 0, 1);
     ck_assert_msg(!b.run.error.status, "%s", b.run.error.text);
     compare(&b, "out", out, rows * c.in);
-    close_bench(&b);
     qw_modulation_free(table);
     free(x);
     free(text);
@@ -394,6 +393,7 @@ static void run_dit(const char *device, const char *stage, const char *folder, i
     free(out);
     qw_dit_free(d);
     close_model(&m);
+    close_bench(&b);
 }
 
 START_TEST(dit64)
@@ -472,7 +472,6 @@ static void run_control(const char *device, double tolerance)
     qw_dit_forward(&b.run, d, table, 0, &s, 1, 0, 1);
     ck_assert_msg(!b.run.error.status, "%s", b.run.error.text);
     compare(&b, "main.out", out, rows * c.in);
-    close_bench(&b);
     qw_modulation_free(table);
     qw_modulation_free(own);
     free(x);
@@ -486,6 +485,7 @@ static void run_control(const char *device, double tolerance)
     qw_dit_free(d);
     close_model(&side);
     close_model(&m);
+    close_bench(&b);
 }
 
 START_TEST(control64) { run_control("ref64", 1e-10); }
@@ -530,7 +530,6 @@ static void run_vae(const char *device, const char *stage, const char *folder, d
     compare(&b, "enc.logvar", logvar, z);
     compare(&b, "enc.std", std, z);
     compare(&b, "enc.mean_norm", norm, z);
-    close_bench(&b);
     free(latent);
     free(chw);
     free(picture);
@@ -538,6 +537,7 @@ static void run_vae(const char *device, const char *stage, const char *folder, d
     free(mean);
     qw_vae_free(v);
     close_model(&m);
+    close_bench(&b);
 }
 
 START_TEST(vae64)

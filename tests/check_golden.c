@@ -145,7 +145,7 @@ static qwen_array read_png(const char *path, int channels)
 
 /* --- cases ------------------------------------------------------------------------------------ */
 
-static json_t *cases, *demo;
+static json_t *cases, *demo, *loras;
 
 static const char *string(const json_t *c, const char *key)
 {
@@ -381,6 +381,133 @@ START_TEST(demo_picture)
 }
 END_TEST
 
+/* --- every layout of a file gives the same network ------------------------------------------ */
+
+static const struct { const char *file, *golden; } layouts[] = {
+    { "qwen_image_medium_bf16.safetensors", "bf16" },
+    { "qwen_image_medium_fp8_e4m3fn.safetensors", "fp8_e4m3fn" },
+    { "qwen_image_medium_fp8_e4m3fn_scaled.safetensors", "fp8_scaled_old" },
+    { "qwen_image_medium_fp8mixed.safetensors", "fp8_comfy_quant" },
+    { "qwen_image_medium_fp8_header.safetensors", "fp8_header" },
+    { "qwen_image_medium_fp8_rows.safetensors", "fp8_rows" },
+    { "qwen-image-medium-BF16.gguf", "gguf_bf16" },
+    { "qwen-image-medium-Q8_0.gguf", "gguf_q8_0" },
+    { "qwen-image-medium-Q4_0.gguf", "gguf_q4_0" },
+    { "qwen-image-medium-Q5_1.gguf", "gguf_q5_1" },
+    { "qwen-image-medium-Q4_K.gguf", "gguf_q4_k" },
+    { "qwen-image-medium-Q6_K.gguf", "gguf_q6_k" },
+    { "qwen-image-medium-Q5_K.gguf", "gguf_q5_k" },
+    { "qwen-image-medium-Q2_K.gguf", "gguf_q2_k" },
+    { "qwen-image-medium-Q3_K.gguf", "gguf_q3_k" },
+    { "qwen-image-medium-mixed.gguf", "gguf_mixed" },
+};
+
+static qwen_array tensor_of(const char *file, const char *name)
+{
+    qwen_file *f;
+    qwen_array a;
+    ck_assert_msg(!qwen_file_open(&f, testdata(file)), "%s", file);
+    ck_assert_msg(!qwen_file_read(f, name, &a), "%s: %s", file, qwen_file_error(f));
+    qwen_file_close(f);
+    return a;
+}
+
+/* Token n, feature f of a packed latent, as an index into [16][2 rows][2 columns]. */
+static int64_t unpacked(int64_t n, int64_t f, int64_t rows, int64_t columns)
+{
+    const int64_t y = 2 * (n / columns) + f / 2 % 2, x = 2 * (n % columns) + f % 2;
+    return (f / 4 * 2 * rows + y) * 2 * columns + x;
+}
+
+/* The velocity at the inputs of goldens/inputs.safetensors: 6 rows, 8 columns of tokens. */
+static void check_velocity(qwen *q, const char *file, const char *tensor, double limit)
+{
+    enum { ROWS = 6, COLUMNS = 8, TOKENS = ROWS * COLUMNS };
+    static float latent[TOKENS * 64];
+    qwen_array x = tensor_of("formats/goldens/inputs.safetensors", "dit.hidden_states");
+    qwen_array text = tensor_of("formats/goldens/inputs.safetensors", "dit.encoder_hidden_states");
+    qwen_array t = tensor_of("formats/goldens/inputs.safetensors", "dit.timestep");
+    qwen_array want = tensor_of(file, tensor), v = { 0 };
+    for (int64_t i = 0; i < TOKENS * 64; i++)
+        latent[unpacked(i / 64, i % 64, ROWS, COLUMNS)] = (float)number(&x, i);
+    const qwen_array z = {
+        .data = latent, .dtype = QWEN_F32, .rank = 3, .dim = { 16, 2 * ROWS, 2 * COLUMNS }
+    };
+    text.rank = 2;
+    text.dim[0] = 20;
+    text.dim[1] = 256;
+    ck_assert_msg(!qwen_velocity(q, &z, 1, number(&t, 0), &text, &v), "%s", qwen_error(q));
+    double most = 0, off = 0;
+    for (int64_t i = 0; i < TOKENS * 64; i++) {
+        const double a = number(&want, i);
+        const double b = number(&v, unpacked(i / 64, i % 64, ROWS, COLUMNS));
+        most = fmax(most, fabs(a));
+        off = fmax(off, fabs(a - b));
+    }
+    ck_assert_msg(off <= limit * most, "%s: off by %.2g", tensor, off / most);
+    qwen_array_free(&x);
+    qwen_array_free(&text);
+    qwen_array_free(&t);
+    qwen_array_free(&want);
+    qwen_array_free(&v);
+}
+
+static qwen *open_transformer(const char *name)
+{
+    char path[500];
+    qwen *q;
+    path_of(path, sizeof path, "formats/comfyui/models/diffusion_models/%s", name);
+    const qwen_options o = { .size = sizeof o, .transformer = path, .device = "ref64" };
+    const int status = qwen_open(&q, &o);
+    must(q, status, name);
+    return q;
+}
+
+START_TEST(layout)
+{
+    char golden[200];
+    snprintf(golden, sizeof golden, "formats/goldens/%s.safetensors", layouts[_i].golden);
+    qwen *q = open_transformer(layouts[_i].file);
+    /* The golden weights of scaled FP8 are products rounded to float32: 2^-24 apart from ours. */
+    const int scaled = strstr(layouts[_i].golden, "fp8_") && !strstr(layouts[_i].golden, "e4m3fn");
+    check_velocity(q, golden, "dit.out", scaled ? 6e-8 : 1e-9);
+    qwen_close(q);
+}
+END_TEST
+
+static void add_lora(qwen *q, const char *file, double strength)
+{
+    char path[500];
+    path_of(path, sizeof path, "formats/comfyui/models/loras/%s", file);
+    must(q, qwen_lora(q, path, strength, 0), file);
+}
+
+START_TEST(lora)
+{
+    const json_t *c = json_array_get(loras, (size_t)_i), *files = json_object_get(c, "files");
+    const char *base = string(c, "base");
+    char tensor[100];
+    qwen *q = open_transformer(base ? base : "qwen_image_medium_bf16.safetensors");
+    for (size_t i = 0; i < json_array_size(files); i++) {
+        const json_t *pair = json_array_get(files, i);
+        add_lora(q, json_string_value(json_array_get(pair, 0)),
+                 json_number_value(json_array_get(pair, 1)));
+    }
+    if (!files)
+        add_lora(q, string(c, "file"), real(c, "strength", 1));
+    snprintf(tensor, sizeof tensor, "%s.dit.out", string(c, "golden"));
+    check_velocity(q, "formats/goldens/lora.safetensors", tensor, 1e-9);
+    qwen_lora_clear(q);
+    if (!base)
+        check_velocity(q, "formats/goldens/bf16.safetensors", "dit.out", 1e-9);
+    char path[500];
+    path_of(path, sizeof path, "formats/bad/%s", "lora_no_match.safetensors");
+    ck_assert_int_eq(qwen_lora(q, path, 1, 0), QWEN_EMODEL);
+    ck_assert_int_eq(qwen_lora(q, path, 1, QWEN_LORA_PARTIAL), QWEN_EMODEL);
+    qwen_close(q);
+}
+END_TEST
+
 static json_t *load(const char *rel)
 {
     json_error_t e;
@@ -395,7 +522,8 @@ int main(void)
     json_t *all = load("pipelines/cases.json");
     cases = json_object_get(all, "cases");
     demo = load("demo/cases.json");
-    if (!cases || !demo)
+    loras = load("formats/goldens/lora.json");
+    if (!cases || !demo || !loras)
         return 1;
     Suite *s = suite_create("golden");
     TCase *t = tcase_create("pipelines");
@@ -412,8 +540,14 @@ int main(void)
     for (int i = 0; i < (int)json_array_size(demo); i += 6)
         tcase_add_loop_test(t, demo_picture, i, i + 1);
     suite_add_tcase(s, t);
+    t = tcase_create("formats");
+    tcase_set_timeout(t, 120);
+    tcase_add_loop_test(t, layout, 0, (int)(sizeof layouts / sizeof *layouts));
+    tcase_add_loop_test(t, lora, 0, (int)json_array_size(loras));
+    suite_add_tcase(s, t);
     const int failed = run_suite(s);
     json_decref(all);
     json_decref(demo);
+    json_decref(loras);
     return failed;
 }

@@ -368,6 +368,17 @@ static int read_one(qw_store *s, int file, qw_error *err)
     return tensors(&c, count, alignment);
 }
 
+/* A part must be the one that its name says. */
+static int check_split(qw_store *s, int file, uint64_t no, uint64_t count, qw_error *err)
+{
+    const cursor c = { .store = s, .file = file };
+    const uint64_t own = unsigned_of(&c, "split.no", 0), all = unsigned_of(&c, "split.count", 1);
+    return own == no && all == count ? QWEN_OK
+         : qw_fail(err, QWEN_EFORMAT, "%s says split.no %llu of %llu, its name %llu of %llu",
+                   s->file[file].path, (unsigned long long)own, (unsigned long long)all,
+                   (unsigned long long)no, (unsigned long long)count);
+}
+
 /* The other parts of a split file: "<name>-00001-of-00003.gguf". */
 static int read_splits(qw_store *s, int first, qw_error *err)
 {
@@ -388,7 +399,7 @@ static int read_splits(qw_store *s, int first, qw_error *err)
         snprintf(path + n - strlen(tail), strlen(tail) + 1, "-%05u-of-%05u.gguf", (unsigned)(i + 1), (unsigned)count);
         if (!qw_store_map(s, path, &file, err)) {
             s->file[file].gguf = 1;
-            read_one(s, file, err);
+            if (!read_one(s, file, err)) check_split(s, file, i, count, err);
         }
     }
     free(path);

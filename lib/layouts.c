@@ -166,6 +166,12 @@ static float *floats(const layer *l, const qw_entry *e)
             x[i] = (float)d;
         }
     else qw_decode_f32(e->dtype == QW_U8 ? QW_F8E4M3 : e->dtype, e->data, n, x);
+    for (int64_t i = 0; e != l->weight && i < n; i++) {
+        if (isfinite(x[i])) continue;
+        qw_fail(l->err, QWEN_EFORMAT, "%s: value %lld of \"%s\" is not finite", l->where,
+                (long long)i, e->name);
+        return NULL;
+    }
     return x;
 }
 

@@ -360,6 +360,7 @@ int qw_dit_configure(qw_dit_config *c, const json_t *json, const qw_store *s, co
     if (done(&r)) return err->status;
     if (!axes && c->head != 128) {      /* the published split, 1/8 and twice 7/16, in even numbers */
         c->axes[0] = c->head / 16 * 2;
+        if ((c->head - c->axes[0]) % 4) c->axes[0] += 2;
         c->axes[1] = c->axes[2] = (c->head - c->axes[0]) / 2;
     }
     c->width = c->heads * c->head;

@@ -163,8 +163,10 @@ char *qw_component_path(const char *directory, const char *name, qw_error *err)
 static char *config_beside(const char *path, qw_error *err)
 {
     char *directory = qw_strdup(path);
-    if (!directory)
+    if (!directory) {
+        qw_fail(err, QWEN_ENOMEM, "%s: no memory to look for its configuration", path);
         return NULL;
+    }
     if (!qw_is_directory(path)) {
         char *slash = strrchr(directory, '/');
         if (slash)
@@ -507,7 +509,10 @@ static int find_files(qwen *q)
 {
     const char *model = q->opt.model, *directory = NULL, *dit = NULL, *text = NULL, *vae = NULL;
     if (model) {
-        char *path = qw_is_directory(model) ? qw_path_join(model, "model_index.json") : NULL;
+        const int directory_given = qw_is_directory(model);
+        char *path = directory_given ? qw_path_join(model, "model_index.json") : NULL;
+        if (directory_given && !path)
+            return qw_fail(&q->error, QWEN_ENOMEM, "%s: no memory to open it", model);
         const int indexed = path && is_file(path);
         json_t *index = NULL;
         if (indexed && !qw_load_json(q, path, &index))

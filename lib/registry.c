@@ -132,6 +132,7 @@ static int open_named(const qw_backend *b, const char *name, int threads, qw_dev
     for (int i = 0; i < VARIANTS; i++) {
         const int status = open_at(b, i, threads, out);
         if (status == QW_DECLINE) break;
+        if (status == QWEN_ENOMEM) return status;       /* the next variant is another device */
         if (status) {
             failed = status;
             continue;

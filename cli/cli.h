@@ -1,7 +1,7 @@
 /* cli.h - what the files of the command share.
  *
- * Functions that return int return an exit code, 0 for done, unless their comment says otherwise; they
- * have then told the user why (complain).  Strings of settings belong to argv or to the recipe. */
+ * Functions that return int return an exit code, 0 for done, unless their comment says otherwise;
+ * they have then told the user why (complain).  Strings in settings are of argv or the recipe. */
 #ifndef CLI_H
 #define CLI_H
 #include "qwen.h"
@@ -9,8 +9,8 @@
 #include <stdio.h>
 
 enum code {                             /* exit codes: a contract, see the manual */
-    CODE_DONE = 0, CODE_DIFFERENT = 1, CODE_USAGE = 2, CODE_READ = 3, CODE_MALFORMED = 4, CODE_UNSUPPORTED = 5,
-    CODE_MEMORY = 6, CODE_WRITE = 7, CODE_NUMERIC = 8, CODE_CANCELLED = 130
+    CODE_DONE = 0, CODE_DIFFERENT = 1, CODE_USAGE = 2, CODE_READ = 3, CODE_MALFORMED = 4,
+    CODE_UNSUPPORTED = 5, CODE_MEMORY = 6, CODE_WRITE = 7, CODE_NUMERIC = 8, CODE_CANCELLED = 130
 };
 
 typedef struct text_list { const char **item; size_t n; } text_list;
@@ -18,7 +18,8 @@ typedef struct number_list { double *item; size_t n; } number_list;
 
 /* Every option of every subcommand; what was not given is zero. */
 typedef struct settings {
-    const char *model, *transformer, *text_encoder, *vision, *vae, *controlnet, *tokenizer, *variant;
+    const char *model, *transformer, *text_encoder, *vision, *vae, *controlnet, *tokenizer;
+    const char *variant;
     text_list   models;
     const char *prompt, *prompt_file, *negative, *chat_template, *system;
     int         show_prompt;
@@ -44,18 +45,20 @@ typedef struct settings {
     json_t     *recipe;                 /* of --from; owns the strings that came from it */
 } settings;
 
-/* --- main.c ---------------------------------------------------------------------------------------------- */
+/* --- main.c ----------------------------------------------------------------------------------- */
 #if defined __GNUC__
 #define CLI_PRINTF(f, a) __attribute__((format(printf, f, a)))
 #else
 #define CLI_PRINTF(f, a)
 #endif
-int  complain(int code, const char *format, ...) CLI_PRINTF(2, 3);  /* one line on stderr; returns code */
+/* One line on stderr; returns code. */
+int  complain(int code, const char *format, ...) CLI_PRINTF(2, 3);
 void notice(const settings *s, const char *format, ...) CLI_PRINTF(2, 3);   /* unless --quiet */
 int  code_of(int qwen_status);
 int  no_memory(void);                   /* says so; CODE_MEMORY */
-int64_t utf8_invalid(const char *text, size_t bytes);       /* offset of the first byte that is not UTF-8, or -1 */
-char *format_text(const char *format, ...) CLI_PRINTF(1, 2);        /* malloc'ed, or NULL without memory */
+/* The offset of the first byte that is not UTF-8, or -1. */
+int64_t utf8_invalid(const char *text, size_t bytes);
+char *format_text(const char *format, ...) CLI_PRINTF(1, 2);    /* malloc'ed, NULL without memory */
 char *path_join(const char *directory, const char *name);   /* malloc'ed, or NULL */
 const char *base_name(const char *path);
 /* Everything of a file ("-" is stdin), with a zero after the end; free() *data. */
@@ -72,25 +75,26 @@ int  run_inspect(settings *s);
 int  run_compare(settings *s);
 int  run_tokenize(settings *s);
 
-/* --- options.c ------------------------------------------------------------------------------------------- */
+/* --- options.c -------------------------------------------------------------------------------- */
 enum {                                  /* who takes an option */
-    FOR_GENERATE = 1, FOR_PLAN = 2, FOR_DEVICES = 4, FOR_MODELS = 8, FOR_INSPECT = 16, FOR_COMPARE = 32,
-    FOR_TOKENIZE = 64
+    FOR_GENERATE = 1, FOR_PLAN = 2, FOR_DEVICES = 4, FOR_MODELS = 8, FOR_INSPECT = 16,
+    FOR_COMPARE = 32, FOR_TOKENIZE = 64
 };
 int  options_parse(settings *s, unsigned who, int argc, char **argv);
 void options_help(unsigned who, FILE *to);
-int  option_given(const settings *s, const char *name);     /* nonzero: on the command line, or by the recipe */
+/* Nonzero: on the command line, or by the recipe. */
+int  option_given(const settings *s, const char *name);
 /* Sets the option of that long name from text unless it is given; unknown names are left alone. */
 int  option_default(settings *s, const char *name, const char *value);
 void settings_free(settings *s);
 int  list_add(text_list *l, const char *text);
-/* The name of `names` (n of them, `stride` bytes apart) nearest to `word`, or NULL if none is near. */
+/* The one of the n names that is nearest to `word`, or NULL if none is near. */
 const char *near_miss(const char *word, const char *const *names, size_t n);
 
-/* --- find.c, models.c: files by name ----------------------------------------------------------------------- */
+/* --- find.c, models.c: files by name ---------------------------------------------------------- */
 typedef struct model_entry {
     char       *name, *path;
-    const char *folder;                 /* ComfyUI's folder type, "diffusers" for a directory, "" unknown */
+    const char *folder;                 /* ComfyUI's type; "diffusers": a directory; "": unknown */
     uint64_t    bytes;
 } model_entry;
 typedef struct catalog { model_entry *entry; size_t n; } catalog;
@@ -106,21 +110,23 @@ int  find_lora(const settings *s, const char *name, char **path);
 void found_free(found *f);
 char *find_demo(void);                  /* malloc'ed path of the demo's directory, or NULL */
 char *find_cache(void);                 /* root of the Hugging Face cache; malloc'ed, or NULL */
-/* "org/name[@revision]" in the cache: 0 and *path; or -1: no such id, *where and *why say what was looked
- * for.  All malloc'ed. */
+/* "org/name[@revision]" in the cache: 0 and *path; or -1, and *where says what was looked for and
+ * is not there.  Both are malloc'ed. */
 int  find_id(const char *id, char **path, char **where);
 int  is_id(const char *name);
 
-/* --- picture.c, png.c: pictures in ----------------------------------------------------------------------------- */
+/* --- picture.c, png.c: pictures in ------------------------------------------------------------ */
 enum { PICTURE_NONE, PICTURE_PNG, PICTURE_JPEG, PICTURE_WEBP };
 int  picture_kind(const char *data, size_t bytes);          /* by its first bytes */
 int  picture_read(const settings *s, const char *path, qwen_array *out);   /* U8 [H][W][3 or 4] */
-int  picture_decode(const settings *s, const char *path, const char *data, size_t bytes, qwen_array *out);
-int  png_decode(const char *path, const char *data, size_t bytes, qwen_array *out, int *orientation, int *animated);
-char *png_recipe(const char *data, size_t bytes);           /* text of iTXt "qwen-image"; malloc'ed, or NULL */
+int  picture_decode(const settings *s, const char *path, const char *data, size_t bytes,
+                    qwen_array *out);
+int  png_decode(const char *path, const char *data, size_t bytes, qwen_array *out,
+                int *orientation, int *animated);
+char *png_recipe(const char *data, size_t bytes);           /* of its iTXt; malloc'ed, or NULL */
 int  picture_orientation(const unsigned char *exif, size_t bytes);         /* 1 to 8 */
 
-/* --- write.c, output.c: files out ------------------------------------------------------------------------------ */
+/* --- write.c, output.c: files out ------------------------------------------------------------- */
 /* A file that appears whole or not at all. */
 typedef struct output {
     char  *path, *temporary;            /* temporary NULL: written in place (a device, stdout) */
@@ -137,7 +143,7 @@ int  picture_write(const char *path, const qwen_array *picture, const char *reci
 /* The name of picture `number` (from 1) of several or one; malloc'ed. */
 char *picture_name(const char *pattern, int64_t number, int several);
 
-/* --- request.c: what the options say, as the library's structs ---------------------------------------------------- */
+/* --- request.c: what the options say, as the library's structs -------------------------------- */
 typedef struct progress progress;
 typedef struct job {                    /* everything that a request points to */
     const settings *s;
@@ -151,18 +157,18 @@ typedef struct job {                    /* everything that a request points to *
     size_t       inputs;
     char        *template_file;
 } job;
-int  job_begin(job *j, settings *s);    /* checks options, reads inputs: what can be said without a model */
+int  job_begin(job *j, settings *s);    /* checks options and reads inputs, without a model */
 int  job_open(job *j);                  /* finds and opens the model with its LoRAs */
 void job_close(job *j);
 /* The prompts of the words, --prompt or --prompt-file; *storage holds the file's. */
 int  prompts_read(settings *s, text_list *prompts, char **storage);
 
-/* --- metadata.c -------------------------------------------------------------------------------------------- */
+/* --- metadata.c ------------------------------------------------------------------------------- */
 json_t *recipe_make(const settings *s, const job *j, const char *prompt, const qwen_result *res);
 int  recipe_load(settings *s);          /* --from */
 int  sha256_file(const char *path, char hex[65]);           /* -1: cannot be read */
 
-/* --- dump.c ------------------------------------------------------------------------------------------------ */
+/* --- dump.c ----------------------------------------------------------------------------------- */
 typedef struct dump dump;
 int  dump_open(dump **out, const char *path, const text_list *only);
 void dump_add(dump *d, const char *name, const qwen_array *a);
@@ -171,7 +177,7 @@ int  tensor_read(const char *path, const char *const *names, qwen_array *out, in
 double array_at(const qwen_array *a, int64_t i);
 int64_t array_count(const qwen_array *a);
 
-/* --- progress.c ---------------------------------------------------------------------------------------------- */
+/* --- progress.c ------------------------------------------------------------------------------- */
 struct progress {
     int    style;                       /* 0 none, 1 plain, 2 bar */
     int64_t picture, pictures;
@@ -187,13 +193,14 @@ void interrupt_install(void);
 int  interrupted(void);
 double seconds_now(void);
 
-/* --- preview.c, edges.c, paste.c --------------------------------------------------------------------------------- */
+/* --- preview.c, edges.c, paste.c -------------------------------------------------------------- */
 typedef struct preview preview;
-int  preview_open(preview **out, const job *j, const char *beside);  /* beside: the picture's own name */
+int  preview_open(preview **out, const job *j, const char *beside /* the picture's own name */);
 void preview_tap(preview *p, const char *name, const qwen_array *a);
 void preview_close(preview *p);         /* removes the file */
 int  canny(qwen_array *picture);        /* U8 [H][W][3 or 4] becomes its edges, white on black */
-int  resize(const qwen_array *from, int64_t w, int64_t h, qwen_array *to);     /* Lanczos, U8 [H][W][C] */
+/* Lanczos; U8 [H][W][C]. */
+int  resize(const qwen_array *from, int64_t w, int64_t h, qwen_array *to);
 /* Outside the mask, and inside the old borders of an extension, the picture's own pixels. */
 int  paste_kept(const settings *s, const job *j, qwen_array *picture);
 #endif

@@ -1,4 +1,4 @@
-/* compare.c - the subcommand that says where B parts from A: dumps tensor by tensor, pictures pixel by pixel. */
+/* compare.c - the subcommand that says where B parts from A: dumps by tensor, pictures by pixel. */
 #include "cli.h"
 #include <errno.h>
 #include <math.h>
@@ -13,9 +13,10 @@ typedef struct comparison {
     int     first_rank;
 } comparison;
 
-/* --- dumps ----------------------------------------------------------------------------------------------------------- */
+/* --- dumps ------------------------------------------------------------------------------------ */
 
-/* Names in order of computation: the metadata's, else the file's.  Each is the file's own string or in *text. */
+/* Names in order of computation: the metadata's, else the file's.  Each is the file's own string or
+ * in *text. */
 static int order_of(const qwen_file *f, text_list *names, char **text)
 {
     const char *order = qwen_file_metadata(f, "order");
@@ -40,8 +41,11 @@ static int order_of(const qwen_file *f, text_list *names, char **text)
 /* Where in the order of computation a name stands, for files whose own order says nothing. */
 static int stage_rank(const char *name)
 {
-    static const char *const stages[] = { "vision.pixels", "vision.", "text.", "neg.", "vae.enc.", "mask", "control", "noise",
-        "mu", "sigmas", "timesteps", "img_shapes", "step.t", "step0.", "v.", "latents.", "vae.dec.", "image" };
+    static const char *const stages[] = {
+        "vision.pixels", "vision.", "text.", "neg.",     "vae.enc.",  "mask",
+        "control",       "noise",   "mu",    "sigmas",   "timesteps", "img_shapes",
+        "step.t",        "step0.",  "v.",    "latents.", "vae.dec.",  "image"
+    };
     for (int i = 0; i < (int)(sizeof stages / sizeof *stages); i++)
         if (!strncmp(name, stages[i], strlen(stages[i])))
             return i;
@@ -64,7 +68,8 @@ static int same_shape(const qwen_array *a, const qwen_array *b)
     return same;
 }
 
-/* max|a-b| / max|a|; where a is all zero, max|a-b|.  Infinite where one is finite and the other is not. */
+/* max|a-b| / max|a|; where a is all zero, max|a-b|.  Infinite where one is finite and the other is
+ * not. */
 static double difference(const qwen_array *a, const qwen_array *b)
 {
     double most = 0, size = 0;
@@ -81,7 +86,8 @@ static double difference(const qwen_array *a, const qwen_array *b)
     return size > 0 ? most / size : most;
 }
 
-static void told(comparison *c, const char *name, const char *verdict, const char *shape, double e, int differs)
+static void told(comparison *c, const char *name, const char *verdict, const char *shape, double e,
+                 int differs)
 {
     if (!c->s->json)
         printf("%-24s %-20s %-9s %s\n", name, shape, verdict, differs ? "DIFFERS" : "");
@@ -147,8 +153,9 @@ static int summary(comparison *c)
 {
     const int64_t bad = c->different + c->missing;
     if (c->s->json) {
-        json_t *o = json_pack("{s:I,s:I,s:I,s:I,s:O}", "same", (json_int_t)c->same, "different", (json_int_t)c->different,
-            "missing", (json_int_t)c->missing, "only_in_b", (json_int_t)c->extra, "tensors", c->all);
+        json_t *o = json_pack("{s:I,s:I,s:I,s:I,s:O}", "same", (json_int_t)c->same, "different",
+                              (json_int_t)c->different, "missing", (json_int_t)c->missing,
+                              "only_in_b", (json_int_t)c->extra, "tensors", c->all);
         if (c->first)
             json_object_set_new(o, "first", json_string(c->first));
         char *text = o ? json_dumps(o, JSON_INDENT(2)) : NULL;
@@ -158,8 +165,9 @@ static int summary(comparison *c)
         printf("%s\n", text);
         free(text);
     } else {
-        printf("%lld the same, %lld different, %lld missing in B, %lld only in B", (long long)c->same, (long long)c->different,
-               (long long)c->missing, (long long)c->extra);
+        printf("%lld the same, %lld different, %lld missing in B, %lld only in B",
+               (long long)c->same, (long long)c->different, (long long)c->missing,
+               (long long)c->extra);
         if (c->first)
             printf("; first difference: %s", c->first);
         printf("\n");
@@ -193,40 +201,44 @@ static int compare_dumps(const settings *s, qwen_file *a, qwen_file *b)
     return code;
 }
 
-/* --- pictures -------------------------------------------------------------------------------------------------------- */
+/* --- pictures --------------------------------------------------------------------------------- */
 
 /* Levels of 8 bits; alpha only where both have it. */
 static int compare_pictures(const settings *s, const qwen_array *a, const qwen_array *b)
 {
-    const int64_t channels = a->dim[2] < b->dim[2] ? a->dim[2] : b->dim[2], n = a->dim[0] * a->dim[1];
+    const int64_t channels = a->dim[2] < b->dim[2] ? a->dim[2] : b->dim[2],
+                  n = a->dim[0] * a->dim[1];
     int64_t differ = 0;
     double squares = 0;
     int most = 0;
     if (a->dim[0] != b->dim[0] || a->dim[1] != b->dim[1]) {
         printf(s->json ? "{\"differs\": true, \"a\": \"%lldx%lld\", \"b\": \"%lldx%lld\"}\n"
-                       : "sizes differ: A is %lldx%lld, B is %lldx%lld\n", (long long)a->dim[1], (long long)a->dim[0],
-               (long long)b->dim[1], (long long)b->dim[0]);
+                       : "sizes differ: A is %lldx%lld, B is %lldx%lld\n",
+               (long long)a->dim[1], (long long)a->dim[0], (long long)b->dim[1],
+               (long long)b->dim[0]);
         const int code = flush_stdout();
         return code ? code : CODE_DIFFERENT;
     }
     for (int64_t i = 0; i < n; i++)
         for (int64_t k = 0; k < channels; k++) {
-            const int d = ((const uint8_t *)a->data)[i * a->dim[2] + k] - ((const uint8_t *)b->data)[i * b->dim[2] + k];
+            const int d = ((const uint8_t *)a->data)[i * a->dim[2] + k] -
+                          ((const uint8_t *)b->data)[i * b->dim[2] + k];
             most = abs(d) > most ? abs(d) : most;
             squares += d * d;
             differ += d != 0;
         }
     const double values = (double)(n * channels), psnr = 10 * log10(255.0 * 255 * values / squares);
     if (s->json && squares > 0)
-        printf("{\"differs\": %s, \"most\": %d, \"values\": %lld, \"psnr\": %.4f}\n", most > s->tolerance ? "true" : "false",
-               most, (long long)differ, psnr);
+        printf("{\"differs\": %s, \"most\": %d, \"values\": %lld, \"psnr\": %.4f}\n",
+               most > s->tolerance ? "true" : "false", most, (long long)differ, psnr);
     else if (s->json)
         printf("{\"differs\": false, \"most\": 0, \"values\": 0, \"psnr\": null}\n");
     else if (squares > 0)
-        printf("largest difference %d of 255 levels, %lld of %.0f values differ, PSNR %.2f dB\n", most, (long long)differ,
-               values, psnr);
+        printf("largest difference %d of 255 levels, %lld of %.0f values differ, PSNR %.2f dB\n",
+               most, (long long)differ, values, psnr);
     else
-        printf("the same: %lldx%lld, all %.0f values\n", (long long)a->dim[1], (long long)a->dim[0], values);
+        printf("the same: %lldx%lld, all %.0f values\n", (long long)a->dim[1], (long long)a->dim[0],
+               values);
     const int code = flush_stdout();
     return code ? code : most > s->tolerance ? CODE_DIFFERENT : CODE_DONE;
 }
@@ -282,7 +294,8 @@ int run_compare(settings *s)
     if (code)
         return code;
     if (a != b)
-        return complain(CODE_MALFORMED, "%s is %s, expected another like it, found %s in %s", s->words.item[0],
-                        a ? "a picture" : "a file of tensors", b ? "a picture" : "a file of tensors", s->words.item[1]);
+        return complain(CODE_MALFORMED, "%s is %s, expected another like it, found %s in %s",
+                        s->words.item[0], a ? "a picture" : "a file of tensors",
+                        b ? "a picture" : "a file of tensors", s->words.item[1]);
     return a ? with_pictures(s) : with_dumps(s);
 }

@@ -1,8 +1,8 @@
 /* dump.c - tensors out to a safetensors file in the order they were computed, and tensors in.
  *
- * A header of a safetensors file names all tensors with their places and comes first, but what a run
- * will compute is known only at its end: data go to an unnamed file, which is copied behind the header.
- * Metadata "order" lists the names in order of computation, a line each. */
+ * A header of a safetensors file names all tensors with their places and comes first, but what a
+ * run will compute is known only at its end: data go to an unnamed file, which is copied behind the
+ * header. Metadata "order" lists the names in order of computation, a line each. */
 #include "cli.h"
 #include <errno.h>
 #include <fnmatch.h>
@@ -23,7 +23,7 @@ struct dump {
     tensor    *tensor;
     size_t     n, room;
     uint64_t   bytes;
-    int        failed;                  /* errno of the first failure; -1: the same name with another shape */
+    int        failed;                  /* errno of the first failure */
 };
 
 int64_t array_count(const qwen_array *a)
@@ -59,7 +59,9 @@ int dump_open(dump **out, const char *path, const text_list *only)
     d->spool = output_spool(path);
     if (d->path && d->spool)
         return CODE_DONE;
-    const int code = d->path ? complain(CODE_WRITE, "%s: cannot be written: %s", path, strerror(errno)) : no_memory();
+    const int code = d->path
+                         ? complain(CODE_WRITE, "%s: cannot be written: %s", path, strerror(errno))
+                         : no_memory();
     dump_close(d, NULL, 0);
     *out = NULL;
     return code;
@@ -110,7 +112,10 @@ void dump_add(dump *d, const char *name, const qwen_array *a)
     }
     const int narrow = a->dtype == QWEN_F64 && !strcmp(name, "image");
     tensor *t = &d->tensor[d->n];
-    *t = (tensor){ .name = format_text("%s", name), .dtype = narrow ? QWEN_F32 : a->dtype, .rank = a->rank, .at = d->bytes };
+    *t = (tensor){ .name = format_text("%s", name),
+                   .dtype = narrow ? QWEN_F32 : a->dtype,
+                   .rank = a->rank,
+                   .at = d->bytes };
     if (!t->name) {
         d->failed = ENOMEM;
         return;
@@ -156,8 +161,10 @@ static json_t *header(const dump *d, const char *recipe)
         json_t *shape = json_array();
         for (int k = 0; k < t->rank; k++)
             bad |= json_array_append_new(shape, json_integer(t->dim[k]));
-        bad |= json_object_set_new(top, t->name, json_pack("{s:s,s:o,s:[I,I]}", "dtype", dtypes[t->dtype], "shape", shape,
-            "data_offsets", (json_int_t)t->at, (json_int_t)(t->at + t->bytes)));
+        bad |= json_object_set_new(top, t->name,
+                                   json_pack("{s:s,s:o,s:[I,I]}", "dtype", dtypes[t->dtype],
+                                             "shape", shape, "data_offsets", (json_int_t)t->at,
+                                             (json_int_t)(t->at + t->bytes)));
     }
     if (!bad)
         return top;
@@ -230,7 +237,7 @@ int dump_close(dump *d, const char *recipe, int keep)
     return code;
 }
 
-/* --- in -------------------------------------------------------------------------------------------------------- */
+/* --- in --------------------------------------------------------------------------------------- */
 
 static int has_tensor(const qwen_file *f, const char *name)
 {
@@ -241,7 +248,8 @@ static int has_tensor(const qwen_file *f, const char *name)
     return 0;
 }
 
-/* The first of `names` (up to NULL) that the file has.  *which: its index, -1: none, which is no error here. */
+/* The first of `names` (up to NULL) that the file has.  *which: its index, -1: none, which is no
+ * error here. */
 int tensor_read(const char *path, const char *const *names, qwen_array *out, int *which)
 {
     qwen_file *f = NULL;

@@ -1,9 +1,9 @@
 /* edges.c - Canny's edges, for control pictures: white lines on black.
  *
  * As OpenCV's Canny(image, 100, 200), which control pictures are usually made with: 3x3 Sobel
- * (border pixels repeated), magnitude |dx| + |dy| of the channel where it is largest, thinning along the
- * gradient's direction in steps of 45 degrees, then hysteresis: what is above 200, and what is above 100
- * and touches it. */
+ * (border pixels repeated), magnitude |dx| + |dy| of the channel where it is largest, thinning
+ * along the gradient's direction in steps of 45 degrees, then hysteresis: what is above 200, and
+ * what is above 100 and touches it. */
 #include "cli.h"
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +27,8 @@ static gradient gradient_at(const qwen_array *a, int64_t y, int64_t x)
         gradient g = { 0, 0, 0 };
         for (int i = -1; i <= 1; i++)
             for (int j = -1; j <= 1; j++) {
-                const int v = ((const uint8_t *)a->data)[(clamp(y + i, h) * w + clamp(x + j, w)) * c + k];
+                const int v =
+                    ((const uint8_t *)a->data)[(clamp(y + i, h) * w + clamp(x + j, w)) * c + k];
                 g.dx += j * smooth[i + 1] * v;
                 g.dy += i * smooth[j + 1] * v;
             }
@@ -88,7 +89,9 @@ int canny(qwen_array *a)
     for (int64_t i = 0; good && i < h * w; i++)
         g[i] = gradient_at(a, i / w, i % w);
     for (int64_t i = 0; good && i < h * w; i++)
-        class[i] = g[i].size <= LOW || !is_ridge(g, h, w, i / w, i % w) ? NOTHING : g[i].size > HIGH ? STRONG : WEAK;
+        class[i] = g[i].size <= LOW || !is_ridge(g, h, w, i / w, i % w) ? NOTHING
+                   : g[i].size > HIGH                                   ? STRONG
+                                                                        : WEAK;
     if (good)
         grow(class, h, w, stack);
     for (int64_t i = 0; good && i < h * w; i++)

@@ -1,7 +1,8 @@
 /* find.c - from what the user calls a model, or a piece of one, to a path.
  *
- * A name is, in this order: a path that exists; "demo"; an id in the Hugging Face cache; a name that
- * `qwen-image models` lists (models.c).  A transformer alone gets the other pieces the same way. */
+ * A name is, in this order: a path that exists; "demo"; an id in the Hugging Face cache; a name
+ * that `qwen-image models` lists (models.c).  A transformer alone gets the other pieces the same
+ * way. */
 #include "cli.h"
 #include <ctype.h>
 #include <dirent.h>
@@ -23,12 +24,13 @@ static int is_directory(const char *path)
     return !stat(path, &st) && S_ISDIR(st.st_mode);
 }
 
-/* --- the demo ------------------------------------------------------------------------------------------------ */
+/* --- the demo --------------------------------------------------------------------------------- */
 
 /* Beside the program, when it has been moved or not been installed: malloc'ed, or NULL. */
 static char *demo_beside(void)
 {
-    static const char *const places[] = { "../share/libqwen/demo", "../data/demo", "../../data/demo", "data/demo" };
+    static const char *const places[] = { "../share/libqwen/demo", "../data/demo",
+                                          "../../data/demo", "data/demo" };
     char self[4096];
     const ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
     if (n <= 0)
@@ -60,11 +62,12 @@ char *find_demo(void)
     return beside;
 }
 
-/* --- the Hugging Face cache -------------------------------------------------------------------------------------- */
+/* --- the Hugging Face cache ------------------------------------------------------------------- */
 
 char *find_cache(void)
 {
-    const char *hub = getenv("HF_HUB_CACHE"), *home = getenv("HF_HOME"), *xdg = getenv("XDG_CACHE_HOME");
+    const char *hub = getenv("HF_HUB_CACHE"), *home = getenv("HF_HOME"),
+               *xdg = getenv("XDG_CACHE_HOME");
     const char *user = getenv("HOME");
     if (hub && *hub)
         return format_text("%s", hub);
@@ -142,7 +145,9 @@ int find_id(const char *id, char **path, char **where)
     const char *revision = at ? at + 1 : "main";
     const int name = (int)(at ? at - slash - 1 : (int)strlen(slash + 1));
     char *root = find_cache();
-    char *folder = root ? format_text("%s/models--%.*s--%.*s", root, (int)(slash - id), id, name, slash + 1) : NULL;
+    char *folder =
+        root ? format_text("%s/models--%.*s--%.*s", root, (int)(slash - id), id, name, slash + 1)
+             : NULL;
     char *snapshots = folder ? path_join(folder, "snapshots") : NULL;
     char *ref = folder ? format_text("%s/refs/%s", folder, revision) : NULL;
     char *commit = ref ? first_line(ref) : NULL;
@@ -155,15 +160,19 @@ int find_id(const char *id, char **path, char **where)
     else if (!commit && at) {           /* the revision itself may be the commit */
         *path = strchr(revision, '/') ? NULL : path_join(snapshots, revision);
         if (!*path || !is_directory(*path))
-            not_there(where, format_text("%s has neither refs/%s nor snapshots/%s", folder, revision, revision));
+            not_there(where, format_text("%s has neither refs/%s nor snapshots/%s", folder,
+                                         revision, revision));
     } else if (!commit) {
         *path = exists(ref) ? NULL : any_snapshot(snapshots);
         if (!*path)
-            not_there(where, format_text(exists(ref) ? "%s holds no commit" : "%s is missing, and there is no snapshot", ref));
+            not_there(where, format_text(exists(ref) ? "%s holds no commit"
+                                                     : "%s is missing, and there is no snapshot",
+                                         ref));
     } else {
         *path = path_join(snapshots, commit);
         if (*path && !is_directory(*path))
-            not_there(where, format_text("%s names %s, but %s is no directory", ref, commit, *path));
+            not_there(where,
+                      format_text("%s names %s, but %s is no directory", ref, commit, *path));
     }
     if (*path && !*where)
         result = 0;
@@ -179,9 +188,10 @@ int find_id(const char *id, char **path, char **where)
     return result;
 }
 
-/* --- a name -------------------------------------------------------------------------------------------------------- */
+/* --- a name ----------------------------------------------------------------------------------- */
 
-static const char *const model_folders[] = { "diffusers", "diffusion_models", "checkpoints", "", NULL };
+static const char *const model_folders[] = { "diffusers", "diffusion_models", "checkpoints", "",
+                                             NULL };
 static const char *const transformer_folders[] = { "diffusion_models", "checkpoints", "", NULL };
 static const char *const text_folders[] = { "text_encoders", "checkpoints", "", NULL };
 static const char *const vae_folders[] = { "vae", "checkpoints", "", NULL };
@@ -210,7 +220,8 @@ static size_t stem(const char *name)
     return n;
 }
 
-/* How well an entry answers to a name: 3 the whole name, 2 without extension, 1 its last part, 0 not. */
+/* How well an entry answers to a name: 3 the whole name, 2 without extension, 1 its last part, 0
+ * not. */
 static int answers(const model_entry *e, const char *name)
 {
     const size_t n = strlen(name), whole = stem(e->name);
@@ -223,9 +234,10 @@ static int answers(const model_entry *e, const char *name)
     return !strcmp(last, name) || (n == part && !strncmp(last, name, n)) ? 1 : 0;
 }
 
-/* The entry that `name` means: the best answer, of which only the first place with the very same name counts.
- * NULL with *code 0: none; NULL with *code: ambiguous, and said. */
-static const model_entry *pick(const catalog *c, const char *option, const char *name, const char *const *folders, int *code)
+/* The entry that `name` means: the best answer, of which only the first place with the very same
+ * name counts. NULL with *code 0: none; NULL with *code: ambiguous, and said. */
+static const model_entry *pick(const catalog *c, const char *option, const char *name,
+                               const char *const *folders, int *code)
 {
     const model_entry *best = NULL, *other = NULL;
     int rank = 0;
@@ -243,12 +255,15 @@ static const model_entry *pick(const catalog *c, const char *option, const char 
     }
     if (!other)
         return best;
-    *code = complain(CODE_USAGE, "--%s: \"%s\" is ambiguous: %s (%s) and %s (%s) are meant by it; give the whole name", option,
-                     name, best->name, best->path, other->name, other->path);
+    *code = complain(
+        CODE_USAGE,
+        "--%s: \"%s\" is ambiguous: %s (%s) and %s (%s) are meant by it; give the whole name",
+        option, name, best->name, best->path, other->name, other->path);
     return NULL;
 }
 
-static int missing(const catalog *c, const char *option, const char *name, const char *const *folders, const char *where)
+static int missing(const catalog *c, const char *option, const char *name,
+                   const char *const *folders, const char *where)
 {
     const size_t last = strlen(name);
     const char **names = malloc((c->n + 1) * sizeof *names);
@@ -257,19 +272,27 @@ static int missing(const catalog *c, const char *option, const char *name, const
         if (in_folders(&c->entry[i], folders))
             names[n++] = c->entry[i].name;
     const char *near = names ? near_miss(name, names, n) : NULL;
-    const int file = name[0] == '/' || name[0] == '.' || (last && name[last - 1] == '/') || stem(name) < last;
+    const int file =
+        name[0] == '/' || name[0] == '.' || (last && name[last - 1] == '/') || stem(name) < last;
     int code;
     if (near)
-        code = complain(CODE_READ, "--%s: there is no \"%s\"; did you mean %s?", option, name, near);
+        code =
+            complain(CODE_READ, "--%s: there is no \"%s\"; did you mean %s?", option, name, near);
     else if (where)
-        code = complain(CODE_READ, "--%s: %s is not in the Hugging Face cache: %s; huggingface-cli download %.*s%s%s "
-                        "fetches it", option, name, where, (int)strcspn(name, "@"), name,
-                        strchr(name, '@') ? " --revision " : "", strchr(name, '@') ? strchr(name, '@') + 1 : "");
+        code = complain(
+            CODE_READ,
+            "--%s: %s is not in the Hugging Face cache: %s; huggingface-cli download %.*s%s%s "
+            "fetches it",
+            option, name, where, (int)strcspn(name, "@"), name,
+            strchr(name, '@') ? " --revision " : "",
+            strchr(name, '@') ? strchr(name, '@') + 1 : "");
     else if (file)
         code = complain(CODE_READ, "--%s: %s: %s", option, name, strerror(ENOENT));
     else
-        code = complain(CODE_READ, "--%s: \"%s\" is no file or directory, and no name that qwen-image models lists", option,
-                        name);
+        code = complain(
+            CODE_READ,
+            "--%s: \"%s\" is no file or directory, and no name that qwen-image models lists",
+            option, name);
     free(names);
     return code;
 }
@@ -291,7 +314,8 @@ static int need_catalog(finder *f)
     return catalog_make(&f->c, f->s);
 }
 
-static int find_name(finder *f, const char *option, const char *name, const char *const *folders, char **path)
+static int find_name(finder *f, const char *option, const char *name, const char *const *folders,
+                     char **path)
 {
     char *where = NULL;
     *path = NULL;
@@ -315,7 +339,7 @@ static int find_name(finder *f, const char *option, const char *name, const char
     return code;
 }
 
-/* --- the pieces of a transformer ----------------------------------------------------------------------------------------- */
+/* --- the pieces of a transformer -------------------------------------------------------------- */
 
 typedef struct contents {               /* what the names of a file's tensors say */
     int     transformer, text, vae;
@@ -340,11 +364,14 @@ static int look_inside(const char *path, contents *c)
         if (ends_with(t.name, "txt_norm.weight") && t.rank == 1) {
             c->transformer = 1;
             c->text_width = t.dim[0];
-        } else if ((ends_with(t.name, "embed_tokens.weight") || !strcmp(t.name, "token_embd.weight")) && t.rank == 2) {
+        } else if ((ends_with(t.name, "embed_tokens.weight") ||
+                    !strcmp(t.name, "token_embd.weight")) &&
+                   t.rank == 2) {
             c->text = 1;
             if (!c->text_width)
                 c->text_width = t.dim[1];
-        } else if (ends_with(t.name, "decoder.conv1.weight") || ends_with(t.name, "decoder.conv_in.weight")) {
+        } else if (ends_with(t.name, "decoder.conv1.weight") ||
+                   ends_with(t.name, "decoder.conv_in.weight")) {
             c->vae = 1;
         }
     }
@@ -352,7 +379,8 @@ static int look_inside(const char *path, contents *c)
     return status;
 }
 
-static int find_piece(finder *f, const char *what, const char *option, const char *folder, int64_t width, char **path)
+static int find_piece(finder *f, const char *what, const char *option, const char *folder,
+                      int64_t width, char **path)
 {
     const model_entry *first = NULL;
     size_t others = 0;
@@ -360,24 +388,26 @@ static int find_piece(finder *f, const char *what, const char *option, const cha
     for (size_t i = 0; !code && i < f->c.n; i++) {
         const model_entry *e = &f->c.entry[i];
         contents c;
-        if (strcmp(e->folder, folder) || look_inside(e->path, &c) || (width && (!c.text || c.text_width != width)) ||
-            (!width && !c.vae))
+        if (strcmp(e->folder, folder) || look_inside(e->path, &c) ||
+            (width && (!c.text || c.text_width != width)) || (!width && !c.vae))
             continue;
         others += first != NULL;
         first = first ? first : e;
     }
     if (!code && !first)
-        notice(f->s, "%s: none in the file, and none was found that fits; --%s PATH gives one", what, option);
+        notice(f->s, "%s: none in the file, and none was found that fits; --%s PATH gives one",
+               what, option);
     if (code || !first)
         return code;
     code = copy_path(path, first->path);
     if (!code)
-        notice(f->s, "%s: %s (%s)%s%s", what, first->name, first->path, others ? "; others fit too, choose with --" : "",
-               others ? option : "");
+        notice(f->s, "%s: %s (%s)%s%s", what, first->name, first->path,
+               others ? "; others fit too, choose with --" : "", others ? option : "");
     return code;
 }
 
-/* The published tokenizer: that of a directory that was found, else the one that came with this program. */
+/* The published tokenizer: that of a directory that was found, else the one that came with this
+ * program. */
 static int find_tokenizer(finder *f, char **path)
 {
     char *demo = find_demo(), *own = demo ? path_join(demo, "tokenizer") : NULL;
@@ -397,10 +427,12 @@ static int find_pieces(finder *f, found *out)
     const char *file = out->transformer ? out->transformer : out->model;
     contents c;
     int code = CODE_DONE;
-    if (!file || is_directory(file) || (out->model && is_directory(out->model)) || look_inside(file, &c) || !c.transformer)
+    if (!file || is_directory(file) || (out->model && is_directory(out->model)) ||
+        look_inside(file, &c) || !c.transformer)
         return code;
     if (!c.text && !out->text_encoder && !f->s->embeds)
-        code = find_piece(f, "text encoder", "text-encoder", "text_encoders", c.text_width, &out->text_encoder);
+        code = find_piece(f, "text encoder", "text-encoder", "text_encoders", c.text_width,
+                          &out->text_encoder);
     if (!code && !c.vae && !out->vae)
         code = find_piece(f, "VAE", "vae", "vae", 0, &out->vae);
     if (!code && !out->tokenizer)
@@ -408,7 +440,7 @@ static int find_pieces(finder *f, found *out)
     return code;
 }
 
-/* --- the model --------------------------------------------------------------------------------------------------------- */
+/* --- the model -------------------------------------------------------------------------------- */
 
 /* A tokenizer may be named by the model directory that holds it. */
 static int tokenizer_inside(char **path)
@@ -440,9 +472,12 @@ static int find_default(finder *f, found *out)
     if (!out->model || !out->label)
         return no_memory();
     if (!exists(out->model))
-        return complain(CODE_READ, "no model was named (--model or $QWEN_MODEL), and the demo is not in %s", out->model);
-    notice(f->s, "Using the demo checkpoint, which knows simple shapes only; for a real model: --model PATH, or "
-           "huggingface-cli download Qwen/Qwen-Image and --model Qwen/Qwen-Image");
+        return complain(CODE_READ,
+                        "no model was named (--model or $QWEN_MODEL), and the demo is not in %s",
+                        out->model);
+    notice(f->s, "Using the demo checkpoint, which knows simple shapes only; for a real model: "
+                 "--model PATH, or "
+                 "huggingface-cli download Qwen/Qwen-Image and --model Qwen/Qwen-Image");
     return CODE_DONE;
 }
 
@@ -453,7 +488,10 @@ static char *label_of(const char *name)
     while (n > 1 && name[n - 1] == '/')
         n--;
     char *trimmed = format_text("%.*s", (int)n, name);
-    char *label = trimmed ? format_text("%s", is_id(trimmed) && !exists(trimmed) ? trimmed : base_name(trimmed)) : NULL;
+    char *label =
+        trimmed
+            ? format_text("%s", is_id(trimmed) && !exists(trimmed) ? trimmed : base_name(trimmed))
+            : NULL;
     free(trimmed);
     return label;
 }
@@ -465,11 +503,16 @@ int find_model(const settings *s, found *out)
     int code;
     if (s->model) {
         out->label = label_of(s->model);
-        code = out->label ? find_name(&f, "model", s->model, model_folders, &out->model) : no_memory();
+        code =
+            out->label ? find_name(&f, "model", s->model, model_folders, &out->model) : no_memory();
     } else {
         code = find_default(&f, out);
     }
-    const struct { const char *option, *name; const char *const *folders; char **path; } pieces[] = {
+    const struct {
+        const char *option, *name;
+        const char *const *folders;
+        char **path;
+    } pieces[] = {
         { "transformer", s->transformer, transformer_folders, &out->transformer },
         { "text-encoder", s->text_encoder, text_folders, &out->text_encoder },
         { "vision", s->vision, text_folders, &out->vision },
@@ -479,7 +522,8 @@ int find_model(const settings *s, found *out)
     };
     for (size_t i = 0; !code && i < sizeof pieces / sizeof *pieces; i++)
         if (pieces[i].name)
-            code = find_name(&f, pieces[i].option, pieces[i].name, pieces[i].folders, pieces[i].path);
+            code =
+                find_name(&f, pieces[i].option, pieces[i].name, pieces[i].folders, pieces[i].path);
     if (!code && out->tokenizer)
         code = tokenizer_inside(&out->tokenizer);
     if (!code)

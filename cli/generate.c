@@ -31,26 +31,31 @@ static void tap(void *user, const char *name, const qwen_array *a)
         preview_tap(x->preview, name, a);
 }
 
-/* --- before anything is loaded --------------------------------------------------------------------------------------- */
+/* --- before anything is loaded ---------------------------------------------------------------- */
 
 static int check_output(const session *x)
 {
     const settings *s = x->s;
     const int several = x->pictures > 1;
     if (!*s->output || s->output[strlen(s->output) - 1] == '/')
-        return complain(CODE_WRITE, "--output: expected the name of a file, found \"%s\"", s->output);
+        return complain(CODE_WRITE, "--output: expected the name of a file, found \"%s\"",
+                        s->output);
     if (!strcmp(s->output, "-")) {
         if (several)
-            return complain(CODE_USAGE, "--output: standard output takes one picture, found %lld", (long long)x->pictures);
+            return complain(CODE_USAGE, "--output: standard output takes one picture, found %lld",
+                            (long long)x->pictures);
         if (s->json || s->show_prompt)
-            return complain(CODE_USAGE, "--output: standard output is the picture's; expected no --%s",
+            return complain(CODE_USAGE,
+                            "--output: standard output is the picture's; expected no --%s",
                             s->json ? "json" : "show-prompt");
         if (isatty(STDOUT_FILENO))
             return complain(CODE_USAGE, "--output: a picture is not written to a terminal");
         return CODE_DONE;
     }
     if (picture_format(s->output) == PICTURE_NONE)
-        return complain(CODE_USAGE, "--output: expected a name in .png, .jpg or .webp, found \"%s\"", s->output);
+        return complain(CODE_USAGE,
+                        "--output: expected a name in .png, .jpg or .webp, found \"%s\"",
+                        s->output);
     char *name = picture_name(s->output, 1, several);
     const int code = name ? output_check(name) : no_memory();
     free(name);
@@ -107,8 +112,11 @@ static int settle(session *x)
         x->per_run = s->layers ? s->layers : 4;
         x->pictures = (int64_t)x->prompts.n * (s->count ? s->count : 1) * x->per_run;
         if (picture_format(s->output) == PICTURE_JPEG)
-            return complain(CODE_USAGE, "--output: layers are transparent, which JPEG is not; expected a name in .png or "
-                            ".webp, found \"%s\"", s->output);
+            return complain(
+                CODE_USAGE,
+                "--output: layers are transparent, which JPEG is not; expected a name in .png or "
+                ".webp, found \"%s\"",
+                s->output);
         return check_output(x);
     }
     return CODE_DONE;
@@ -123,7 +131,7 @@ static void choose_seed(session *x)
     notice(x->s, "Seed %llu", (unsigned long long)x->seed);
 }
 
-/* --- words ---------------------------------------------------------------------------------------------------------- */
+/* --- words ------------------------------------------------------------------------------------ */
 
 static int library_failed(session *x, int status)
 {
@@ -143,7 +151,8 @@ static int show_prompt(session *x)
     FILE *to = x->s->json ? stderr : stdout;
     for (int negative = 0; negative <= uses_negative(x); negative++) {
         char *text = NULL;
-        const int status = x->j.req.prompt || negative ? qwen_prompt(x->j.q, &x->j.req, negative, &text) : QWEN_OK;
+        const int status =
+            x->j.req.prompt || negative ? qwen_prompt(x->j.q, &x->j.req, negative, &text) : QWEN_OK;
         if (status)
             return library_failed(x, status);
         if (text)
@@ -171,29 +180,34 @@ static int save_embeds(session *x)
     return code ? code : closed;
 }
 
-/* --- results -------------------------------------------------------------------------------------------------------- */
+/* --- results ---------------------------------------------------------------------------------- */
 
 static void put_seconds(json_t *o, const qwen_result *r, double total)
 {
-    json_object_set_new(o, "seconds", json_pack("{s:f,s:f,s:f,s:f,s:f,s:f}", "text", r->seconds_text, "vision",
-        r->seconds_vision, "encode", r->seconds_encode, "denoise", r->seconds_denoise, "decode", r->seconds_decode, "total",
-        total));
+    json_object_set_new(o, "seconds",
+                        json_pack("{s:f,s:f,s:f,s:f,s:f,s:f}", "text", r->seconds_text, "vision",
+                                  r->seconds_vision, "encode", r->seconds_encode, "denoise",
+                                  r->seconds_denoise, "decode", r->seconds_decode, "total", total));
 }
 
-/* The object of one picture.  Its seed may be beyond JSON integers as Jansson has them, and is put in by hand. */
-static int print_json(const session *x, const char *file, const qwen_result *r, const char *prompt, double total)
+/* The object of one picture.  Its seed may be beyond JSON integers as Jansson has them, and is put
+ * in by hand. */
+static int print_json(const session *x, const char *file, const qwen_result *r, const char *prompt,
+                      double total)
 {
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
-    json_t *o = json_pack("{s:s,s:i,s:i,s:i,s:f,s:s}", "file", file, "width", r->width, "height", r->height, "steps",
-                          r->steps, "guidance", r->guidance, "variant", r->variant);
+    json_t *o =
+        json_pack("{s:s,s:i,s:i,s:i,s:f,s:s}", "file", file, "width", r->width, "height", r->height,
+                  "steps", r->steps, "guidance", r->guidance, "variant", r->variant);
     if (prompt)
         json_object_set_new(o, "prompt", json_string(prompt));
     json_object_set_new(o, "model", json_string(x->j.files.label ? x->j.files.label : ""));
     json_object_set_new(o, "device", json_string(x->j.info.device));
     put_seconds(o, r, total);
-    json_object_set_new(o, "memory", json_pack("{s:I,s:I}", "host", (json_int_t)usage.ru_maxrss * 1024, "device",
-                                               (json_int_t)r->device_bytes));
+    json_object_set_new(o, "memory",
+                        json_pack("{s:I,s:I}", "host", (json_int_t)usage.ru_maxrss * 1024, "device",
+                                  (json_int_t)r->device_bytes));
     char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
     json_decref(o);
     if (!text)
@@ -203,7 +217,8 @@ static int print_json(const session *x, const char *file, const qwen_result *r, 
     return flush_stdout();
 }
 
-static int write_pictures(session *x, int64_t run, const char *prompt, qwen_result *r, double total, const char *recipe)
+static int write_pictures(session *x, int64_t run, const char *prompt, qwen_result *r, double total,
+                          const char *recipe)
 {
     int code = CODE_DONE;
     if (r->n == 1)
@@ -214,8 +229,8 @@ static int write_pictures(session *x, int64_t run, const char *prompt, qwen_resu
         if (!code && x->s->json)
             code = print_json(x, name, r, prompt, total);
         else if (!code && strcmp(name, "-"))
-            notice(x->s, "%s: %dx%d, seed %llu, %d steps, %.1f s", name, r->width, r->height, (unsigned long long)r->seed,
-                   r->steps, total);
+            notice(x->s, "%s: %dx%d, seed %llu, %d steps, %.1f s", name, r->width, r->height,
+                   (unsigned long long)r->seed, r->steps, total);
         free(name);
     }
     return code;
@@ -257,7 +272,8 @@ static int draw(session *x, int64_t run, const char *prompt)
     if (status)
         return library_failed(x, status);
     progress_end(&x->bar);
-    code = interrupted() ? library_failed(x, QWEN_ECANCELLED) : write_results(x, run, prompt, &r, seconds_now() - started);
+    code = interrupted() ? library_failed(x, QWEN_ECANCELLED)
+                         : write_results(x, run, prompt, &r, seconds_now() - started);
     qwen_result_free(&r);
     return code;
 }
@@ -278,7 +294,8 @@ static int draw_all(session *x)
         for (int i = 0; i < count && !code; i++) {
             code = draw(x, run++, x->prompts.item[p]);
             if (!code && interrupted())
-                code = p + 1 < x->prompts.n || i + 1 < count ? complain(CODE_CANCELLED, "cancelled") : CODE_DONE;
+                code = p + 1 < x->prompts.n || i + 1 < count ? complain(CODE_CANCELLED, "cancelled")
+                                                             : CODE_DONE;
         }
     }
     return code;

@@ -1,4 +1,4 @@
-/* inspect.c - the subcommand that says what a path is: a model or a part of one, a LoRA, a dump, a picture. */
+/* inspect.c - the subcommand that says what a path is: a model, a LoRA, a dump, a picture. */
 #include "cli.h"
 #include <errno.h>
 #include <math.h>
@@ -18,7 +18,7 @@ static int print_json(json_t *o)
     return flush_stdout();
 }
 
-/* --- models ---------------------------------------------------------------------------------------------------------- */
+/* --- models ----------------------------------------------------------------------------------- */
 
 /* A key that comes again makes a list of its values. */
 static void take_line(void *user, const char *key, const char *value)
@@ -54,7 +54,7 @@ static int inspect_model(const settings *s, const char *path)
     return status ? complain(code_of(status), "%s", *error ? error : qwen_strerror(status)) : code;
 }
 
-/* --- pictures -------------------------------------------------------------------------------------------------------- */
+/* --- pictures --------------------------------------------------------------------------------- */
 
 static int inspect_picture(const settings *s, const char *path, const char *data, size_t bytes)
 {
@@ -67,19 +67,22 @@ static int inspect_picture(const settings *s, const char *path, const char *data
     char *recipe = kind == PICTURE_PNG ? png_recipe(data, bytes) : NULL;
     json_t *parsed = recipe ? json_loads(recipe, 0, NULL) : NULL;
     if (s->json) {
-        json_t *o = json_pack("{s:s,s:s,s:I,s:I,s:I}", "kind", "picture", "format", kinds[kind], "width",
-            (json_int_t)a.dim[1], "height", (json_int_t)a.dim[0], "channels", (json_int_t)a.dim[2]);
+        json_t *o = json_pack("{s:s,s:s,s:I,s:I,s:I}", "kind", "picture", "format", kinds[kind],
+                              "width", (json_int_t)a.dim[1], "height", (json_int_t)a.dim[0],
+                              "channels", (json_int_t)a.dim[2]);
         if (parsed)
             json_object_set(o, "recipe", parsed);
         code = print_json(o);
         json_decref(o);
     } else {
-        printf("%-14s picture\n%-14s %s\n%-14s %lldx%lld\n%-14s %lld\n", "kind", "format", kinds[kind], "size",
-               (long long)a.dim[1], (long long)a.dim[0], "channels", (long long)a.dim[2]);
+        printf("%-14s picture\n%-14s %s\n%-14s %lldx%lld\n%-14s %lld\n", "kind", "format",
+               kinds[kind], "size", (long long)a.dim[1], (long long)a.dim[0], "channels",
+               (long long)a.dim[2]);
         const char *key;
         json_t *v;
         json_object_foreach(parsed, key, v) {
-            char *text = json_is_string(v) ? format_text("%s", json_string_value(v)) : json_dumps(v, JSON_ENCODE_ANY);
+            char *text = json_is_string(v) ? format_text("%s", json_string_value(v))
+                                           : json_dumps(v, JSON_ENCODE_ANY);
             printf("recipe         %s: %s\n", key, text ? text : "");
             free(text);
         }
@@ -91,12 +94,13 @@ static int inspect_picture(const settings *s, const char *path, const char *data
     return code;
 }
 
-/* --- dumps ----------------------------------------------------------------------------------------------------------- */
+/* --- dumps ------------------------------------------------------------------------------------ */
 
 /* A file of stages: written by us, or with their names. */
 static int is_dump(const qwen_file *f)
 {
-    static const char *const names[] = { "text.ids", "text.embeds", "noise", "sigmas", "image.u8", "image", "latents.0" };
+    static const char *const names[] = { "text.ids", "text.embeds", "noise",    "sigmas",
+                                         "image.u8", "image",       "latents.0" };
     qwen_file_tensor t;
     if (qwen_file_metadata(f, "order"))
         return 1;
@@ -131,7 +135,8 @@ static statistics measure(const qwen_array *a)
     return s;
 }
 
-static int print_stage(const settings *s, json_t *all, const qwen_file_tensor *t, const qwen_array *a)
+static int print_stage(const settings *s, json_t *all, const qwen_file_tensor *t,
+                       const qwen_array *a)
 {
     const statistics m = measure(a);
     char shape[160] = "";
@@ -140,13 +145,15 @@ static int print_stage(const settings *s, json_t *all, const qwen_file_tensor *t
         snprintf(shape + at, sizeof shape - at, "[%lld]", (long long)t->dim[i]);
     }
     if (!s->json) {
-        printf("%-22s %-4s %-18s min %-11.5g max %-11.5g mean %-11.5g dev %-11.5g", t->name, t->dtype, shape, m.least, m.most,
-               m.mean, m.deviation);
+        printf("%-22s %-4s %-18s min %-11.5g max %-11.5g mean %-11.5g dev %-11.5g", t->name,
+               t->dtype, shape, m.least, m.most, m.mean, m.deviation);
         printf(m.bad ? " %lld not finite\n" : "\n", (long long)m.bad);
         return ferror(stdout) ? flush_stdout() : CODE_DONE;
     }
-    json_array_append_new(all, json_pack("{s:s,s:s,s:s,s:f,s:f,s:f,s:f,s:I}", "name", t->name, "dtype", t->dtype, "shape",
-        shape, "min", m.least, "max", m.most, "mean", m.mean, "deviation", m.deviation, "not_finite", (json_int_t)m.bad));
+    json_array_append_new(all, json_pack("{s:s,s:s,s:s,s:f,s:f,s:f,s:f,s:I}", "name", t->name,
+                                         "dtype", t->dtype, "shape", shape, "min", m.least, "max",
+                                         m.most, "mean", m.mean, "deviation", m.deviation,
+                                         "not_finite", (json_int_t)m.bad));
     return CODE_DONE;
 }
 
@@ -163,7 +170,8 @@ static int inspect_dump(const settings *s, qwen_file *f)
         if (qwen_file_tensor_at(f, i, &t))
             continue;
         const int status = qwen_file_read(f, t.name, &a);
-        code = status ? complain(code_of(status), "%s", qwen_file_error(f)) : print_stage(s, all, &t, &a);
+        code = status ? complain(code_of(status), "%s", qwen_file_error(f))
+                      : print_stage(s, all, &t, &a);
         qwen_array_free(&a);
     }
     if (!code && s->json) {
@@ -175,7 +183,7 @@ static int inspect_dump(const settings *s, qwen_file *f)
     return code ? code : flush_stdout();
 }
 
-/* --- any ------------------------------------------------------------------------------------------------------------- */
+/* --- any -------------------------------------------------------------------------------------- */
 
 /* The path itself, or what it names. */
 static int find_path(settings *s, char **path)
@@ -230,8 +238,10 @@ int run_inspect(settings *s)
 {
     char *path;
     if (s->words.n != 1)
-        return s->words.n ? complain(CODE_USAGE, "inspect: expected one path, found a second, \"%s\"", s->words.item[1])
-                          : complain(CODE_USAGE, "inspect: expected a path, found none");
+        return s->words.n
+                   ? complain(CODE_USAGE, "inspect: expected one path, found a second, \"%s\"",
+                              s->words.item[1])
+                   : complain(CODE_USAGE, "inspect: expected a path, found none");
     int code = find_path(s, &path);
     if (!code)
         code = inspect_path(s, path);

@@ -1,4 +1,4 @@
-/* main.c - the command `qwen-image`: one table of subcommands, and the small things that all of them use. */
+/* main.c - the command `qwen-image`: one table of subcommands, and what all of them use. */
 #include "cli.h"
 #include <errno.h>
 #include <stdarg.h>
@@ -14,30 +14,33 @@ typedef struct subcommand {
 } subcommand;
 
 static const subcommand subcommands[] = {
-    { "generate", FOR_GENERATE, run_generate, "[options] [PROMPT]", "draws a picture, or edits one" },
-    { "plan",     FOR_PLAN,     run_plan,     "[options] [PROMPT]", "says what that would cost, computing nothing" },
+    { "generate", FOR_GENERATE, run_generate, "[options] [PROMPT]", "draws or edits a picture" },
+    { "plan",     FOR_PLAN,     run_plan,     "[options] [PROMPT]", "says what that would cost" },
     { "devices",  FOR_DEVICES,  run_devices,  "[options]",          "lists what can compute" },
-    { "models",   FOR_MODELS,   run_models,   "[options]",          "lists the models that are found by name" },
-    { "inspect",  FOR_INSPECT,  run_inspect,  "[options] PATH",     "says what a model, dump or picture is" },
-    { "compare",  FOR_COMPARE,  run_compare,  "[options] A B",      "says where dump or picture B parts from A" },
+    { "models",   FOR_MODELS,   run_models,   "[options]",          "lists models found by name" },
+    { "inspect",  FOR_INSPECT,  run_inspect,  "[options] PATH",     "says what a file is" },
+    { "compare",  FOR_COMPARE,  run_compare,  "[options] A B",      "says where B parts from A" },
     { "tokenize", FOR_TOKENIZE, run_tokenize, "[options] [TEXT]",   "turns text into token ids" },
 };
 enum { SUBCOMMANDS = (int)(sizeof subcommands / sizeof *subcommands) };
 
-/* --- messages ------------------------------------------------------------------------------------------------ */
+/* --- messages --------------------------------------------------------------------------------- */
 
 /* Length of the well-formed UTF-8 sequence at s (n bytes left), or 0. */
 static size_t utf8_sequence(const unsigned char *s, size_t n)
 {
-    const size_t need = s[0] < 0x80 ? 1 : s[0] >= 0xc2 && s[0] < 0xe0 ? 2 : s[0] >= 0xe0 && s[0] < 0xf0 ? 3
-                      : s[0] >= 0xf0 && s[0] < 0xf5 ? 4 : 0;
+    const size_t need = s[0] < 0x80                   ? 1
+                        : s[0] >= 0xc2 && s[0] < 0xe0 ? 2
+                        : s[0] >= 0xe0 && s[0] < 0xf0 ? 3
+                        : s[0] >= 0xf0 && s[0] < 0xf5 ? 4
+                                                      : 0;
     if (!need || need > n)
         return 0;
     for (size_t i = 1; i < need; i++)
         if ((s[i] & 0xc0) != 0x80)
             return 0;
-    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) || (s[0] == 0xf0 && s[1] < 0x90) ||
-        (s[0] == 0xf4 && s[1] > 0x8f))
+    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
+        (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
         return 0;
     return need;
 }
@@ -117,7 +120,7 @@ int code_of(int status)
     }
 }
 
-/* --- text and files -------------------------------------------------------------------------------------------- */
+/* --- text and files --------------------------------------------------------------------------- */
 
 char *format_text(const char *format, ...)
 {
@@ -166,7 +169,8 @@ static int read_all(FILE *from, const char *path, uint64_t most, char **data, si
     if (ferror(from) || used > most) {
         free(all);
         return ferror(from) ? complain(CODE_READ, "%s: %s", path, strerror(errno))
-                            : complain(CODE_MALFORMED, "%s: more than %llu bytes", path, (unsigned long long)most);
+                            : complain(CODE_MALFORMED, "%s: more than %llu bytes", path,
+                                       (unsigned long long)most);
     }
     all[used] = 0;
     *data = all;
@@ -206,16 +210,18 @@ int write_stdout(const char *text)
     return flush_stdout();
 }
 
-/* --- the command --------------------------------------------------------------------------------------------------- */
+/* --- the command ------------------------------------------------------------------------------ */
 
 static void print_usage(FILE *to)
 {
     fprintf(to, "usage: qwen-image SUBCOMMAND [options]\n\n");
     for (int i = 0; i < SUBCOMMANDS; i++)
         fprintf(to, "  %-9s %s\n", subcommands[i].name, subcommands[i].what);
-    fprintf(to, "\n  qwen-image SUBCOMMAND --help   the options of a subcommand\n"
-                "  qwen-image --version           the version\n"
-                "\nFor example: qwen-image generate 'a red circle on a blue background' -o circle.png\n");
+    fprintf(
+        to,
+        "\n  qwen-image SUBCOMMAND --help   the options of a subcommand\n"
+        "  qwen-image --version           the version\n"
+        "\nFor example: qwen-image generate 'a red circle on a blue background' -o circle.png\n");
 }
 
 static int unknown_subcommand(const char *name)
@@ -224,8 +230,10 @@ static int unknown_subcommand(const char *name)
     for (int i = 0; i < SUBCOMMANDS; i++)
         names[i] = subcommands[i].name;
     const char *near = near_miss(name, names, SUBCOMMANDS);
-    return near ? complain(CODE_USAGE, "there is no subcommand \"%s\"; did you mean %s?", name, near)
-                : complain(CODE_USAGE, "there is no subcommand \"%s\"; qwen-image --help lists them", name);
+    return near
+               ? complain(CODE_USAGE, "there is no subcommand \"%s\"; did you mean %s?", name, near)
+               : complain(CODE_USAGE, "there is no subcommand \"%s\"; qwen-image --help lists them",
+                          name);
 }
 
 static int run_subcommand(const subcommand *c, int argc, char **argv)
@@ -262,7 +270,8 @@ int main(int argc, char **argv)
         return flush_stdout();
     }
     if (name[0] == '-')
-        return complain(CODE_USAGE, "expected a subcommand before %s; qwen-image --help lists them", name);
+        return complain(CODE_USAGE, "expected a subcommand before %s; qwen-image --help lists them",
+                        name);
     const int ask = !strcmp(name, "help");
     if (ask)
         name = argv[2];
@@ -270,7 +279,8 @@ int main(int argc, char **argv)
         if (!strcmp(name, subcommands[i].name)) {
             static char help[] = "--help";
             char *asked[] = { help, NULL };
-            return ask ? run_subcommand(&subcommands[i], 1, asked) : run_subcommand(&subcommands[i], argc - 2, argv + 2);
+            return ask ? run_subcommand(&subcommands[i], 1, asked)
+                       : run_subcommand(&subcommands[i], argc - 2, argv + 2);
         }
     return unknown_subcommand(name);
 }

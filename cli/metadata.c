@@ -1,4 +1,4 @@
-/* metadata.c - the recipe of a picture: what was asked and used, as JSON in its metadata, and back into options.
+/* metadata.c - the recipe of a picture: what was used, as JSON in its metadata, and back.
  *
  * Keys are the names of options.  Files are recorded by name without directories; inputs with their
  * SHA-256, so that a recipe does not silently use another picture of the same name. */
@@ -7,7 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* --- out ---------------------------------------------------------------------------------------------------------- */
+/* --- out -------------------------------------------------------------------------------------- */
 
 static void put_text(json_t *o, const char *key, const char *value)
 {
@@ -24,7 +24,8 @@ static void put_file(json_t *o, const char *key, const char *path)
 static json_t *input_of(const char *path)
 {
     char hex[65] = "";
-    const char *prefix = !strncmp(path, "canny:", 6) ? "canny:" : "", *plain = path + strlen(prefix);
+    const char *prefix = !strncmp(path, "canny:", 6) ? "canny:" : "",
+               *plain = path + strlen(prefix);
     struct stat st;
     if (*prefix && !stat(path, &st)) {
         plain = path;
@@ -40,8 +41,12 @@ static json_t *input_of(const char *path)
 
 static void put_inputs(json_t *o, const settings *s)
 {
-    const struct { const char *key, *path; } one[] = { { "mask", s->mask }, { "control", s->control },
-        { "latents", s->latents }, { "embeds", s->embeds } };
+    const struct {
+        const char *key, *path;
+    } one[] = { { "mask", s->mask },
+                { "control", s->control },
+                { "latents", s->latents },
+                { "embeds", s->embeds } };
     json_t *list = json_array();
     for (size_t i = 0; i < s->inputs.n; i++)
         json_array_append_new(list, input_of(s->inputs.item[i]));
@@ -111,8 +116,8 @@ static void put_numbers(json_t *o, const settings *s, const job *j, const qwen_r
     }
     if (s->extend[0] || s->extend[1] || s->extend[2] || s->extend[3]) {
         char text[120];
-        snprintf(text, sizeof text, "left=%d,right=%d,top=%d,bottom=%d", s->extend[0], s->extend[1], s->extend[2],
-                 s->extend[3]);
+        snprintf(text, sizeof text, "left=%d,right=%d,top=%d,bottom=%d", s->extend[0], s->extend[1],
+                 s->extend[2], s->extend[3]);
         put_text(o, "extend", text);
     }
 }
@@ -120,14 +125,18 @@ static void put_numbers(json_t *o, const settings *s, const job *j, const qwen_r
 json_t *recipe_make(const settings *s, const job *j, const char *prompt, const qwen_result *res)
 {
     json_t *o = json_object();
-    char *program = format_text("qwen-image %s", qwen_version()), *seed = format_text("%llu", (unsigned long long)res->seed);
+    char *program = format_text("qwen-image %s", qwen_version()),
+         *seed = format_text("%llu", (unsigned long long)res->seed);
     if (!o || !program || !seed) {
         json_decref(o);
         o = NULL;
     } else {
         put_text(o, "program", program);
         put_text(o, "prompt", prompt);
-        put_text(o, "negative", s->negative ? s->negative : res->guidance > 1 && !s->embeds ? j->info.negative : NULL);
+        put_text(o, "negative",
+                 s->negative                       ? s->negative
+                 : res->guidance > 1 && !s->embeds ? j->info.negative
+                                                   : NULL);
         if (res->seed <= INT64_MAX)
             json_object_set_new(o, "seed", json_integer((json_int_t)res->seed));
         else
@@ -148,7 +157,7 @@ json_t *recipe_make(const settings *s, const job *j, const char *prompt, const q
     return o;
 }
 
-/* --- in ------------------------------------------------------------------------------------------------------------ */
+/* --- in --------------------------------------------------------------------------------------- */
 
 /* A value as text, in a string that the recipe keeps.  NULL: not a value of an option. */
 static const char *as_text(json_t *kept, json_t *v)
@@ -170,7 +179,8 @@ static const char *as_text(json_t *kept, json_t *v)
 
 static int wrong_value(const settings *s, const char *key)
 {
-    return complain(CODE_MALFORMED, "%s: \"%s\" of its recipe is no value of that option", s->from, key);
+    return complain(CODE_MALFORMED, "%s: \"%s\" of its recipe is no value of that option", s->from,
+                    key);
 }
 
 static int set_list(settings *s, json_t *kept, const char *key, json_t *list)
@@ -204,7 +214,8 @@ static int set_sigmas(settings *s, json_t *kept, json_t *list)
 /* An input is here or beside the picture of the recipe, and is the same file. */
 static int set_input(settings *s, json_t *kept, const char *key, json_t *o)
 {
-    const char *file = json_string_value(json_object_get(o, "file")), *hash = json_string_value(json_object_get(o, "sha256"));
+    const char *file = json_string_value(json_object_get(o, "file")),
+               *hash = json_string_value(json_object_get(o, "sha256"));
     struct stat st;
     char hex[65];
     if (!file || strchr(file, '/'))
@@ -220,11 +231,16 @@ static int set_input(settings *s, json_t *kept, const char *key, json_t *o)
     json_t *text = value ? json_string(value) : NULL;
     int code = text && !json_array_append_new(kept, text) ? CODE_DONE : no_memory();
     if (!code && stat(path, &st))
-        code = complain(CODE_READ, "--from: %s: its --%s \"%s\" is neither here nor beside it; give it with --%s", s->from, key,
-                        plain, key);
+        code =
+            complain(CODE_READ,
+                     "--from: %s: its --%s \"%s\" is neither here nor beside it; give it with --%s",
+                     s->from, key, plain, key);
     else if (!code && hash && (sha256_file(path, hex) || strcmp(hash, hex)))
-        code = complain(CODE_MALFORMED, "--from: %s: %s is not the file that was used (its SHA-256 differs); give the --%s "
-                        "you mean", s->from, path, key);
+        code = complain(
+            CODE_MALFORMED,
+            "--from: %s: %s is not the file that was used (its SHA-256 differs); give the --%s "
+            "you mean",
+            s->from, path, key);
     if (!code)
         code = option_default(s, key, json_string_value(text));
     free(path);
@@ -246,8 +262,8 @@ static int superseded(const settings *s, const json_t *recipe, const char *key)
         return s->words.n || s->prompt_file;
     if (!strcmp(key, "width") || !strcmp(key, "height")) {
         const char *drew = json_string_value(json_object_get(recipe, "drew"));
-        return s->size[0] || s->aspect || (drew && !strcmp(drew, "layered")) || json_object_get(recipe, "extend") ||
-               s->inputs.n;
+        return s->size[0] || s->aspect || (drew && !strcmp(drew, "layered")) ||
+               json_object_get(recipe, "extend") || s->inputs.n;
     }
     if (!strcmp(key, "steps"))
         return s->sigmas.n > 0;
@@ -260,10 +276,40 @@ static int superseded(const settings *s, const json_t *recipe, const char *key)
 
 static int set_key(settings *s, json_t *recipe, json_t *kept, const char *key, json_t *v)
 {
-    static const char *const options[] = { "model", "transformer", "text-encoder", "vision", "vae", "controlnet", "variant",
-        "like", "prompt", "negative", "seed", "width", "height", "steps", "guidance", "guidance-norm", "schedule", "sampler",
-        "rng", "noise-dtype", "tiling", "shift", "strength", "layers", "reference-area", "condition-area", "control-strength",
-        "control-start", "control-end", "extend", "template", "system", "lora-partial", "no-paste" };
+    static const char *const options[] = { "model",
+                                           "transformer",
+                                           "text-encoder",
+                                           "vision",
+                                           "vae",
+                                           "controlnet",
+                                           "variant",
+                                           "like",
+                                           "prompt",
+                                           "negative",
+                                           "seed",
+                                           "width",
+                                           "height",
+                                           "steps",
+                                           "guidance",
+                                           "guidance-norm",
+                                           "schedule",
+                                           "sampler",
+                                           "rng",
+                                           "noise-dtype",
+                                           "tiling",
+                                           "shift",
+                                           "strength",
+                                           "layers",
+                                           "reference-area",
+                                           "condition-area",
+                                           "control-strength",
+                                           "control-start",
+                                           "control-end",
+                                           "extend",
+                                           "template",
+                                           "system",
+                                           "lora-partial",
+                                           "no-paste" };
     if (superseded(s, recipe, key))
         return CODE_DONE;
     if (!strcmp(key, "template-text") && json_is_string(v)) {
@@ -274,7 +320,8 @@ static int set_key(settings *s, json_t *recipe, json_t *kept, const char *key, j
         return set_sigmas(s, kept, v);
     if (!strcmp(key, "lora") && json_is_array(v))
         return set_list(s, kept, key, v);
-    if (!strcmp(key, "mask") || !strcmp(key, "control") || !strcmp(key, "latents") || !strcmp(key, "embeds"))
+    if (!strcmp(key, "mask") || !strcmp(key, "control") || !strcmp(key, "latents") ||
+        !strcmp(key, "embeds"))
         return set_input(s, kept, key, v);
     for (size_t i = 0; i < sizeof options / sizeof *options; i++)
         if (!strcmp(key, options[i])) {
@@ -318,7 +365,9 @@ int recipe_load(settings *s)
     free(data);
     json_t *recipe = text ? json_loads(text, 0, NULL) : NULL;
     if (!text)
-        code = complain(CODE_MALFORMED, "--from: %s: expected a PNG with a recipe (iTXt qwen-image), found none", s->from);
+        code = complain(CODE_MALFORMED,
+                        "--from: %s: expected a PNG with a recipe (iTXt qwen-image), found none",
+                        s->from);
     else if (!json_is_object(recipe))
         code = complain(CODE_MALFORMED, "--from: %s: its recipe is no JSON object", s->from);
     free(text);

@@ -1,11 +1,12 @@
 /* models.c - the models that are found by name, and the subcommand that lists them.
  *
- * Places, in order: the folders of --models, those of $QWEN_MODELS (with colons between), ComfyUI beside
- * the working directory and in the home directory, the Hugging Face cache, the working directory.  A
- * ComfyUI folder is its base, with `models` in it, or that folder itself; an extra_model_paths.yaml in the base
- * adds directories.  The name of a file is its path below the folder of its type; of a directory with
- * model_index.json that directory's; in the cache org/name, and org/name/file for single files.  Where two
- * places have the same type and name, the first holds. */
+ * Places, in order: the folders of --models, those of $QWEN_MODELS (with colons between), ComfyUI
+ * beside the working directory and in the home directory, the Hugging Face cache, the working
+ * directory.  A ComfyUI folder is its base, with `models` in it, or that folder itself; an
+ * extra_model_paths.yaml in the base adds directories.  The name of a file is its path below the
+ * folder of its type; of a directory with model_index.json that directory's; in the cache org/name,
+ * and org/name/file for single files.  Where two places have the same type and name, the first
+ * holds. */
 #include "cli.h"
 #include <dirent.h>
 #include <errno.h>
@@ -16,11 +17,19 @@
 
 enum { MOST_ENTRIES = 100000, MOST_DEPTH = 8 };
 
-static const struct { const char *directory, *type; } folders[] = {
-    { "unet", "diffusion_models" }, { "diffusion_models", "diffusion_models" },
-    { "text_encoders", "text_encoders" }, { "clip", "text_encoders" },
-    { "vae", "vae" }, { "loras", "loras" }, { "controlnet", "controlnet" }, { "t2i_adapter", "controlnet" },
-    { "model_patches", "model_patches" }, { "checkpoints", "checkpoints" }, { "diffusers", "diffusers" },
+static const struct { const char *directory, *type;
+} folders[] = {
+    { "unet", "diffusion_models" },
+    { "diffusion_models", "diffusion_models" },
+    { "text_encoders", "text_encoders" },
+    { "clip", "text_encoders" },
+    { "vae", "vae" },
+    { "loras", "loras" },
+    { "controlnet", "controlnet" },
+    { "t2i_adapter", "controlnet" },
+    { "model_patches", "model_patches" },
+    { "checkpoints", "checkpoints" },
+    { "diffusers", "diffusers" },
 };
 enum { FOLDERS = (int)(sizeof folders / sizeof *folders) };
 
@@ -64,7 +73,10 @@ static int add(catalog *c, const char *name, const char *path, const char *type,
         c->entry = more;
     }
     model_entry *e = &c->entry[c->n];
-    *e = (model_entry){ .name = format_text("%s", name), .path = format_text("%s", path), .folder = type, .bytes = bytes };
+    *e = (model_entry){ .name = format_text("%s", name),
+                        .path = format_text("%s", path),
+                        .folder = type,
+                        .bytes = bytes };
     if (!e->name || !e->path) {
         free(e->name);
         free(e->path);
@@ -86,7 +98,8 @@ static void names_free(char **names, size_t n)
     free(names);
 }
 
-/* The names in a directory, sorted, without those that begin with a dot.  A directory that cannot be read is empty. */
+/* The names in a directory, sorted, without those that begin with a dot.  A directory that cannot
+ * be read is empty. */
 static int read_names(const char *path, char ***out, size_t *n)
 {
     DIR *d = opendir(path);
@@ -159,7 +172,8 @@ static int scan(catalog *c, const char *path, const char *before, const char *ty
             ;
         else if (S_ISREG(st.st_mode) && is_model_file(names[i]))
             code = add(c, name, inside, type, (uint64_t)st.st_size);
-        else if (S_ISDIR(st.st_mode) && !(code = add_directory(c, name, inside, &is)) && !is && depth > 0)
+        else if (S_ISDIR(st.st_mode) && !(code = add_directory(c, name, inside, &is)) && !is &&
+                 depth > 0)
             code = scan(c, inside, deeper, type, depth - 1);
         free(inside);
         free(name);
@@ -169,7 +183,7 @@ static int scan(catalog *c, const char *path, const char *before, const char *ty
     return code;
 }
 
-/* --- ComfyUI ------------------------------------------------------------------------------------------------------ */
+/* --- ComfyUI ---------------------------------------------------------------------------------- */
 
 static int scan_models_folder(catalog *c, const char *models)
 {
@@ -197,8 +211,9 @@ static char *expand(const char *text)
         if (text[0] == '$') {
             const int brace = text[1] == '{';
             const char *at = text + 1 + brace;
-            while ((at[n] == '_' || (at[n] >= '0' && at[n] <= '9') || (at[n] >= 'A' && at[n] <= 'Z') ||
-                    (at[n] >= 'a' && at[n] <= 'z')) && n + 1 < sizeof name)
+            while ((at[n] == '_' || (at[n] >= '0' && at[n] <= '9') ||
+                    (at[n] >= 'A' && at[n] <= 'Z') || (at[n] >= 'a' && at[n] <= 'z')) &&
+                   n + 1 < sizeof name)
                 n++;
             memcpy(name, at, n);
             const char *value = n && (!brace || at[n] == '}') ? getenv(name) : NULL;
@@ -223,7 +238,8 @@ static char *below(const char *base, const char *path)
 
 static const yaml_node_t *member(yaml_document_t *doc, const yaml_node_t *map, const char *key)
 {
-    for (yaml_node_pair_t *p = map->data.mapping.pairs.start; p < map->data.mapping.pairs.top; p++) {
+    for (yaml_node_pair_t *p = map->data.mapping.pairs.start; p < map->data.mapping.pairs.top;
+         p++) {
         const yaml_node_t *k = yaml_document_get_node(doc, p->key);
         if (k && k->type == YAML_SCALAR_NODE && !strcmp((const char *)k->data.scalar.value, key))
             return yaml_document_get_node(doc, p->value);
@@ -258,12 +274,14 @@ static int scan_lines(catalog *c, const char *base, const char *lines, const cha
 }
 
 /* One section: base_path, and directories by type. */
-static int scan_section(catalog *c, yaml_document_t *doc, const yaml_node_t *section, const char *beside)
+static int scan_section(catalog *c, yaml_document_t *doc, const yaml_node_t *section,
+                        const char *beside)
 {
     const char *base = scalar(member(doc, section, "base_path"));
     char *expanded = expand(base ? base : ""), *root = expanded ? below(beside, expanded) : NULL;
     int code = root ? CODE_DONE : no_memory();
-    for (yaml_node_pair_t *p = section->data.mapping.pairs.start; !code && p < section->data.mapping.pairs.top; p++) {
+    for (yaml_node_pair_t *p = section->data.mapping.pairs.start;
+         !code && p < section->data.mapping.pairs.top; p++) {
         const char *key = scalar(yaml_document_get_node(doc, p->key));
         const char *lines = scalar(yaml_document_get_node(doc, p->value));
         const char *type = key ? type_named(key) : NULL;
@@ -278,7 +296,8 @@ static int scan_section(catalog *c, yaml_document_t *doc, const yaml_node_t *sec
 static int is_default(yaml_document_t *doc, const yaml_node_t *section)
 {
     const char *v = scalar(member(doc, section, "is_default"));
-    return v && (!strcmp(v, "true") || !strcmp(v, "True") || !strcmp(v, "TRUE") || !strcmp(v, "yes") || !strcmp(v, "on"));
+    return v && (!strcmp(v, "true") || !strcmp(v, "True") || !strcmp(v, "TRUE") ||
+                 !strcmp(v, "yes") || !strcmp(v, "on"));
 }
 
 /* Sections of the wanted kind: with is_default before, the others after ComfyUI's own folders. */
@@ -298,15 +317,18 @@ static int scan_yaml(catalog *c, const settings *s, const char *base, int defaul
     yaml_parser_set_input_file(&parser, f);
     if (yaml_parser_load(&parser, &doc)) {
         const yaml_node_t *top = yaml_document_get_root_node(&doc);
-        for (yaml_node_pair_t *p = top && top->type == YAML_MAPPING_NODE ? top->data.mapping.pairs.start : NULL;
+        for (yaml_node_pair_t *p =
+                 top && top->type == YAML_MAPPING_NODE ? top->data.mapping.pairs.start : NULL;
              p && p < top->data.mapping.pairs.top && !code; p++) {
             const yaml_node_t *section = yaml_document_get_node(&doc, p->value);
-            if (section && section->type == YAML_MAPPING_NODE && is_default(&doc, section) == defaults)
+            if (section && section->type == YAML_MAPPING_NODE &&
+                is_default(&doc, section) == defaults)
                 code = scan_section(c, &doc, section, base);
         }
         yaml_document_delete(&doc);
     } else if (defaults) {
-        notice(s, "%s: line %lu: %s; the file is not used", path, (unsigned long)parser.problem_mark.line + 1,
+        notice(s, "%s: line %lu: %s; the file is not used", path,
+               (unsigned long)parser.problem_mark.line + 1,
                parser.problem ? parser.problem : "no YAML");
     }
     yaml_parser_delete(&parser);
@@ -335,7 +357,7 @@ static int scan_comfyui(catalog *c, const settings *s, const char *path)
     return code;
 }
 
-/* --- the Hugging Face cache, and all of it ---------------------------------------------------------------------------- */
+/* --- the Hugging Face cache, and all of it ---------------------------------------------------- */
 
 static int scan_snapshot(catalog *c, const char *id)
 {
@@ -422,7 +444,7 @@ void catalog_free(catalog *c)
     memset(c, 0, sizeof *c);
 }
 
-/* --- the subcommand ----------------------------------------------------------------------------------------------------- */
+/* --- the subcommand --------------------------------------------------------------------------- */
 
 typedef struct told { char kind[64], variant[32], dtype[32]; } told;
 
@@ -485,9 +507,10 @@ static int print_json(const catalog *c, const told *t)
 {
     json_t *all = json_array();
     for (size_t i = 0; i < c->n; i++)
-        json_array_append_new(all, json_pack("{s:s,s:s,s:s,s:s,s:I,s:s}", "name", c->entry[i].name, "kind", t[i].kind,
-            "variant", t[i].variant, "dtype", t[i].dtype, "bytes", (json_int_t)c->entry[i].bytes, "path",
-            c->entry[i].path));
+        json_array_append_new(all, json_pack("{s:s,s:s,s:s,s:s,s:I,s:s}", "name", c->entry[i].name,
+                                             "kind", t[i].kind, "variant", t[i].variant, "dtype",
+                                             t[i].dtype, "bytes", (json_int_t)c->entry[i].bytes,
+                                             "path", c->entry[i].path));
     char *text = json_dumps(all, JSON_INDENT(2));
     json_decref(all);
     const int code = text ? write_stdout(text) : no_memory();

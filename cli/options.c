@@ -39,94 +39,124 @@ enum { ALL = 255, OUTPUTS_JSON = GP | FOR_DEVICES | FOR_MODELS | FOR_INSPECT | F
 static const row rows[] = {
     { 0, 0, "The model", FLAG, 0, 0, 0, 0, 0 },
     { WITH_MODEL, 'm', "model", TEXT, AT(model), "PATH|NAME|ID", 0, 0,
-      "directory, file, name (see: models) or Hugging Face id in the local cache; else $QWEN_MODEL, else the demo" },
-    { GP, 0, "transformer", TEXT, AT(transformer), "PATH|NAME", 0, 0, "the transformer, instead of the model's" },
+      "directory, file, name (see: models) or Hugging Face id in the local cache; else "
+      "$QWEN_MODEL, else the demo" },
+    { GP, 0, "transformer", TEXT, AT(transformer), "PATH|NAME", 0, 0,
+      "the transformer, instead of the model's" },
     { GP, 0, "text-encoder", TEXT, AT(text_encoder), "PATH|NAME", 0, 0, "the text encoder" },
     { GP, 0, "vision", TEXT, AT(vision), "PATH|NAME", 0, 0, "the vision tower" },
     { GP, 0, "vae", TEXT, AT(vae), "PATH|NAME", 0, 0, "the VAE" },
     { GP, 0, "controlnet", TEXT, AT(controlnet), "PATH|NAME", 0, 0, "a ControlNet" },
-    { WITH_MODEL, 0, "tokenizer", TEXT, AT(tokenizer), "PATH|NAME", 0, 0, "the tokenizer's directory" },
+    { WITH_MODEL, 0, "tokenizer", TEXT, AT(tokenizer), "PATH|NAME", 0, 0,
+      "the tokenizer's directory" },
     { WITH_FILES, 0, "models", LIST, AT(models), "DIR", 0, 0,
       "a ComfyUI models folder to find names in; repeatable; also $QWEN_MODELS" },
-    { GP, 0, "variant", CHOICE, AT(variant), "t2i|edit|edit-2509|edit-2511|layered", 0, 0, "what the files do not say" },
-    { GP, 0, "lora", LIST, AT(loras), "FILE|NAME[:STRENGTH]", 0, 0, "lay a LoRA over the transformer; repeatable" },
-    { GP, 0, "lora-partial", FLAG, AT(lora_partial), NULL, 0, 0, "keys of a LoRA that match nothing are a warning" },
+    { GP, 0, "variant", CHOICE, AT(variant), "t2i|edit|edit-2509|edit-2511|layered", 0, 0,
+      "what the files do not say" },
+    { GP, 0, "lora", LIST, AT(loras), "FILE|NAME[:STRENGTH]", 0, 0,
+      "lay a LoRA over the transformer; repeatable" },
+    { GP, 0, "lora-partial", FLAG, AT(lora_partial), NULL, 0, 0,
+      "keys of a LoRA that match nothing are a warning" },
 
     { 0, 0, "The words", FLAG, 0, 0, 0, 0, 0 },
     { GP, 'p', "prompt", TEXT, AT(prompt), "TEXT", 0, 0, "what to draw; also the first argument" },
-    { G, 0, "prompt-file", TEXT, AT(prompt_file), "FILE", 0, 0, "one prompt a line (- is standard input)" },
-    { GP, 'n', "negative", TEXT, AT(negative), "TEXT", 0, 0, "what to keep away from (default: the variant's)" },
-    { GP, 0, "template", TEXT, AT(chat_template), "NAME|FILE", 0, 0, "chat template: t2i, edit, edit-plus, or a file "
-      "with {} for the prompt" },
+    { G, 0, "prompt-file", TEXT, AT(prompt_file), "FILE", 0, 0,
+      "one prompt a line (- is standard input)" },
+    { GP, 'n', "negative", TEXT, AT(negative), "TEXT", 0, 0,
+      "what to keep away from (default: the variant's)" },
+    { GP, 0, "template", TEXT, AT(chat_template), "NAME|FILE", 0, 0,
+      "chat template: t2i, edit, edit-plus, or a file with {} for the prompt" },
     { GP, 0, "system", TEXT, AT(system), "TEXT", 0, 0, "another system text in the template" },
     { G, 0, "show-prompt", FLAG, AT(show_prompt), NULL, 0, 0, "print what is tokenised" },
-    { GP, 0, "embeds", TEXT, AT(embeds), "FILE", 0, 0, "use text.embeds and neg.embeds of that file" },
+    { GP, 0, "embeds", TEXT, AT(embeds), "FILE", 0, 0,
+      "use text.embeds and neg.embeds of that file" },
     { G, 0, "save-embeds", TEXT, AT(save_embeds), "FILE", 0, 0, "write them" },
 
     { 0, 0, "The picture", FLAG, 0, 0, 0, 0, 0 },
     { GP, 'W', "width", INTEGER, AT(width), "PIXELS", 1, 1 << 20, "a multiple of 16" },
     { GP, 'H', "height", INTEGER, AT(height), "PIXELS", 1, 1 << 20, "a multiple of 16" },
     { GP, 0, "size", SIZE, AT(size), "WxH", 1, 1 << 20, "both" },
-    { GP, 0, "aspect", TEXT, AT(aspect), "A:B", 0, 0, "the published size of that aspect: 1:1, 16:9, 9:16, 4:3, 3:4, "
-      "3:2, 2:3" },
+    { GP, 0, "aspect", TEXT, AT(aspect), "A:B", 0, 0,
+      "the published size of that aspect: 1:1, 16:9, 9:16, 4:3, 3:4, 3:2, 2:3" },
     { GP, 's', "steps", INTEGER, AT(steps), "N", 1, 100000, "denoising steps" },
-    { GP, 'g', "guidance", NUMBER, AT(guidance), "X", 0, 1e6, "true classifier-free guidance; up to 1: one pass, no "
-      "negative prompt" },
-    { GP, 0, "guidance-norm", CHOICE, AT(guidance_norm), "on|off", 0, 0, "keep the norm of the positive prediction" },
-    { GP, 0, "schedule", TEXT, AT(schedule), "NAME", 0, 0, "auto, qwen, lightning, layered, raw, simple, normal, beta, "
-      "sgm_uniform, karras, exponential, ddim_uniform, linear_quadratic, kl_optimal" },
+    { GP, 'g', "guidance", NUMBER, AT(guidance), "X", 0, 1e6,
+      "true classifier-free guidance; up to 1: one pass, no negative prompt" },
+    { GP, 0, "guidance-norm", CHOICE, AT(guidance_norm), "on|off", 0, 0,
+      "keep the norm of the positive prediction" },
+    { GP, 0, "schedule", TEXT, AT(schedule), "NAME", 0, 0,
+      "auto, qwen, lightning, layered, raw, simple, normal, beta, sgm_uniform, karras, "
+      "exponential, ddim_uniform, linear_quadratic, kl_optimal" },
     { GP, 0, "shift", NUMBER, AT(shift), "X", 1e-6, 1e6, "a fixed shift of the schedule" },
-    { GP, 0, "sigmas", NUMBERS, AT(sigmas), "LIST", 0, 1e6, "the noise levels, before the shift, without the final 0; "
-      "with --schedule raw the final list" },
-    { GP, 0, "sampler", TEXT, AT(sampler), "NAME", 0, 0, "euler (default), heun, dpmpp_2m, uni_pc and others" },
-    { GP, 0, "seed", UNSIGNED, AT(seed), "N", 0, 0, "of the first picture; the next has N+1 (default: random)" },
+    { GP, 0, "sigmas", NUMBERS, AT(sigmas), "LIST", 0, 1e6,
+      "the noise levels, before the shift, without the final 0; with --schedule raw the final "
+      "list" },
+    { GP, 0, "sampler", TEXT, AT(sampler), "NAME", 0, 0,
+      "euler (default), heun, dpmpp_2m, uni_pc and others" },
+    { GP, 0, "seed", UNSIGNED, AT(seed), "N", 0, 0,
+      "of the first picture; the next has N+1 (default: random)" },
     { G, 0, "count", INTEGER, AT(count), "N", 1, 1 << 30, "pictures of each prompt" },
-    { GP, 0, "rng", TEXT, AT(rng), "NAME", 0, 0, "whose noise: torch-cpu (default), torch-cpu-bf16-old, "
-      "torch-cuda[:THREADS|GPU]" },
-    { GP, 0, "noise-dtype", CHOICE, AT(noise_dtype), "f32|bf16", 0, 0, "the type the noise is drawn in" },
-    { GP, 0, "latents", TEXT, AT(latents), "FILE", 0, 0, "start from the tensor noise (or latents) of that file" },
+    { GP, 0, "rng", TEXT, AT(rng), "NAME", 0, 0,
+      "whose noise: torch-cpu (default), torch-cpu-bf16-old, torch-cuda[:THREADS|GPU]" },
+    { GP, 0, "noise-dtype", CHOICE, AT(noise_dtype), "f32|bf16", 0, 0,
+      "the type the noise is drawn in" },
+    { GP, 0, "latents", TEXT, AT(latents), "FILE", 0, 0,
+      "start from the tensor noise (or latents) of that file" },
 
     { 0, 0, "Pictures in", FLAG, 0, 0, 0, 0, 0 },
-    { GP, 'i', "input", LIST, AT(inputs), "PICTURE", 0, 0, "PNG, JPEG or WebP: what to edit, or to start from; "
-      "repeatable" },
-    { GP, 0, "strength", NUMBER, AT(strength), "X", 1e-9, 1, "image to image: how much of it is redrawn, up to 1" },
+    { GP, 'i', "input", LIST, AT(inputs), "PICTURE", 0, 0,
+      "PNG, JPEG or WebP: what to edit, or to start from; repeatable" },
+    { GP, 0, "strength", NUMBER, AT(strength), "X", 1e-9, 1,
+      "image to image: how much of it is redrawn, up to 1" },
     { GP, 0, "mask", TEXT, AT(mask), "PICTURE", 0, 0, "white is repainted" },
-    { G, 0, "no-paste", FLAG, AT(no_paste), NULL, 0, 0, "do not put the picture's own pixels back where the mask is "
-      "black" },
-    { GP, 0, "extend", EXTEND, AT(extend), "left=N,...", 0, 1 << 20, "paint beyond the borders: left, right, top, "
-      "bottom, in pixels" },
-    { GP, 0, "layers", INTEGER, AT(layers), "N", 1, 64, "layers of the layered variant (default 4)" },
-    { GP, 0, "reference-area", AREA, AT(reference_area), "PIXELS", 1024, 1e9, "area of the inputs for the VAE; layered: "
-      "of the result" },
-    { GP, 0, "condition-area", AREA, AT(condition_area), "PIXELS", 1024, 1e9, "area of the inputs for the vision tower" },
-    { GP, 0, "control", TEXT, AT(control), "[canny:]PICTURE", 0, 0, "control picture; canny: finds its edges first" },
+    { G, 0, "no-paste", FLAG, AT(no_paste), NULL, 0, 0,
+      "do not put the picture's own pixels back where the mask is black" },
+    { GP, 0, "extend", EXTEND, AT(extend), "left=N,...", 0, 1 << 20,
+      "paint beyond the borders: left, right, top, bottom, in pixels" },
+    { GP, 0, "layers", INTEGER, AT(layers), "N", 1, 64,
+      "layers of the layered variant (default 4)" },
+    { GP, 0, "reference-area", AREA, AT(reference_area), "PIXELS", 1024, 1e9,
+      "area of the inputs for the VAE; layered: of the result" },
+    { GP, 0, "condition-area", AREA, AT(condition_area), "PIXELS", 1024, 1e9,
+      "area of the inputs for the vision tower" },
+    { GP, 0, "control", TEXT, AT(control), "[canny:]PICTURE", 0, 0,
+      "control picture; canny: finds its edges first" },
     { GP, 0, "control-strength", NUMBER, AT(control_strength), "X", -1e6, 1e6, "default 1" },
-    { GP, 0, "control-start", NUMBER, AT(control_start), "X", 0, 1, "from that part of the steps on (default 0)" },
-    { GP, 0, "control-end", NUMBER, AT(control_end), "X", 0, 1, "until that part of the steps (default 1)" },
+    { GP, 0, "control-start", NUMBER, AT(control_start), "X", 0, 1,
+      "from that part of the steps on (default 0)" },
+    { GP, 0, "control-end", NUMBER, AT(control_end), "X", 0, 1,
+      "until that part of the steps (default 1)" },
 
     { 0, 0, "Files out", FLAG, 0, 0, 0, 0, 0 },
-    { G, 'o', "output", TEXT, AT(output), "FILE", 0, 0, "PNG, JPEG or WebP by extension, - is standard output; %d "
-      "becomes the picture's number (default output.png)" },
+    { G, 'o', "output", TEXT, AT(output), "FILE", 0, 0,
+      "PNG, JPEG or WebP by extension, - is standard output; %d becomes the picture's number "
+      "(default output.png)" },
     { G, 0, "dump", TEXT, AT(dump), "FILE", 0, 0, "write every stage's tensor, as safetensors" },
-    { G, 0, "dump-only", LIST, AT(dump_only), "GLOB", 0, 0, "only tensors of such names; repeatable" },
-    { GP, 0, "from", TEXT, AT(from), "PICTURE", 0, 0, "the recipe in a picture's metadata; options beside it win" },
-    { G, 0, "preview", FLAG, AT(preview), NULL, 0, 0, "write OUTPUT-preview.png after each step; gone at the end" },
+    { G, 0, "dump-only", LIST, AT(dump_only), "GLOB", 0, 0,
+      "only tensors of such names; repeatable" },
+    { GP, 0, "from", TEXT, AT(from), "PICTURE", 0, 0,
+      "the recipe in a picture's metadata; options beside it win" },
+    { G, 0, "preview", FLAG, AT(preview), NULL, 0, 0,
+      "write OUTPUT-preview.png after each step; gone at the end" },
 
     { 0, 0, "The machine", FLAG, 0, 0, 0, 0, 0 },
-    { GP, 0, "device", TEXT, AT(device), "NAME", 0, 0, "see: devices (default: the fastest that opens)" },
-    { GP, 0, "text-device", TEXT, AT(text_device), "NAME", 0, 0, "for the text encoder and the vision tower" },
+    { GP, 0, "device", TEXT, AT(device), "NAME", 0, 0,
+      "see: devices (default: the fastest that opens)" },
+    { GP, 0, "text-device", TEXT, AT(text_device), "NAME", 0, 0,
+      "for the text encoder and the vision tower" },
     { GP, 0, "vae-device", TEXT, AT(vae_device), "NAME", 0, 0, "for the VAE" },
     { GP, 0, "threads", INTEGER, AT(threads), "N", 1, 65536, "of the host (default: all)" },
     { GP, 0, "memory", BYTES, AT(memory), "SIZE", 0, 0, "device memory to stay under: 8G, 500M" },
     { GP, 0, "tiling", CHOICE, AT(tiling), "reference", 0, 0, "decode in diffusers' tiles" },
     { GP, 0, "strict", FLAG, AT(strict), NULL, 0, 0, "refuse to fall back to the reference" },
-    { GP, 0, "like", CHOICE, AT(like), "diffusers|comfyui", 0, 0, "whose behaviour where they differ" },
+    { GP, 0, "like", CHOICE, AT(like), "diffusers|comfyui", 0, 0,
+      "whose behaviour where they differ" },
 
     { 0, 0, "Reports", FLAG, 0, 0, 0, 0, 0 },
     { FOR_PLAN, 0, "ops", FLAG, AT(ops), NULL, 0, 0, "every operation, and how often" },
-    { FOR_COMPARE, 0, "tolerance", NUMBER, AT(tolerance), "X", 0, 1e300, "relative difference (pictures: levels) that "
-      "is none (default 0)" },
-    { FOR_TOKENIZE, 0, "jsonl", FLAG, AT(jsonl), NULL, 0, 0, "lines {\"text\": ...} in, {\"ids\": [...]} out" },
+    { FOR_COMPARE, 0, "tolerance", NUMBER, AT(tolerance), "X", 0, 1e300,
+      "relative difference (pictures: levels) that is none (default 0)" },
+    { FOR_TOKENIZE, 0, "jsonl", FLAG, AT(jsonl), NULL, 0, 0,
+      "lines {\"text\": ...} in, {\"ids\": [...]} out" },
     { FOR_MODELS, 0, "names", FLAG, AT(names), NULL, 0, 0, "the names alone, opening no file" },
     { G, 0, "progress", CHOICE, AT(progress), "auto|bar|plain|none", 0, 0, "how to show progress" },
     { ALL, 'q', "quiet", FLAG, AT(quiet), NULL, 0, 0, "errors only" },
@@ -135,9 +165,10 @@ static const row rows[] = {
     { ALL, 'h', "help", FLAG, AT(help), NULL, 0, 0, "this text" },
 };
 enum { ROWS = (int)(sizeof rows / sizeof *rows) };
-_Static_assert(ROWS <= (int)sizeof ((settings *)0)->given, "settings.given has a byte for every row");
+_Static_assert(ROWS <= (int)sizeof((settings *)0)->given,
+               "settings.given has a byte for every row");
 
-/* --- near misses ------------------------------------------------------------------------------------------------ */
+/* --- near misses ------------------------------------------------------------------------------ */
 
 /* Edit distance with neighbours swapped at cost 1, up to 31 characters; 99 beyond. */
 static int distance(const char *a, const char *b)
@@ -155,7 +186,8 @@ static int distance(const char *a, const char *b)
             int best = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
             best = d[i - 1][j] + 1 < best ? d[i - 1][j] + 1 : best;
             best = d[i][j - 1] + 1 < best ? d[i][j - 1] + 1 : best;
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] && d[i - 2][j - 2] + 1 < best)
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
+                d[i - 2][j - 2] + 1 < best)
                 best = d[i - 2][j - 2] + 1;
             d[i][j] = best;
         }
@@ -191,7 +223,7 @@ static int unknown_option(unsigned who, const char *shown, const char *name)
                 : complain(CODE_USAGE, "there is no option %s; --help lists them", shown);
 }
 
-/* --- values --------------------------------------------------------------------------------------------------------- */
+/* --- values ----------------------------------------------------------------------------------- */
 
 int list_add(text_list *l, const char *text)
 {
@@ -344,8 +376,9 @@ static int set_extend(const row *r, const char *value, int *extend)
         int64_t n;
         while (k < 4 && strncmp(at, side[k], strlen(side[k])))
             k++;
-        if (k == 4 || at[strlen(side[k])] != '=' || !read_integer(at + strlen(side[k]) + 1, &n, &at) || n < 0 ||
-            (double)n > r->hi || (*at && *at != ','))
+        if (k == 4 || at[strlen(side[k])] != '=' ||
+            !read_integer(at + strlen(side[k]) + 1, &n, &at) || n < 0 || (double)n > r->hi ||
+            (*at && *at != ','))
             return expected(r, "left=N,right=N,top=N,bottom=N (some of them)", value);
         extend[k] = (int)n;
         any = 1;
@@ -388,7 +421,7 @@ static int set_value(settings *s, const row *r, const char *value)
     return CODE_USAGE;
 }
 
-/* --- the command line ----------------------------------------------------------------------------------------------- */
+/* --- the command line ------------------------------------------------------------------------- */
 
 static const row *row_named(unsigned who, const char *name, size_t n)
 {
@@ -424,11 +457,14 @@ static int long_option(settings *s, unsigned who, int argc, char **argv, int *i)
         return code;
     }
     if (r->kind == FLAG)
-        return equals ? complain(CODE_USAGE, "--%s takes no value, found \"%s\"", r->name, equals + 1) : take(s, r, NULL);
+        return equals
+                   ? complain(CODE_USAGE, "--%s takes no value, found \"%s\"", r->name, equals + 1)
+                   : take(s, r, NULL);
     if (equals)
         return take(s, r, equals + 1);
     if (*i + 1 >= argc)
-        return complain(CODE_USAGE, "--%s: expected a value (%s), found the end of the command", r->name, r->argument);
+        return complain(CODE_USAGE, "--%s: expected a value (%s), found the end of the command",
+                        r->name, r->argument);
     return take(s, r, argv[++*i]);
 }
 
@@ -450,7 +486,8 @@ static int short_options(settings *s, unsigned who, int argc, char **argv, int *
         if (c[1])
             return take(s, r, c[1] == '=' ? c + 2 : c + 1);
         if (*i + 1 >= argc)
-            return complain(CODE_USAGE, "-%c: expected a value (%s), found the end of the command", *c, r->argument);
+            return complain(CODE_USAGE, "-%c: expected a value (%s), found the end of the command",
+                            *c, r->argument);
         return take(s, r, argv[++*i]);
     }
     return CODE_DONE;
@@ -495,7 +532,7 @@ int option_default(settings *s, const char *name, const char *value)
     return set_value(s, r, value);
 }
 
-/* --- help -------------------------------------------------------------------------------------------------------------- */
+/* --- help ------------------------------------------------------------------------------------- */
 
 /* Text from column `column` on, broken before column 100. */
 static void print_wrapped(FILE *to, const char *text, int column)
@@ -531,8 +568,9 @@ void options_help(unsigned who, FILE *to)
         if (group)
             fprintf(to, "\n%s\n", group);
         group = NULL;
-        const int n = snprintf(left, sizeof left, "  %c%c%s --%s%s%s", r->letter ? '-' : ' ', r->letter ? r->letter : ' ',
-                               r->letter ? "," : " ", r->name, r->argument ? " " : "", r->argument ? r->argument : "");
+        const int n = snprintf(left, sizeof left, "  %c%c%s --%s%s%s", r->letter ? '-' : ' ',
+                               r->letter ? r->letter : ' ', r->letter ? "," : " ", r->name,
+                               r->argument ? " " : "", r->argument ? r->argument : "");
         if (n < COLUMN - 1)
             fprintf(to, "%-*s", COLUMN, left);
         else

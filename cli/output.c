@@ -1,7 +1,8 @@
 /* output.c - files that appear whole or not at all.
  *
- * A file is written under a temporary name beside its target, flushed to the disk and renamed over it.
- * What exists and is no regular file (a device, a pipe) is written in place; links are followed. */
+ * A file is written under a temporary name beside its target, flushed to the disk and renamed over
+ * it. What exists and is no regular file (a device, a pipe) is written in place; links are
+ * followed. */
 #include "cli.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -110,11 +111,13 @@ int output_open(output *o, const char *path)
     return code;
 }
 
-/* Makes the name itself last: the directory is flushed.  Not all systems can; that is no failure. */
+/* Makes the name itself last: the directory is flushed.  Not all systems can; that is no failure.
+ */
 static void sync_directory(const char *path)
 {
     const char *name = base_name(path);
-    char *directory = name > path ? format_text("%.*s", (int)(name - path), path) : format_text(".");
+    char *directory =
+        name > path ? format_text("%.*s", (int)(name - path), path) : format_text(".");
     const int fd = directory ? open(directory, O_RDONLY) : -1;
     if (fd >= 0) {
         fsync(fd);
@@ -132,7 +135,8 @@ int output_close(output *o, int keep)
     } else if (o->file) {
         if (!why && (ferror(o->file) || fflush(o->file)))
             why = errno ? errno : EIO;
-        if (!why && keep && fsync(fileno(o->file)) && errno != EINVAL && errno != ENOTSUP && errno != EROFS)
+        if (!why && keep && fsync(fileno(o->file)) && errno != EINVAL && errno != ENOTSUP &&
+            errno != EROFS)
             why = errno;
         if (fclose(o->file) && !why)
             why = errno;

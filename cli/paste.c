@@ -1,7 +1,7 @@
-/* paste.c - putting back a picture's own pixels where an inpaint mask keeps them, and the resizing that takes.
+/* paste.c - puts back the pixels that an inpaint mask keeps; and the resizing that takes.
  *
- * The VAE changes a kept region a little, and the mask works on latents of 8x8 pixels; the file that is written
- * has the original there.  A dump's `image` has not. */
+ * The VAE changes a kept region a little, and the mask works on latents of 8x8 pixels; the file
+ * that is written has the original there.  A dump's `image` has not. */
 #include "cli.h"
 #include <math.h>
 #include <stdlib.h>
@@ -15,8 +15,10 @@ static double lanczos(double x)
     return fabs(x) < 3 ? 3 * sin(pi * x) * sin(pi * x / 3) / (pi * pi * x * x) : 0;
 }
 
-/* One line: n samples, `step` apart, to m samples, `out_step` apart; c channels beside each other. */
-static void resize_line(const uint8_t *in, int64_t n, int64_t step, uint8_t *out, int64_t m, int64_t out_step, int64_t c)
+/* One line: n samples, `step` apart, to m samples, `out_step` apart; c channels beside each other.
+ */
+static void resize_line(const uint8_t *in, int64_t n, int64_t step, uint8_t *out, int64_t m,
+                        int64_t out_step, int64_t c)
 {
     const double scale = (double)n / (double)m, wide = scale > 1 ? scale : 1, support = 3 * wide;
     for (int64_t i = 0; i < m; i++) {
@@ -74,9 +76,11 @@ int paste_kept(const settings *s, const job *j, qwen_array *out)
     if (s->no_paste || !j->inputs || (!s->mask && !extended))
         return CODE_DONE;
     const int64_t H = out->dim[0], W = out->dim[1], c = out->dim[2];
-    const double width = (double)(j->input[0].dim[1] + e[0] + e[1]), height = (double)(j->input[0].dim[0] + e[2] + e[3]);
+    const double width = (double)(j->input[0].dim[1] + e[0] + e[1]),
+                 height = (double)(j->input[0].dim[0] + e[2] + e[3]);
     const int64_t left = lrint(e[0] * (double)W / width), top = lrint(e[2] * (double)H / height);
-    const int64_t w = W - left - lrint(e[1] * (double)W / width), h = H - top - lrint(e[3] * (double)H / height);
+    const int64_t w = W - left - lrint(e[1] * (double)W / width),
+                  h = H - top - lrint(e[3] * (double)H / height);
     if (w < 1 || h < 1)
         return CODE_DONE;
     int code = resize(&j->input[0], w, h, &own);

@@ -1,4 +1,4 @@
-/* picture.c - picture files in: JPEG and WebP through their libraries, PNG by png.c; turned as EXIF says. */
+/* picture.c - pictures in: JPEG, WebP, PNG through png.c; turned as their EXIF data say. */
 #include "cli.h"
 #include <errno.h>
 #include <jpeglib.h>
@@ -22,7 +22,7 @@ int picture_kind(const char *data, size_t bytes)
     return PICTURE_NONE;
 }
 
-/* --- EXIF ---------------------------------------------------------------------------------------------------- */
+/* --- EXIF ------------------------------------------------------------------------------------- */
 
 static unsigned exif_number(const unsigned char *p, int n, int big)
 {
@@ -81,7 +81,7 @@ static int turn(qwen_array *a, int orientation)
     return CODE_DONE;
 }
 
-/* --- JPEG ------------------------------------------------------------------------------------------------------ */
+/* --- JPEG ------------------------------------------------------------------------------------- */
 
 typedef struct jpeg_reader {
     struct jpeg_decompress_struct jpeg;
@@ -138,7 +138,8 @@ static void jpeg_rows(jpeg_reader *r, qwen_array *out)
     jpeg_finish_decompress(j);
 }
 
-static int jpeg_body(jpeg_reader *r, const char *data, size_t bytes, qwen_array *out, int *orientation)
+static int jpeg_body(jpeg_reader *r, const char *data, size_t bytes, qwen_array *out,
+                     int *orientation)
 {
     struct jpeg_decompress_struct *j = &r->jpeg;
     if (setjmp(r->back))
@@ -155,7 +156,8 @@ static int jpeg_body(jpeg_reader *r, const char *data, size_t bytes, qwen_array 
     return 0;
 }
 
-static int jpeg_decode(const char *path, const char *data, size_t bytes, qwen_array *out, int *orientation)
+static int jpeg_decode(const char *path, const char *data, size_t bytes, qwen_array *out,
+                       int *orientation)
 {
     jpeg_reader r;
     memset(&r, 0, sizeof r);
@@ -169,15 +171,18 @@ static int jpeg_decode(const char *path, const char *data, size_t bytes, qwen_ar
     if (!failed)
         return CODE_DONE;
     qwen_array_free(out);
-    return r.errors.msg_code == JERR_OUT_OF_MEMORY ? no_memory()
-                                                   : complain(CODE_MALFORMED, "%s: broken JPEG: %s", path, r.message);
+    return r.errors.msg_code == JERR_OUT_OF_MEMORY
+               ? no_memory()
+               : complain(CODE_MALFORMED, "%s: broken JPEG: %s", path, r.message);
 }
 
-/* --- WebP -------------------------------------------------------------------------------------------------------- */
+/* --- WebP ------------------------------------------------------------------------------------- */
 
 static int webp_broken(const char *path)
 {
-    return complain(CODE_MALFORMED, "%s: broken WebP: expected a whole picture, found a damaged or truncated one", path);
+    return complain(CODE_MALFORMED,
+                    "%s: broken WebP: expected a whole picture, found a damaged or truncated one",
+                    path);
 }
 
 static void webp_orientation(const WebPData *file, int *orientation)
@@ -212,14 +217,17 @@ static int webp_first(const char *path, const WebPData *file, qwen_array *out)
     return code;
 }
 
-static int webp_decode(const char *path, const char *data, size_t bytes, qwen_array *out, int *orientation, int *animated)
+static int webp_decode(const char *path, const char *data, size_t bytes, qwen_array *out,
+                       int *orientation, int *animated)
 {
     const WebPData file = { (const uint8_t *)data, bytes };
     WebPBitstreamFeatures f;
     if (WebPGetFeatures(file.bytes, bytes, &f) != VP8_STATUS_OK)
         return webp_broken(path);
     webp_orientation(&file, orientation);
-    *out = (qwen_array){ .dtype = QWEN_U8, .rank = 3, .dim = { f.height, f.width, f.has_alpha ? 4 : 3 } };
+    *out = (qwen_array){ .dtype = QWEN_U8,
+                         .rank = 3,
+                         .dim = { f.height, f.width, f.has_alpha ? 4 : 3 } };
     if (f.has_animation) {
         *animated = 1;
         return webp_first(path, &file, out);
@@ -228,30 +236,42 @@ static int webp_decode(const char *path, const char *data, size_t bytes, qwen_ar
     out->data = malloc(n);
     if (!out->data)
         return no_memory();
-    const uint8_t *done = f.has_alpha ? WebPDecodeRGBAInto(file.bytes, bytes, out->data, n, (int)stride)
-                                      : WebPDecodeRGBInto(file.bytes, bytes, out->data, n, (int)stride);
+    const uint8_t *done = f.has_alpha
+                              ? WebPDecodeRGBAInto(file.bytes, bytes, out->data, n, (int)stride)
+                              : WebPDecodeRGBInto(file.bytes, bytes, out->data, n, (int)stride);
     if (done)
         return CODE_DONE;
     qwen_array_free(out);
     return webp_broken(path);
 }
 
-/* --- any --------------------------------------------------------------------------------------------------------- */
+/* --- any -------------------------------------------------------------------------------------- */
 
 /* A sentence for files that are no picture we read. */
 static int not_a_picture(const char *path, const char *data, size_t bytes)
 {
-    static const struct { const char *magic; size_t at, n; const char *name; } known[] = {
-        { "GIF8", 0, 4, "GIF" }, { "BM", 0, 2, "BMP" }, { "II*", 0, 4, "TIFF" }, { "MM\0*", 0, 4, "TIFF" },
-        { "ftypavif", 4, 8, "AVIF" }, { "ftypheic", 4, 8, "HEIC" }, { "ftypmif1", 4, 8, "HEIC" },
-        { "\xff\x0a", 0, 2, "JPEG XL" }, { "\0\0\0\x0cJXL ", 0, 8, "JPEG XL" },
+    static const struct { const char *magic; size_t at, n; const char *name;
+    } known[] = {
+        { "GIF8", 0, 4, "GIF" },
+        { "BM", 0, 2, "BMP" },
+        { "II*", 0, 4, "TIFF" },
+        { "MM\0*", 0, 4, "TIFF" },
+        { "ftypavif", 4, 8, "AVIF" },
+        { "ftypheic", 4, 8, "HEIC" },
+        { "ftypmif1", 4, 8, "HEIC" },
+        { "\xff\x0a", 0, 2, "JPEG XL" },
+        { "\0\0\0\x0cJXL ", 0, 8, "JPEG XL" },
     };
     if (!bytes)
-        return complain(CODE_MALFORMED, "%s: expected a PNG, JPEG or WebP picture, found an empty file", path);
+        return complain(CODE_MALFORMED,
+                        "%s: expected a PNG, JPEG or WebP picture, found an empty file", path);
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (bytes >= known[i].at + known[i].n && !memcmp(data + known[i].at, known[i].magic, known[i].n))
-            return complain(CODE_UNSUPPORTED, "%s: expected a PNG, JPEG or WebP picture, found %s", path, known[i].name);
-    return complain(CODE_MALFORMED, "%s: expected a PNG, JPEG or WebP picture, found something else", path);
+        if (bytes >= known[i].at + known[i].n &&
+            !memcmp(data + known[i].at, known[i].magic, known[i].n))
+            return complain(CODE_UNSUPPORTED, "%s: expected a PNG, JPEG or WebP picture, found %s",
+                            path, known[i].name);
+    return complain(CODE_MALFORMED,
+                    "%s: expected a PNG, JPEG or WebP picture, found something else", path);
 }
 
 /* The sizes that a JPEG or WebP file claims must be ones we hold; 0: they are not known yet. */
@@ -260,7 +280,7 @@ static int check_claim(const char *path, int kind, const char *data, size_t byte
     int w = 0, h = 0;
     if (kind == PICTURE_WEBP && !WebPGetInfo((const uint8_t *)data, bytes, &w, &h))
         return webp_broken(path);
-    if (kind == PICTURE_JPEG)           /* the first frame header: marker, length, precision, height, width */
+    if (kind == PICTURE_JPEG) /* the first frame header: marker, length, precision, height, width */
         for (size_t i = 2; i + 9 <= bytes && (unsigned char)data[i] == 0xff; ) {
             const unsigned char *p = (const unsigned char *)data + i;
             if (p[1] >= 0xc0 && p[1] <= 0xcf && p[1] != 0xc4 && p[1] != 0xc8 && p[1] != 0xcc) {
@@ -271,11 +291,13 @@ static int check_claim(const char *path, int kind, const char *data, size_t byte
             i += p[1] == 0xff ? 1 : 2 + (size_t)(p[2] << 8 | p[3]);
         }
     if ((int64_t)w * h > MOST_PIXELS)
-        return complain(CODE_MALFORMED, "%s: %dx%d is more than %d pixels", path, w, h, MOST_PIXELS);
+        return complain(CODE_MALFORMED, "%s: %dx%d is more than %d pixels", path, w, h,
+                        MOST_PIXELS);
     return CODE_DONE;
 }
 
-int picture_decode(const settings *s, const char *path, const char *data, size_t bytes, qwen_array *out)
+int picture_decode(const settings *s, const char *path, const char *data, size_t bytes,
+                   qwen_array *out)
 {
     int orientation = 1, animated = 0, code;
     const int kind = picture_kind(data, bytes);

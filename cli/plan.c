@@ -1,4 +1,5 @@
-/* plan.c - the subcommand that says what a run would cost: memory, arithmetic, and every operation. */
+/* plan.c - the subcommand that says what a run would cost: memory, arithmetic, and every operation.
+ */
 #include "cli.h"
 #include <stdlib.h>
 #include <string.h>
@@ -43,11 +44,13 @@ static void print_flops(const char *what, double flops)
 
 static void print_text(const job *j, const qwen_plan_report *r, const op_list *ops)
 {
-    const double all = r->flops_text + r->flops_vision + r->flops_encode + r->flops_denoise + r->flops_decode;
-    printf("%s (%s) on %s: %dx%d, %d steps, %d pass%s a step\n", j->files.label ? j->files.label : "the model",
-           j->info.variant, j->info.device, r->width, r->height, r->steps, r->passes, r->passes > 1 ? "es" : "");
-    printf("tokens: %lld of the picture, %lld of text, %lld of references\n", (long long)r->image_tokens,
-           (long long)r->text_tokens, (long long)r->reference_tokens);
+    const double all =
+        r->flops_text + r->flops_vision + r->flops_encode + r->flops_denoise + r->flops_decode;
+    printf("%s (%s) on %s: %dx%d, %d steps, %d pass%s a step\n",
+           j->files.label ? j->files.label : "the model", j->info.variant, j->info.device, r->width,
+           r->height, r->steps, r->passes, r->passes > 1 ? "es" : "");
+    printf("tokens: %lld of the picture, %lld of text, %lld of references\n",
+           (long long)r->image_tokens, (long long)r->text_tokens, (long long)r->reference_tokens);
     printf("\nweights in the files\n");
     print_bytes("text encoder", r->weights_text);
     if (r->weights_vision)
@@ -78,18 +81,27 @@ static int print_json(const job *j, const qwen_plan_report *r, const op_list *op
     for (size_t i = 0; i < ops->n; i++)
         json_array_append_new(list, json_pack("{s:s,s:I}", "op", ops->item[i].line, "count",
                                               (json_int_t)ops->item[i].count));
-    json_t *o = json_pack("{s:s,s:s,s:s,s:i,s:i,s:i,s:i}", "model", j->files.label ? j->files.label : "", "variant",
-                          j->info.variant, "device", j->info.device, "width", r->width, "height", r->height, "steps",
-                          r->steps, "passes", r->passes);
-    json_object_set_new(o, "tokens", json_pack("{s:I,s:I,s:I}", "image", (json_int_t)r->image_tokens, "text",
-        (json_int_t)r->text_tokens, "reference", (json_int_t)r->reference_tokens));
-    json_object_set_new(o, "weights", json_pack("{s:I,s:I,s:I,s:I}", "text", (json_int_t)r->weights_text, "vision",
-        (json_int_t)r->weights_vision, "transformer", (json_int_t)r->weights_transformer, "vae",
-        (json_int_t)r->weights_vae));
-    json_object_set_new(o, "memory", json_pack("{s:I,s:I,s:I,s:I}", "resident", (json_int_t)r->resident, "streamed",
-        (json_int_t)r->streamed, "scratch", (json_int_t)r->scratch, "copies", (json_int_t)r->copies));
-    json_object_set_new(o, "flops", json_pack("{s:f,s:f,s:f,s:f,s:f}", "text", r->flops_text, "vision", r->flops_vision,
-        "encode", r->flops_encode, "denoise", r->flops_denoise, "decode", r->flops_decode));
+    json_t *o =
+        json_pack("{s:s,s:s,s:s,s:i,s:i,s:i,s:i}", "model", j->files.label ? j->files.label : "",
+                  "variant", j->info.variant, "device", j->info.device, "width", r->width, "height",
+                  r->height, "steps", r->steps, "passes", r->passes);
+    json_object_set_new(o, "tokens",
+                        json_pack("{s:I,s:I,s:I}", "image", (json_int_t)r->image_tokens, "text",
+                                  (json_int_t)r->text_tokens, "reference",
+                                  (json_int_t)r->reference_tokens));
+    json_object_set_new(o, "weights",
+                        json_pack("{s:I,s:I,s:I,s:I}", "text", (json_int_t)r->weights_text,
+                                  "vision", (json_int_t)r->weights_vision, "transformer",
+                                  (json_int_t)r->weights_transformer, "vae",
+                                  (json_int_t)r->weights_vae));
+    json_object_set_new(o, "memory",
+                        json_pack("{s:I,s:I,s:I,s:I}", "resident", (json_int_t)r->resident,
+                                  "streamed", (json_int_t)r->streamed, "scratch",
+                                  (json_int_t)r->scratch, "copies", (json_int_t)r->copies));
+    json_object_set_new(o, "flops",
+                        json_pack("{s:f,s:f,s:f,s:f,s:f}", "text", r->flops_text, "vision",
+                                  r->flops_vision, "encode", r->flops_encode, "denoise",
+                                  r->flops_denoise, "decode", r->flops_decode));
     if (ops->n)
         json_object_set(o, "ops", list);
     json_decref(list);
@@ -107,7 +119,9 @@ static int plan(job *j, settings *s)
     op_list ops = { 0 };
     qwen_plan_report r = { .size = sizeof r, .ops = s->ops ? take_op : NULL, .user = &ops };
     const int status = qwen_plan(j->q, &j->req, &r);
-    int code = status ? complain(code_of(status), "%s", qwen_error(j->q)) : ops.failed ? no_memory() : CODE_DONE;
+    int code = status       ? complain(code_of(status), "%s", qwen_error(j->q))
+               : ops.failed ? no_memory()
+                            : CODE_DONE;
     if (!code && s->json)
         code = print_json(j, &r, &ops);
     else if (!code)

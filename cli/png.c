@@ -1,5 +1,7 @@
-/* png.c - PNG files in, through libpng.  Any kind becomes 8-bit RGB, or RGBA where there is alpha;
- * 16 bits are cut to the upper 8, as the published pipelines do. */
+/* png.c - PNG files in, through libpng.
+ *
+ * Any kind becomes 8-bit RGB, or RGBA where there is alpha; 16 bits are cut to the upper 8, as the
+ * published pipelines do. */
 #include "cli.h"
 #include <png.h>
 #include <setjmp.h>
@@ -87,14 +89,16 @@ static void find_orientation(reader *r, int *orientation)
 #endif
 }
 
-/* All that libpng may leave through longjmp; what must survive lies behind pointers.  0: a picture. */
+/* All that libpng may leave through longjmp; what must survive lies behind pointers.  0: a picture.
+ */
 static int decode(reader *r, qwen_array *out, int *orientation, int *animated)
 {
     if (setjmp(png_jmpbuf(r->png)))
         return -1;
     read_header(r, animated);
     set_transforms(r);
-    const png_uint_32 w = png_get_image_width(r->png, r->info), h = png_get_image_height(r->png, r->info);
+    const png_uint_32 w = png_get_image_width(r->png, r->info),
+                      h = png_get_image_height(r->png, r->info);
     const int channels = png_get_channels(r->png, r->info);
     if ((uint64_t)w * h > (uint64_t)1 << 28)
         png_error(r->png, "more than 268435456 pixels");
@@ -113,15 +117,17 @@ static int decode(reader *r, qwen_array *out, int *orientation, int *animated)
     return 0;
 }
 
-int png_decode(const char *path, const char *data, size_t bytes, qwen_array *out, int *orientation, int *animated)
+int png_decode(const char *path, const char *data, size_t bytes, qwen_array *out, int *orientation,
+               int *animated)
 {
     reader r = { .data = (const unsigned char *)data, .bytes = bytes };
     memset(out, 0, sizeof *out);
     int code = open_reader(&r);
     if (!code && decode(&r, out, orientation, animated)) {
         qwen_array_free(out);
-        code = !strcmp(r.message, "no memory") ? no_memory()
-                                               : complain(CODE_MALFORMED, "%s: broken PNG: %s", path, r.message);
+        code = !strcmp(r.message, "no memory")
+                   ? no_memory()
+                   : complain(CODE_MALFORMED, "%s: broken PNG: %s", path, r.message);
     }
     close_reader(&r);
     return code;

@@ -1,7 +1,8 @@
-/* preview.c - the picture as it comes into being: after each step what the step believes the end to be.
+/* preview.c - the picture as it comes into being: what each step believes the end to be.
  *
- * Flow matching: x = (1 - sigma) picture + sigma noise, and the velocity is noise - picture, so that x - sigma v
- * is the picture.  A second handle decodes it, because the first is in the middle of its run. */
+ * Flow matching: x = (1 - sigma) picture + sigma noise, and the velocity is noise - picture, so
+ * that x - sigma v is the picture.  A second handle decodes it, because the first is in the middle
+ * of its run. */
 #include "cli.h"
 #include <math.h>
 #include <stdlib.h>
@@ -24,11 +25,13 @@ int preview_open(preview **out, const job *j, const char *beside)
     if (!p)
         return no_memory();
     if (!strcmp(beside, "-"))
-        return complain(CODE_USAGE, "--preview: expected --output to name a file, found standard output");
+        return complain(CODE_USAGE,
+                        "--preview: expected --output to name a file, found standard output");
     qwen_options opt = j->opt;
     opt.log = NULL;
     p->s = j->s;
-    p->path = format_text("%.*s-preview.png", (int)(dot && dot > base ? dot - beside : (long)strlen(beside)), beside);
+    p->path = format_text("%.*s-preview.png",
+                          (int)(dot && dot > base ? dot - beside : (long)strlen(beside)), beside);
     if (!p->path)
         return no_memory();
     const int status = qwen_open(&p->q, &opt);
@@ -50,7 +53,8 @@ void preview_close(preview *p)
 
 static void keep(qwen_array *to, const qwen_array *from)
 {
-    const size_t bytes = (size_t)array_count(from) * (from->dtype == QWEN_F64 ? sizeof(double) : sizeof(float));
+    const size_t bytes =
+        (size_t)array_count(from) * (from->dtype == QWEN_F64 ? sizeof(double) : sizeof(float));
     qwen_array_free(to);
     void *data = malloc(bytes ? bytes : 1);
     if (!data)
@@ -60,7 +64,8 @@ static void keep(qwen_array *to, const qwen_array *from)
     to->data = data;
 }
 
-/* Packed [rows][4 z], of a token the 2x2 of each channel, to [z][h][w]; the first picture if there are several. */
+/* Packed [rows][4 z], of a token the 2x2 of each channel, to [z][h][w]; the first picture if there
+ * are several. */
 static float *unpacked_end(const preview *p, const qwen_array *v, double sigma)
 {
     const int64_t cols = p->w / 2, f = 4 * p->z;
@@ -75,7 +80,8 @@ static float *unpacked_end(const preview *p, const qwen_array *v, double sigma)
 
 static int show(preview *p, const qwen_array *v, double sigma)
 {
-    qwen_array latent = { .dtype = QWEN_F32, .rank = 3, .dim = { p->z, p->h, p->w } }, decoded = { 0 };
+    qwen_array latent = { .dtype = QWEN_F32, .rank = 3, .dim = { p->z, p->h, p->w } },
+               decoded = { 0 };
     qwen_array picture = { .dtype = QWEN_U8, .rank = 3 };
     int code = CODE_MEMORY;
     latent.data = unpacked_end(p, v, sigma);
@@ -83,7 +89,8 @@ static int show(preview *p, const qwen_array *v, double sigma)
         (picture.data = malloc((size_t)array_count(&decoded)))) {
         memcpy(picture.dim, decoded.dim, sizeof picture.dim);
         for (int64_t i = 0; i < array_count(&decoded); i++)
-            ((uint8_t *)picture.data)[i] = (uint8_t)lrint(fmin(1, fmax(0, array_at(&decoded, i) / 2 + 0.5)) * 255);
+            ((uint8_t *)picture.data)[i] =
+                (uint8_t)lrint(fmin(1, fmax(0, array_at(&decoded, i) / 2 + 0.5)) * 255);
         code = picture_write(p->path, &picture, NULL);
         p->written |= !code;
     }
@@ -107,8 +114,8 @@ void preview_tap(preview *p, const char *name, const qwen_array *a)
     } else if (!strncmp(name, "v.", 2)) {
         const long step = strtol(name + 2, &end, 10);
         const int64_t n = p->z * p->h * p->w;
-        if (*end || step < 0 || !p->t.data || step >= array_count(&p->t) || !p->x.data || array_count(a) < n ||
-            array_count(&p->x) < n || !n || interrupted())
+        if (*end || step < 0 || !p->t.data || step >= array_count(&p->t) || !p->x.data ||
+            array_count(a) < n || array_count(&p->x) < n || !n || interrupted())
             return;
         if (show(p, a, array_at(&p->t, step)) && !p->told++)
             notice(p->s, "no preview could be made");

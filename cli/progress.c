@@ -62,8 +62,11 @@ void progress_begin(progress *p, const settings *s, int64_t picture, int64_t pic
 
 static const char *phase_name(const char *phase)
 {
-    static const char *const names[][2] = { { "text", "reading the prompt" }, { "vision", "looking at the picture" },
-        { "encode", "encoding the picture" }, { "denoise", "denoising" }, { "decode", "decoding" } };
+    static const char *const names[][2] = { { "text", "reading the prompt" },
+                                            { "vision", "looking at the picture" },
+                                            { "encode", "encoding the picture" },
+                                            { "denoise", "denoising" },
+                                            { "decode", "decoding" } };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(phase, names[i][0]))
             return names[i][1];
@@ -134,7 +137,8 @@ static void tell_line(progress *p, const qwen_progress *now, int new_phase, doub
     char time[32];
     const int every = now->steps > 20 ? (now->steps + 9) / 10 : 1;
     const int done = now->step >= now->steps;
-    if (now->step == p->step || (!new_phase && !done && now->step % every) || (done && now->steps < 2))
+    if (now->step == p->step || (!new_phase && !done && now->step % every) ||
+        (done && now->steps < 2))
         return;
     if (p->pictures > 1)
         fprintf(stderr, "%lld/%lld ", (long long)p->picture, (long long)p->pictures);
@@ -144,7 +148,8 @@ static void tell_line(progress *p, const qwen_progress *now, int new_phase, doub
     }
     const double spent = t - p->phase_started;
     time_text(done ? spent : spent * (now->steps - now->step) / now->step, time);
-    fprintf(stderr, "%s %d/%d, %s%s\n", phase_name(p->phase), now->step, now->steps, time, done ? "" : " left");
+    fprintf(stderr, "%s %d/%d, %s%s\n", phase_name(p->phase), now->step, now->steps, time,
+            done ? "" : " left");
 }
 
 int progress_tell(progress *p, const qwen_progress *now)

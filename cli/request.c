@@ -1,4 +1,4 @@
-/* request.c - what the options say, as the structs of the library: options checked, inputs read, model opened. */
+/* request.c - what the options say, as the structs of the library. */
 #include "cli.h"
 #include <errno.h>
 #include <math.h>
@@ -6,43 +6,51 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* --- sizes ------------------------------------------------------------------------------------------------------- */
+/* --- sizes ------------------------------------------------------------------------------------ */
 
 static int check_side(const char *option, int n)
 {
     if (n % 16 == 0)
         return CODE_DONE;
     const int below = n / 16 * 16;
-    return below ? complain(CODE_USAGE, "--%s: expected a multiple of 16 (%d or %d), found %d", option, below, below + 16, n)
-                 : complain(CODE_USAGE, "--%s: expected a multiple of 16 (16 is the smallest), found %d", option, n);
+    return below ? complain(CODE_USAGE, "--%s: expected a multiple of 16 (%d or %d), found %d",
+                            option, below, below + 16, n)
+                 : complain(CODE_USAGE,
+                            "--%s: expected a multiple of 16 (16 is the smallest), found %d",
+                            option, n);
 }
 
 static int take_sizes(settings *s)
 {
     const int sides = s->width || s->height;
     if ((s->size[0] && sides) || (s->aspect && (s->size[0] || sides)))
-        return complain(CODE_USAGE, "--%s: expected alone, found beside %s", s->aspect ? "aspect" : "size",
-                        s->aspect && s->size[0] ? "--size" : s->width ? "--width" : "--height");
+        return complain(CODE_USAGE, "--%s: expected alone, found beside %s",
+                        s->aspect ? "aspect" : "size",
+                        s->aspect && s->size[0] ? "--size"
+                        : s->width              ? "--width"
+                                                : "--height");
     if (s->size[0]) {
         s->width = s->size[0];
         s->height = s->size[1];
     }
     if (s->aspect && qwen_aspect(s->aspect, &s->width, &s->height))
-        return complain(CODE_USAGE, "--aspect: expected 1:1, 16:9, 9:16, 4:3, 3:4, 3:2 or 2:3, found \"%s\"", s->aspect);
+        return complain(CODE_USAGE,
+                        "--aspect: expected 1:1, 16:9, 9:16, 4:3, 3:4, 3:2 or 2:3, found \"%s\"",
+                        s->aspect);
     const char *const name[] = { s->size[0] ? "size" : "width", s->size[0] ? "size" : "height" };
     const int code = check_side(name[0], s->width);
     return code ? code : check_side(name[1], s->height);
 }
 
-/* --- words ------------------------------------------------------------------------------------------------------- */
+/* --- words ------------------------------------------------------------------------------------ */
 
 static int check_utf8(const char *option, const char *text)
 {
     const int64_t at = text ? utf8_invalid(text, strlen(text)) : -1;
     if (at < 0)
         return CODE_DONE;
-    return complain(CODE_USAGE, "--%s: expected UTF-8, found the byte 0x%02x at offset %lld", option,
-                    (unsigned char)text[at], (long long)at);
+    return complain(CODE_USAGE, "--%s: expected UTF-8, found the byte 0x%02x at offset %lld",
+                    option, (unsigned char)text[at], (long long)at);
 }
 
 static int split_lines(const char *path, char *data, size_t bytes, text_list *prompts)
@@ -56,10 +64,13 @@ static int split_lines(const char *path, char *data, size_t bytes, text_list *pr
         const size_t n = (size_t)(stop - line);
         const int64_t at = utf8_invalid(line, n);
         if (memchr(line, 0, n))
-            return complain(CODE_USAGE, "%s: line %lld: expected text, found a zero byte", path, number);
+            return complain(CODE_USAGE, "%s: line %lld: expected text, found a zero byte", path,
+                            number);
         if (at >= 0)
-            return complain(CODE_USAGE, "%s: line %lld: expected UTF-8, found the byte 0x%02x at offset %lld of the line",
-                            path, number, (unsigned char)line[at], (long long)at);
+            return complain(
+                CODE_USAGE,
+                "%s: line %lld: expected UTF-8, found the byte 0x%02x at offset %lld of the line",
+                path, number, (unsigned char)line[at], (long long)at);
         *stop = 0;
         if (n && line[n - 1] == '\r')
             line[n - 1] = 0;
@@ -77,20 +88,26 @@ int prompts_read(settings *s, text_list *prompts, char **storage)
     size_t bytes = 0;
     *storage = NULL;
     if (s->words.n > 1)
-        return complain(CODE_USAGE, "expected one prompt, found a second argument \"%s\" (quote a prompt of several words)",
-                        s->words.item[1]);
+        return complain(
+            CODE_USAGE,
+            "expected one prompt, found a second argument \"%s\" (quote a prompt of several words)",
+            s->words.item[1]);
     if (s->words.n && option_given(s, "prompt"))
-        return complain(CODE_USAGE, "the prompt is given twice: --prompt \"%s\" and \"%s\"", s->prompt, s->words.item[0]);
+        return complain(CODE_USAGE, "the prompt is given twice: --prompt \"%s\" and \"%s\"",
+                        s->prompt, s->words.item[0]);
     if (s->words.n)
         s->prompt = s->words.item[0];
     if (s->prompt_file && (s->words.n || s->prompt))
-        return complain(CODE_USAGE, "--prompt-file: expected no other prompt, found \"%s\"", s->prompt);
+        return complain(CODE_USAGE, "--prompt-file: expected no other prompt, found \"%s\"",
+                        s->prompt);
     if (s->prompt_file) {
         const int code = read_file(s->prompt_file, 1 << 28, storage, &bytes);
         return code ? code : split_lines(s->prompt_file, *storage, bytes, prompts);
     }
     if (!s->prompt && !s->embeds)
-        return complain(CODE_USAGE, "a prompt is missing: give it as the argument, with --prompt or --prompt-file");
+        return complain(
+            CODE_USAGE,
+            "a prompt is missing: give it as the argument, with --prompt or --prompt-file");
     const int code = check_utf8("prompt", s->prompt);
     return code ? code : list_add(prompts, s->prompt);
 }
@@ -113,19 +130,22 @@ static int take_template(job *j)
             return CODE_DONE;
         }
     if (stat(s->chat_template, &st) && !strpbrk(s->chat_template, "/."))
-        return complain(CODE_USAGE, "--template: expected t2i, edit, edit-plus or a file, found \"%s\"", s->chat_template);
+        return complain(CODE_USAGE,
+                        "--template: expected t2i, edit, edit-plus or a file, found \"%s\"",
+                        s->chat_template);
     const int code = read_file(s->chat_template, 1 << 24, &j->template_file, &bytes);
     if (code)
         return code;
     if (memchr(j->template_file, 0, bytes) || utf8_invalid(j->template_file, bytes) >= 0)
         return complain(CODE_MALFORMED, "%s: expected UTF-8 text", s->chat_template);
     if (!strstr(j->template_file, "{}"))
-        return complain(CODE_MALFORMED, "%s: expected {} in the place of the prompt, found none", s->chat_template);
+        return complain(CODE_MALFORMED, "%s: expected {} in the place of the prompt, found none",
+                        s->chat_template);
     j->req.chat_template = j->template_file;
     return CODE_DONE;
 }
 
-/* --- tensors ------------------------------------------------------------------------------------------------------ */
+/* --- tensors ---------------------------------------------------------------------------------- */
 
 /* The name of a packed latent in the file, for the message. */
 static int packed_name(const char *path, char *name, size_t size)
@@ -153,14 +173,21 @@ static int read_noise(job *j)
     if (code)
         return code;
     if (which < 0 && packed_name(path, packed, sizeof packed))
-        return complain(CODE_MALFORMED, "%s: expected a tensor \"noise\" or \"latents\" of [16][height/8][width/8], found "
-                        "the packed \"%s\"", path, packed);
+        return complain(
+            CODE_MALFORMED,
+            "%s: expected a tensor \"noise\" or \"latents\" of [16][height/8][width/8], found "
+            "the packed \"%s\"",
+            path, packed);
     if (which < 0)
-        return complain(CODE_MALFORMED, "%s: expected a tensor \"noise\" or \"latents\", found neither", path);
+        return complain(CODE_MALFORMED,
+                        "%s: expected a tensor \"noise\" or \"latents\", found neither", path);
     const int rank = j->noise.rank;
     if ((rank != 3 && rank != 4) || (j->noise.dtype != QWEN_F32 && j->noise.dtype != QWEN_F64))
-        return complain(CODE_MALFORMED, "%s: expected \"%s\" to hold numbers of 3 or 4 dimensions, found %d dimensions%s", path,
-                        names[which], rank, j->noise.dtype == QWEN_I32 || j->noise.dtype == QWEN_U8 ? " of integers" : "");
+        return complain(
+            CODE_MALFORMED,
+            "%s: expected \"%s\" to hold numbers of 3 or 4 dimensions, found %d dimensions%s", path,
+            names[which], rank,
+            j->noise.dtype == QWEN_I32 || j->noise.dtype == QWEN_U8 ? " of integers" : "");
     j->req.noise = &j->noise;
     if (!j->req.width && !j->req.height && !j->inputs && rank == 3 && j->noise.dim[1] < 1 << 17 &&
         j->noise.dim[2] < 1 << 17) {
@@ -174,13 +201,15 @@ static int check_embeds(const char *path, const char *name, const qwen_array *a)
 {
     if (a->rank == 2 && (a->dtype == QWEN_F32 || a->dtype == QWEN_F64))
         return CODE_DONE;
-    return complain(CODE_MALFORMED, "%s: expected \"%s\" to hold numbers of [tokens][width], found %d dimensions", path, name,
-                    a->rank);
+    return complain(CODE_MALFORMED,
+                    "%s: expected \"%s\" to hold numbers of [tokens][width], found %d dimensions",
+                    path, name, a->rank);
 }
 
 static int read_embeds(job *j)
 {
-    static const char *const text[] = { "text.embeds", NULL }, *const negative[] = { "neg.embeds", NULL };
+    static const char *const text[] = { "text.embeds", NULL }, *const negative[] = { "neg.embeds",
+                                                                                     NULL };
     const char *path = j->s->embeds;
     int which;
     int code = tensor_read(path, text, &j->embeds, &which);
@@ -198,7 +227,7 @@ static int read_embeds(job *j)
     return code;
 }
 
-/* --- pictures ------------------------------------------------------------------------------------------------------ */
+/* --- pictures --------------------------------------------------------------------------------- */
 
 static int read_control(job *j)
 {
@@ -213,7 +242,8 @@ static int read_control(job *j)
     j->req.control_start = j->s->control_start;
     j->req.control_end = option_given(j->s, "control-end") ? j->s->control_end : 1;
     if (j->req.control_strength == 0 && j->req.control_start == 0 && j->req.control_end == 0)
-        j->req.control_end = 1;         /* all zero would mean the defaults; at strength 0 the end is all the same */
+        j->req.control_end =
+            1; /* all zero would mean the defaults; at strength 0 the end is all the same */
     return code;
 }
 
@@ -245,20 +275,28 @@ static int read_pictures(job *j)
 static int check_together(const settings *s)
 {
     const int extend = s->extend[0] || s->extend[1] || s->extend[2] || s->extend[3];
-    const struct { int given; const char *option; } need_input[] = {
-        { s->mask != NULL, "mask" }, { extend, "extend" }, { option_given(s, "strength"), "strength" } };
+    const struct { int given; const char *option;
+    } need_input[] = { { s->mask != NULL, "mask" },
+                       { extend, "extend" },
+                       { option_given(s, "strength"), "strength" } };
     for (size_t i = 0; i < sizeof need_input / sizeof *need_input; i++)
         if (need_input[i].given && !s->inputs.n)
-            return complain(CODE_USAGE, "--%s: expected a picture (--input), found none", need_input[i].option);
+            return complain(CODE_USAGE, "--%s: expected a picture (--input), found none",
+                            need_input[i].option);
     if (!s->control && (option_given(s, "control-strength") || option_given(s, "control-start") ||
                         option_given(s, "control-end")))
-        return complain(CODE_USAGE, "--control-%s: expected a control picture (--control), found none",
-                        option_given(s, "control-strength") ? "strength" : option_given(s, "control-start") ? "start" : "end");
+        return complain(CODE_USAGE,
+                        "--control-%s: expected a control picture (--control), found none",
+                        option_given(s, "control-strength") ? "strength"
+                        : option_given(s, "control-start")  ? "start"
+                                                            : "end");
     if (s->control && option_given(s, "control-end") && s->control_start > s->control_end)
-        return complain(CODE_USAGE, "--control-start: expected at most --control-end, %g, found %g", s->control_end,
-                        s->control_start);
-    if (s->sigmas.n && s->steps && (!s->schedule || strcmp(s->schedule, "raw")) && (size_t)s->steps != s->sigmas.n)
-        return complain(CODE_USAGE, "--steps: expected %zu, as many as --sigmas has, found %d", s->sigmas.n, s->steps);
+        return complain(CODE_USAGE, "--control-start: expected at most --control-end, %g, found %g",
+                        s->control_end, s->control_start);
+    if (s->sigmas.n && s->steps && (!s->schedule || strcmp(s->schedule, "raw")) &&
+        (size_t)s->steps != s->sigmas.n)
+        return complain(CODE_USAGE, "--steps: expected %zu, as many as --sigmas has, found %d",
+                        s->sigmas.n, s->steps);
     if (s->lora_partial && !s->loras.n)
         return complain(CODE_USAGE, "--lora-partial: expected a LoRA (--lora), found none");
     return CODE_DONE;
@@ -268,11 +306,26 @@ static void fill_request(job *j)
 {
     const settings *s = j->s;
     qwen_request *r = &j->req;
-    *r = (qwen_request){ .size = sizeof *r, .prompt = s->prompt, .negative = s->negative, .width = s->width,
-        .height = s->height, .steps = s->steps, .seed = s->seed, .rng = s->rng, .schedule = s->schedule,
-        .sampler = s->sampler, .system = s->system, .sigmas = s->sigmas.item, .n_sigmas = (int)s->sigmas.n,
-        .shift = s->shift, .noise_dtype = s->noise_dtype, .strength = s->strength, .layers = s->layers,
-        .reference_area = s->reference_area, .condition_area = s->condition_area, .tiling = s->tiling };
+    *r = (qwen_request){ .size = sizeof *r,
+                         .prompt = s->prompt,
+                         .negative = s->negative,
+                         .width = s->width,
+                         .height = s->height,
+                         .steps = s->steps,
+                         .seed = s->seed,
+                         .rng = s->rng,
+                         .schedule = s->schedule,
+                         .sampler = s->sampler,
+                         .system = s->system,
+                         .sigmas = s->sigmas.item,
+                         .n_sigmas = (int)s->sigmas.n,
+                         .shift = s->shift,
+                         .noise_dtype = s->noise_dtype,
+                         .strength = s->strength,
+                         .layers = s->layers,
+                         .reference_area = s->reference_area,
+                         .condition_area = s->condition_area,
+                         .tiling = s->tiling };
     memcpy(r->extend, s->extend, sizeof r->extend);
     if (option_given(s, "guidance"))    /* 0 would mean the default; up to 1 all are one pass */
         r->guidance = s->guidance > 0 ? s->guidance : 1;
@@ -303,7 +356,7 @@ int job_begin(job *j, settings *s)
     return code;
 }
 
-/* --- the model ----------------------------------------------------------------------------------------------------- */
+/* --- the model -------------------------------------------------------------------------------- */
 
 static void take_log(void *user, int level, const char *line)
 {
@@ -326,10 +379,12 @@ static int split_lora(const char *text, char **name, double *strength)
     if (colon && stat(text, &st)) {
         const double x = strtod(colon + 1, &end);
         if (!colon[1] || *end || !isfinite(x))
-            return complain(CODE_USAGE, "--lora: expected a strength after the colon, found \"%s\"", text);
+            return complain(CODE_USAGE, "--lora: expected a strength after the colon, found \"%s\"",
+                            text);
         *strength = x;
     }
-    *name = format_text("%.*s", (int)(colon && stat(text, &st) ? colon - text : (long)strlen(text)), text);
+    *name = format_text("%.*s", (int)(colon && stat(text, &st) ? colon - text : (long)strlen(text)),
+                        text);
     return *name ? CODE_DONE : no_memory();
 }
 
@@ -342,7 +397,9 @@ static int add_loras(job *j)
         code = split_lora(j->s->loras.item[i], &name, &strength);
         if (!code)
             code = find_lora(j->s, name, &path);
-        const int status = code ? QWEN_OK : qwen_lora(j->q, path, strength, j->s->lora_partial ? QWEN_LORA_PARTIAL : 0);
+        const int status =
+            code ? QWEN_OK
+                 : qwen_lora(j->q, path, strength, j->s->lora_partial ? QWEN_LORA_PARTIAL : 0);
         if (status)
             code = complain(code_of(status), "%s", qwen_error(j->q));
         free(name);
@@ -357,11 +414,24 @@ int job_open(job *j)
     int code = find_model(s, &j->files);
     if (code)
         return code;
-    j->opt = (qwen_options){ .size = sizeof j->opt, .model = j->files.model, .transformer = j->files.transformer,
-        .text_encoder = j->files.text_encoder, .vision = j->files.vision, .vae = j->files.vae,
-        .controlnet = j->files.controlnet, .tokenizer = j->files.tokenizer, .variant = s->variant, .like = s->like,
-        .device = s->device, .text_device = s->text_device, .vae_device = s->vae_device, .memory = s->memory,
-        .threads = s->threads, .strict = s->strict, .log = take_log, .user = j };
+    j->opt = (qwen_options){ .size = sizeof j->opt,
+                             .model = j->files.model,
+                             .transformer = j->files.transformer,
+                             .text_encoder = j->files.text_encoder,
+                             .vision = j->files.vision,
+                             .vae = j->files.vae,
+                             .controlnet = j->files.controlnet,
+                             .tokenizer = j->files.tokenizer,
+                             .variant = s->variant,
+                             .like = s->like,
+                             .device = s->device,
+                             .text_device = s->text_device,
+                             .vae_device = s->vae_device,
+                             .memory = s->memory,
+                             .threads = s->threads,
+                             .strict = s->strict,
+                             .log = take_log,
+                             .user = j };
     int status = qwen_open(&j->q, &j->opt);
     j->info.size = sizeof j->info;
     if (!status && !(code = add_loras(j)))

@@ -1,4 +1,4 @@
-/* tokenize.c - the subcommand that turns text into token ids: no template is added, special tokens are recognised. */
+/* tokenize.c - the subcommand that turns text into token ids; no template is added. */
 #include "cli.h"
 #include <stdlib.h>
 #include <string.h>
@@ -22,9 +22,12 @@ static char *repaired(const char *text, size_t bytes, size_t *out_bytes)
             break;
         memcpy(out + used, "\xef\xbf\xbd", 3);
         used += 3;
-        /* a sequence that was begun well counts as one: as many continuation bytes as could belong to it */
+        /* a sequence that was begun well counts as one: as many continuation bytes as could belong
+         * to it */
         const unsigned char first = (unsigned char)*text;
-        const size_t most = first >= 0xf0 && first < 0xf5 ? 3 : first >= 0xe0 && first < 0xf0 ? 2 : 1;
+        const size_t most = first >= 0xf0 && first < 0xf5   ? 3
+                            : first >= 0xe0 && first < 0xf0 ? 2
+                                                            : 1;
         size_t n = 1;
         for (; n < most && n < bytes && ((unsigned char)text[n] & 0xc0) == 0x80; n++) {
             const unsigned char second = (unsigned char)text[1];
@@ -66,7 +69,8 @@ static void repair_surrogates(char *json)
         const int x = hex4(s + 2);
         if (x < 0xd800 || x > 0xdfff)
             continue;
-        const int pair = x < 0xdc00 && s[6] == '\\' && s[7] == 'u' && hex4(s + 8) >= 0xdc00 && hex4(s + 8) <= 0xdfff;
+        const int pair = x < 0xdc00 && s[6] == '\\' && s[7] == 'u' && hex4(s + 8) >= 0xdc00 &&
+                         hex4(s + 8) <= 0xdfff;
         if (pair)
             s += 11;
         else
@@ -110,9 +114,11 @@ static int do_line(qwen_tokenizer *t, const char *line, size_t bytes, long long 
     json_t *text = json_object_get(o, "text");
     int code;
     if (!o)
-        code = complain(CODE_MALFORMED, "line %lld: expected {\"text\": ...}, found no JSON: %s", number, error.text);
+        code = complain(CODE_MALFORMED, "line %lld: expected {\"text\": ...}, found no JSON: %s",
+                        number, error.text);
     else if (!json_is_string(text))
-        code = complain(CODE_MALFORMED, "line %lld: expected an object with a string \"text\", found %s", number,
+        code = complain(CODE_MALFORMED,
+                        "line %lld: expected an object with a string \"text\", found %s", number,
                         text ? "another \"text\"" : "none");
     else
         code = print_ids(t, json_string_value(text), json_string_length(text), 1);
@@ -165,7 +171,8 @@ static int tokenizer_path(settings *s, found *f, const char **path)
     if (!f->tokenizer && f->model)
         f->tokenizer = path_join(f->model, "tokenizer");
     *path = f->tokenizer;
-    return *path ? CODE_DONE : complain(CODE_READ, "no tokenizer: expected --tokenizer or a model directory");
+    return *path ? CODE_DONE
+                 : complain(CODE_READ, "no tokenizer: expected --tokenizer or a model directory");
 }
 
 int run_tokenize(settings *s)
@@ -176,10 +183,14 @@ int run_tokenize(settings *s)
     char *data = NULL;
     size_t bytes = 0;
     if (s->words.n > 1)
-        return complain(CODE_USAGE, "expected one text, found a second argument \"%s\" (quote a text of several words)",
-                        s->words.item[1]);
+        return complain(
+            CODE_USAGE,
+            "expected one text, found a second argument \"%s\" (quote a text of several words)",
+            s->words.item[1]);
     if (s->words.n && s->jsonl)
-        return complain(CODE_USAGE, "--jsonl: expected lines on standard input, found the argument \"%s\"", s->words.item[0]);
+        return complain(CODE_USAGE,
+                        "--jsonl: expected lines on standard input, found the argument \"%s\"",
+                        s->words.item[0]);
     int code = tokenizer_path(s, &f, &path);
     const int status = code ? QWEN_OK : qwen_tokenizer_open(&t, path);
     if (status)
@@ -189,7 +200,8 @@ int run_tokenize(settings *s)
     if (!code && s->jsonl)
         code = do_lines(t, data, bytes);
     else if (!code)
-        code = s->words.n ? do_text(t, s->words.item[0], strlen(s->words.item[0])) : do_text(t, data, bytes);
+        code = s->words.n ? do_text(t, s->words.item[0], strlen(s->words.item[0]))
+                          : do_text(t, data, bytes);
     const int flushed = flush_stdout();
     free(data);
     qwen_tokenizer_close(t);

@@ -41,7 +41,8 @@ char *picture_name(const char *pattern, int64_t number, int several)
     for (const char *s = pattern; *s && name; ) {
         int width;
         const char *after = number_field(s, &width);
-        char *longer = after ? format_text("%s%0*lld", name, width, (long long)number) : format_text("%s%c", name, *s);
+        char *longer = after ? format_text("%s%0*lld", name, width, (long long)number)
+                             : format_text("%s%c", name, *s);
         free(name);
         name = longer;
         fields += after != NULL;
@@ -56,7 +57,7 @@ char *picture_name(const char *pattern, int64_t number, int several)
     return numbered;
 }
 
-/* --- PNG ------------------------------------------------------------------------------------------------------ */
+/* --- PNG -------------------------------------------------------------------------------------- */
 
 static void put(png_structp png, png_bytep from, size_t n)
 {
@@ -88,15 +89,16 @@ static void warn(png_structp png, png_const_charp message)
     (void)message;
 }
 
-static void png_body(png_structp png, png_infop info, const qwen_array *a, png_textp text, output *o)
+static void png_body(png_structp png, png_infop info, const qwen_array *a, png_textp text,
+                     output *o)
 {
     if (setjmp(png_jmpbuf(png)))
         return;
     const png_uint_32 h = (png_uint_32)a->dim[0], w = (png_uint_32)a->dim[1];
     png_set_write_fn(png, o, put, flush);
     png_set_user_limits(png, 1 << 20, 1 << 20);
-    png_set_IHDR(png, info, w, h, 8, a->dim[2] == 4 ? PNG_COLOR_TYPE_RGB_ALPHA : PNG_COLOR_TYPE_RGB, PNG_INTERLACE_NONE,
-                 PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
+    png_set_IHDR(png, info, w, h, 8, a->dim[2] == 4 ? PNG_COLOR_TYPE_RGB_ALPHA : PNG_COLOR_TYPE_RGB,
+                 PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
     if (text->text)
         png_set_text(png, info, text, 1);
     png_write_info(png, info);
@@ -109,8 +111,12 @@ static void write_png(output *o, const qwen_array *a, const char *recipe)
 {
     char keyword[] = "qwen-image", none[] = "";
     char *copy = recipe ? format_text("%s", recipe) : NULL;
-    png_text text = { .compression = PNG_ITXT_COMPRESSION_NONE, .key = keyword, .text = copy, .lang = none,
-                      .lang_key = none, .itxt_length = copy ? strlen(copy) : 0 };
+    png_text text = { .compression = PNG_ITXT_COMPRESSION_NONE,
+                      .key = keyword,
+                      .text = copy,
+                      .lang = none,
+                      .lang_key = none,
+                      .itxt_length = copy ? strlen(copy) : 0 };
     png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, o, fail, warn);
     png_infop info = png ? png_create_info_struct(png) : NULL;
     if (!info || (recipe && !copy))
@@ -122,7 +128,7 @@ static void write_png(output *o, const qwen_array *a, const char *recipe)
     free(copy);
 }
 
-/* --- JPEG and WebP ----------------------------------------------------------------------------------------------- */
+/* --- JPEG and WebP ---------------------------------------------------------------------------- */
 
 typedef struct jpeg_writer {
     struct jpeg_compress_struct jpeg;
@@ -153,7 +159,7 @@ static void jpeg_body(jpeg_writer *w, const qwen_array *a, output *o)
     j->in_color_space = JCS_RGB;
     jpeg_set_defaults(j);
     jpeg_set_quality(j, 95, TRUE);
-    j->comp_info[0].h_samp_factor = j->comp_info[0].v_samp_factor = 1;      /* colours at full size */
+    j->comp_info[0].h_samp_factor = j->comp_info[0].v_samp_factor = 1; /* colours at full size */
     jpeg_start_compress(j, TRUE);
     while (j->next_scanline < j->image_height) {
         JSAMPROW row = (JSAMPROW)a->data + (size_t)j->next_scanline * (size_t)a->dim[1] * 3;
@@ -195,7 +201,8 @@ static void write_webp(output *o, const qwen_array *a)
     p.writer = WebPMemoryWrite;
     p.custom_ptr = &w;
     const int stride = (int)(a->dim[1] * a->dim[2]);
-    good = a->dim[2] == 4 ? WebPPictureImportRGBA(&p, a->data, stride) : WebPPictureImportRGB(&p, a->data, stride);
+    good = a->dim[2] == 4 ? WebPPictureImportRGBA(&p, a->data, stride)
+                          : WebPPictureImportRGB(&p, a->data, stride);
     good = good && WebPEncode(&config, &p);
     if (!good)
         o->failed = ENOMEM;
@@ -211,10 +218,11 @@ int picture_write(const char *path, const qwen_array *a, const char *recipe)
     const int64_t most = format == PICTURE_WEBP ? 16383 : format == PICTURE_JPEG ? 65500 : 1 << 20;
     output o;
     if (a->dim[0] > most || a->dim[1] > most)
-        return complain(CODE_WRITE, "%s: %lldx%lld is more than such a file holds, %lld each way", path,
-                        (long long)a->dim[1], (long long)a->dim[0], (long long)most);
+        return complain(CODE_WRITE, "%s: %lldx%lld is more than such a file holds, %lld each way",
+                        path, (long long)a->dim[1], (long long)a->dim[0], (long long)most);
     if (format == PICTURE_JPEG && a->dim[2] != 3)
-        return complain(CODE_USAGE, "%s: JPEG holds no transparency; give a name in .png or .webp", path);
+        return complain(CODE_USAGE, "%s: JPEG holds no transparency; give a name in .png or .webp",
+                        path);
     const int code = output_open(&o, path);
     if (code)
         return code;

@@ -34,7 +34,8 @@ run() {
     if [ "$want" -gt 1 ]; then
         case $last in "qwen-image: "*) ;; *) fail "no sentence: $*"; return ;; esac
     fi
-    if [ -n "$words" ] && ! grep -q -e "$words" err; then fail "nothing about \"$words\": $*"; return; fi
+    if [ -n "$words" ] && ! grep -q -e "$words" err; then fail "nothing about \"$words\": $*"; \
+        return; fi
     pass
 }
 # says WORDS: the last run's stdout has them.
@@ -43,7 +44,7 @@ no_leftovers() { ok "leftovers: $(ls -A "$1")" test -z "$(ls -A "$1" | grep -v "
 draw() { "$qi" generate -q -m "$tiny" "$@"; }
 small="-q -m $tiny -s 1 -g 1 --size 32x32 --seed 5"
 
-# --- help and usage ------------------------------------------------------------------------------------
+# --- help and usage ---
 run 0 '' --help; says generate
 run 0 '' --version; says 'qwen-image [0-9]'
 run 0 '' help; says inspect
@@ -52,7 +53,8 @@ for c in generate plan devices models inspect compare tokenize; do
     run 0 '' help $c; says --help
 done
 run 0 '' generate -h; says '--prompt TEXT'
-run 2 'subcommand'; run 2 'did you mean generate' generat; run 2 'subcommand' --width 3; run 2 'nonsense' nonsense
+run 2 'subcommand'; run 2 'did you mean generate' generat; run 2 'subcommand' --width 3
+run 2 'nonsense' nonsense
 run 2 'did you mean --steps' generate --stpes 3 x
 run 2 'did you mean --width' generate --widht=3 x
 run 2 '--frobnicate' generate --frobnicate x
@@ -66,15 +68,20 @@ run 2 'given twice' generate -p a b
 run 2 'other prompt' generate --prompt-file /dev/null b
 run 2 'found none' generate --prompt-file /dev/null
 
-# --- values ----------------------------------------------------------------------------------------------
-for v in 0 -1 x 1.5 '' 99999999999999999999; do run 2 "steps.*found \"$v\"" generate "--steps=$v" x; done
+# --- values ---
+for v in 0 -1 x 1.5 '' 99999999999999999999; do run 2 "steps.*found \"$v\"" generate \
+    "--steps=$v" x; done
 for v in nan inf 0x10 x -1 ''; do run 2 "guidance.*found \"$v\"" generate "--guidance=$v" x; done
-for v in -1 18446744073709551616 x 1.0 ''; do run 2 "seed.*found \"$v\"" generate "--seed=$v" x; done
-for v in 128 x128 128x 1x2x3 0x16 128,128; do run 2 "size.*found \"$v\"" generate "--size=$v" x; done
-for v in 0 1.5 -0.5 x; do run 2 "strength.*found \"$v\"" generate -i "$pictures/photo_wide.png" "--strength=$v" x; done
+for v in -1 18446744073709551616 x 1.0 ''; do run 2 "seed.*found \"$v\"" generate "--seed=$v" x; \
+    done
+for v in 128 x128 128x 1x2x3 0x16 128,128; do run 2 "size.*found \"$v\"" generate "--size=$v" x; \
+    done
+for v in 0 1.5 -0.5 x; do run 2 "strength.*found \"$v\"" generate -i "$pictures/photo_wide.png" \
+    "--strength=$v" x; done
 for v in x 1,x '' ,; do run 2 'sigmas' generate "--sigmas=$v" x; done
 for v in x 8Q -1G 0 G; do run 2 "memory.*found \"$v\"" generate "--memory=$v" x; done
-for v in left top=x middle=3 left=-16 ''; do run 2 'extend' generate -i "$pictures/photo_wide.png" "--extend=$v" x; done
+for v in left top=x middle=3 left=-16 ''; do run 2 'extend' generate -i \
+    "$pictures/photo_wide.png" "--extend=$v" x; done
 run 2 'width.*96 or 112.*found 100' generate --width 100 x
 run 2 'height.*multiple of 16.*found 15' generate --height 15 x
 run 2 'size.*112 or 128.*found 120' generate --size 128x120 x
@@ -103,7 +110,7 @@ run 2 'offset 2' generate "$(printf 'ab\377c')"
 run 2 'offset 0' generate -n "$(printf '\300\200')" x
 printf 'good\n\nb\303\n' >prompts; run 2 'line 3.*offset 1' generate --prompt-file prompts
 
-# --- pictures out ------------------------------------------------------------------------------------------
+# --- pictures out ---
 mkdir one; run 0 '' generate $small 'a cat' -o one/a.png; no_leftovers one '^a.png$'
 run 0 '' inspect one/a.png; says 32x32; says 'seed: 5'; says 'prompt: a cat'; says 'steps: 1'
 run 0 '' generate $small 'a cat' -o one/b.png; run 0 '' compare one/a.png one/b.png
@@ -125,7 +132,8 @@ printf 'a\r\n\nb\n  \nc' >prompts
 run 0 '' generate $small --prompt-file prompts --json -o many/p%02d.png
 ok 'one object for each prompt' test "$(grep -c '"seed":' out)" = 3
 ok 'the third has seed 7' grep -q '"seed":7,.*p03.png.*"prompt":"c"' out
-"$qi" generate $small --prompt-file - -o many/stdin.png <prompts >out 2>err; ok '--prompt-file -' test -f many/stdin-3.png
+"$qi" generate $small --prompt-file - -o many/stdin.png <prompts >out 2>err
+ok '--prompt-file -' test -f many/stdin-3.png
 run 0 '' generate $small --seed 18446744073709551615 --count 2 --json x -o many/wrap.png
 ok 'seeds wrap' grep -q '"seed":18446744073709551615,.*wrap-1' out
 ok 'seeds wrap to 0' grep -q '"seed":0,.*wrap-2' out
@@ -136,21 +144,25 @@ mkdir linked; ln -s ../one/target.png linked/link.png; run 0 '' generate $small 
 run 0 '' generate $small y -o linked/link.png; ok 'a link is followed' test -h linked/link.png
 run 1 '' compare one/target.png one/a.png
 
-# --- a recipe again ----------------------------------------------------------------------------------------
-run 0 '' generate -q -m "$tiny" -s 2 -g 4 --size 32x48 --seed 18446744073709551615 --shift 2 -n 'bad' \
+# --- a recipe again ---
+run 0 '' generate -q -m "$tiny" -s 2 -g 4 --size 32x48 --seed 18446744073709551615 --shift 2 -n \
+    'bad' \
     --guidance-norm off --noise-dtype bf16 --system 'Say it.' 'a "quoted" 猫' -o one/r.png
-run 0 '' generate -q -m "$tiny" --from one/r.png -o one/r2.png; run 0 '' compare one/r.png one/r2.png
-run 0 '' generate -q -m "$tiny" --from one/r.png --seed 1 -o one/r3.png; run 1 '' compare one/r.png one/r3.png
+run 0 '' generate -q -m "$tiny" --from one/r.png -o one/r2.png
+run 0 '' compare one/r.png one/r2.png
+run 0 '' generate -q -m "$tiny" --from one/r.png --seed 1 -o one/r3.png
+run 1 '' compare one/r.png one/r3.png
 run 0 '' inspect one/r3.png; says 'seed: 1$'; says 'quoted" 猫'
 run 0 '' generate -q -m "$tiny" --from one/r.png 'another' --steps 1 --size 16x16 -o one/r4.png
 run 0 '' inspect one/r4.png; says 16x16; says 'prompt: another'
 run 0 '' generate -q -m "$tiny" --sigmas 1,0.6,0.3 --seed 3 -g 1 --size 32x32 x -o one/s.png
-run 0 '' generate -q -m "$tiny" --from one/s.png -o one/s2.png; run 0 '' compare one/s.png one/s2.png
+run 0 '' generate -q -m "$tiny" --from one/s.png -o one/s2.png
+run 0 '' compare one/s.png one/s2.png
 run 4 'recipe' generate --from "$pictures/mask.png"
 run 3 'nowhere.png' generate --from nowhere.png
 ok 'no directories in the recipe' not grep -a -q "$tiny" one/a.png
 
-# --- output that cannot be -----------------------------------------------------------------------------------
+# --- output that cannot be ---
 run 7 'nowhere/a.png' generate $small x -o nowhere/a.png
 run 7 'is a directory\|Is a directory' generate $small x -o one
 run 7 'file' generate $small x -o one/
@@ -164,7 +176,8 @@ if [ -c /dev/full ]; then
     "$qi" generate $small x -o - >/dev/full 2>err; ok 'a picture to a full disk' test $? = 7
 fi
 mkdir full
-(ulimit -f 1; "$qi" generate $small --size 64x64 x -o full/a.png) >out 2>err; ok 'a limit on file size' test $? = 7
+(ulimit -f 1; "$qi" generate $small --size 64x64 x -o full/a.png) >out 2>err; ok \
+    'a limit on file size' test $? = 7
 no_leftovers full
 if [ "$(id -u)" = 0 ] && mkdir disk && mount -t tmpfs -o size=8k tmpfs disk 2>/dev/null; then
     cp one/a.png disk/a.png 2>/dev/null || : >disk/a.png
@@ -176,23 +189,26 @@ if [ "$(id -u)" = 0 ] && mkdir disk && mount -t tmpfs -o size=8k tmpfs disk 2>/d
     umount disk
 fi
 if [ "$(id -u)" != 0 ]; then
-    mkdir locked; chmod 500 locked; run 7 'locked/a.png' generate $small x -o locked/a.png; chmod 700 locked
+    mkdir locked; chmod 500 locked; run 7 'locked/a.png' generate $small x -o locked/a.png
+    chmod 700 locked
 fi
 
-# --- Ctrl-C ------------------------------------------------------------------------------------------------------
+# --- Ctrl-C ---
 # A background job of a shell without job control ignores SIGINT; the command installs its own handler all the same.
 mkdir cancel
-"$qi" generate -m "$tiny" --progress plain -s 2000 --size 64x64 x -o cancel/a.png --dump cancel/d 2>err >out &
+"$qi" generate -m "$tiny" --progress plain -s 2000 --size 64x64 x -o cancel/a.png --dump \
+    cancel/d 2>err >out &
 pid=$!
 n=0; while ! grep -q denois err && [ $n -lt 100 ]; do sleep 0.1; n=$((n + 1)); done
 kill -INT $pid; wait $pid; ok "Ctrl-C gives 130" test $? = 130
 no_leftovers cancel
 ok 'it says so' grep -q cancelled err
 
-# --- models that are not there, or broken ----------------------------------------------------------------------------
+# --- models that are not there, or broken ---
 run 3 'nowhere' generate -m nowhere/model x
 run 3 'no_such_model' generate -m no_such_model x
-run 3 'Qwen/Qwen-Image.*models--Qwen--Qwen-Image.*huggingface-cli download Qwen/Qwen-Image' generate -m Qwen/Qwen-Image x
+run 3 'Qwen/Qwen-Image.*models--Qwen--Qwen-Image.*huggingface-cli download Qwen/Qwen-Image' \
+    generate -m Qwen/Qwen-Image x
 run 3 'nowhere.safetensors' generate --vae nowhere.safetensors -m "$tiny" x
 QWEN_MODEL=nowhere/model; export QWEN_MODEL; run 3 'nowhere/model' generate x; unset QWEN_MODEL
 (QWEN_DATADIR=$work/nothing "$qi" generate x) >out 2>err; ok 'no demo' test $? = 3
@@ -218,7 +234,7 @@ run 0 '' inspect "$tiny"; says 'variant.*t2i'
 run 0 '' inspect "$data/tiny-layered"; says 'variant.*layered'
 run 0 '' inspect --json "$tiny"; says '"variant": "t2i"'
 
-# --- pictures in --------------------------------------------------------------------------------------------------------
+# --- pictures in ---
 edit="-q -m $data/tiny-edit -s 1 -g 1 --seed 5 --reference-area 4096"
 run 3 'nowhere.png' generate $edit -i nowhere.png x
 : >empty; run 4 'empty' generate $edit -i empty x
@@ -228,39 +244,53 @@ head -c 300 one/d.jpg >cut.jpg; run 4 'cut.jpg' generate $edit -i cut.jpg x
 head -c 200 one/c.webp >cut.webp; run 4 'cut.webp' generate $edit -i cut.webp x
 printf 'GIF89a' >a.gif; run 5 'GIF' generate $edit -i a.gif x
 run 3 'directory' generate $edit -i "$tiny" x
-printf '\211PNG\r\n\032\n\0\0\0\015IHDR\177\377\377\377\177\377\377\377\010\002\0\0\0\0\0\0\0' >huge.png
+printf '\211PNG\r\n\032\n\0\0\0\015IHDR\177\377\377\377\177\377\377\377\010\002\0\0\0\0\0\0\0' \
+    >huge.png
 run 4 'huge.png' generate $edit -i huge.png x
 run 2 'input' generate $edit x
-run 0 '' generate $edit -i "$pictures/photo_wide.png" x -o one/e.png; run 0 '' inspect one/e.png; says 64x64
+run 0 '' generate $edit -i "$pictures/photo_wide.png" x -o one/e.png
+run 0 '' inspect one/e.png; says 64x64
 cp "$pictures/photo_wide.png" one/
-(cd one && "$qi" generate $edit -i photo_wide.png x -o e2.png && "$qi" generate -q -m "$data/tiny-edit" --from e2.png -o e3.png) 2>err
+(cd one && "$qi" generate $edit -i photo_wide.png x -o e2.png && "$qi" generate -q -m \
+    "$data/tiny-edit" --from e2.png -o e3.png) 2>err
 ok 'an edit again' cmp -s one/e2.png one/e3.png
 cp "$pictures/photo_tall.png" one/photo_wide.png
 run 4 'SHA-256' generate -q -m "$data/tiny-edit" --from one/e2.png -o one/e4.png
-run 0 '' generate -q -m "$data/tiny-edit" --from one/e2.png -i "$pictures/photo_wide.png" -o one/e4.png
+run 0 '' generate -q -m "$data/tiny-edit" --from one/e2.png -i "$pictures/photo_wide.png" -o \
+    one/e4.png
 run 0 '' compare one/e2.png one/e4.png
-run 0 '' generate $small -i "$pictures/photo_wide.png" --mask "$pictures/mask.png" -s 4 x -o one/i.png
-run 0 '' generate $small -i "$pictures/photo_wide.png" --mask "$pictures/mask.png" -s 4 x --no-paste -o one/i2.png
+run 0 '' generate $small -i "$pictures/photo_wide.png" --mask "$pictures/mask.png" -s 4 x -o \
+    one/i.png
+run 0 '' generate $small -i "$pictures/photo_wide.png" --mask "$pictures/mask.png" -s 4 x \
+    --no-paste -o one/i2.png
 run 1 '' compare one/i.png one/i2.png
-run 0 '' generate -q -m "$data/tiny-layered" -s 1 -g 1 --layers 2 --reference-area 1024 -i "$pictures/rgba.png" x -o one/l.png
+run 0 '' generate -q -m "$data/tiny-layered" -s 1 -g 1 --layers 2 --reference-area 1024 -i \
+    "$pictures/rgba.png" x -o one/l.png
 ok 'layers are numbered' test -f one/l-2.png
-run 2 'transparent' generate -q -m "$data/tiny-layered" -s 1 --layers 2 -i "$pictures/rgba.png" x -o one/l.jpg
+run 2 'transparent' generate -q -m "$data/tiny-layered" -s 1 --layers 2 -i "$pictures/rgba.png" \
+    x -o one/l.jpg
 control="-q -m $data/tiny-controlnet -s 1 -g 1 --seed 5 --size 32x32"
 run 0 '' generate $control --control "$pictures/edges.png" x -o one/k.png
 run 0 '' generate $control --control "canny:$pictures/photo_wide.png" x -o one/k2.png
 run 1 '' compare one/k.png one/k2.png
 
-# --- tensors -----------------------------------------------------------------------------------------------------------
+# --- tensors ---
 run 0 '' generate $small -s 2 x -o one/f.png --dump f.safetensors --save-embeds e.safetensors
-run 0 '' inspect f.safetensors; says '^kind  *dump'; says '^noise  *f32'; says '^latents.2'; says '^image.u8  *u8'
-ok 'order: text before noise before image' test "$(sed -n 's/^\(text.ids\|noise\|image.u8\) .*/\1/p' out | tr '\n' ' ')" = 'text.ids noise image.u8 '
+run 0 '' inspect f.safetensors; says '^kind  *dump'; says '^noise  *f32'; says '^latents.2'
+says '^image.u8  *u8'
+ok 'order: text before noise before image' test \
+    "$(sed -n 's/^\(text.ids\|noise\|image.u8\) .*/\1/p' out | tr '\n' ' ')" = \
+    'text.ids noise image.u8 '
 run 0 '' compare f.safetensors f.safetensors; says '0 different'
 run 0 '' generate $small -s 2 x -o one/g.png --dump g.safetensors --seed 9
 run 1 '' compare f.safetensors g.safetensors; says 'first difference: noise'
-run 0 '' generate $small -s 2 -q x -o one/h.png --dump h.safetensors --seed 9 --latents f.safetensors
+run 0 '' generate $small -s 2 -q x -o one/h.png --dump h.safetensors --seed 9 --latents \
+    f.safetensors
 run 0 '' compare f.safetensors h.safetensors; run 0 '' compare one/f.png one/h.png
-run 0 '' generate $small -s 2 --embeds e.safetensors -o one/m.png; run 0 '' compare one/f.png one/m.png
-run 0 '' generate $small -s 2 x -o one/n.png --dump n.safetensors --dump-only 'latents.*' --dump-only noise
+run 0 '' generate $small -s 2 --embeds e.safetensors -o one/m.png
+run 0 '' compare one/f.png one/m.png
+run 0 '' generate $small -s 2 x -o one/n.png --dump n.safetensors --dump-only 'latents.*' \
+    --dump-only noise
 run 1 '' compare f.safetensors n.safetensors; says 'missing'
 run 0 '' compare n.safetensors f.safetensors; says 'only in B'
 "$qi" generate $small -s 1 x -o one/q.png --dump p.safetensors --dump-only 'latents.*' 2>err
@@ -271,52 +301,69 @@ run 4 '' compare one/f.png f.safetensors
 run 3 'nowhere' compare nowhere f.safetensors
 run 2 '' compare f.safetensors
 
-# --- words ---------------------------------------------------------------------------------------------------------------
+# --- words ---
 run 0 '' tokenize 'a red circle'; ids=$(cat out)
 printf 'a red circle' | "$qi" tokenize >out 2>err; ok 'text on stdin' test "$(cat out)" = "$ids"
-printf '%s\n' '{"text":"a red circle"}' '' '{"text":"\u0000"}' '{"text":"\ud800x"}' '{"text":"\ud83d\ude00"}' |
+printf '%s\n' '{"text":"a red circle"}' '' '{"text":"\u0000"}' '{"text":"\ud800x"}' \
+    '{"text":"\ud83d\ude00"}' |
     "$qi" tokenize --jsonl >out 2>err; ok 'jsonl' test $? = 0
 ok 'a line for each' test "$(wc -l <out)" = 4
 ok 'the same ids' grep -q "^{\"ids\":\[$(printf %s "$ids" | tr ' ' ,)\]}\$" out
-printf 'a\377b' | "$qi" tokenize >out 2>err; one=$(cat out); printf 'a\357\277\275b' | "$qi" tokenize >out 2>err
+printf 'a\377b' | "$qi" tokenize >out 2>err; one=$(cat out); printf 'a\357\277\275b' | "$qi" \
+    tokenize >out 2>err
 ok 'invalid UTF-8 is U+FFFD' test "$(cat out)" = "$one"
 printf '%s\n' '{"txt":1}' | "$qi" tokenize --jsonl >out 2>err; ok 'no text' test $? = 4
 printf '%s\n' '{"text":' | "$qi" tokenize --jsonl >out 2>err; ok 'no JSON' test $? = 4
 run 3 'nowhere' tokenize --tokenizer nowhere x
-run 0 '' generate $small --show-prompt 'a cat' -o one/t.png; says 'a cat<|im_end|>'; says '<|im_start|>system'
+run 0 '' generate $small --show-prompt 'a cat' -o one/t.png; says 'a cat<|im_end|>'
+says '<|im_start|>system'
 run 0 '' generate $small --show-prompt --system 'Be brief.' 'a cat' -o one/t.png; says 'Be brief.'
 printf 'Draw {}!' >template.txt
-run 0 '' generate $small --show-prompt --template template.txt 'a cat' -o one/t.png; says '^Draw a cat!'
+run 0 '' generate $small --show-prompt --template template.txt 'a cat' -o one/t.png
+says '^Draw a cat!'
 rm one/t.png
 run 0 '' generate -q -m "$tiny" --from one/a.png --template template.txt -o one/t.png
-run 0 '' generate -q -m "$tiny" --from one/t.png -o one/t2.png; run 0 '' compare one/t.png one/t2.png
+run 0 '' generate -q -m "$tiny" --from one/t.png -o one/t2.png
+run 0 '' compare one/t.png one/t2.png
 awk 'BEGIN { for (i = 0; i < 100000; i++) printf "a "; print "" }' >prompts
-run 0 '' generate -m "$tiny" --progress none -s 1 -g 1 --size 16x16 --prompt-file prompts -o one/long.png
+run 0 '' generate -m "$tiny" --progress none -s 1 -g 1 --size 16x16 --prompt-file prompts -o \
+    one/long.png
 ok 'a warning about the cut' grep -q -i 'cut\|truncat\|token' err
 
-# --- names ---------------------------------------------------------------------------------------------------------------
+# --- names ---
 hub=$HOME/.cache/huggingface/hub/models--Tiny--Model
-mkdir -p "$hub/refs" "$hub/snapshots/0123abcd"; printf 0123abcd >"$hub/refs/main"; printf 0123abcd >"$hub/refs/old"
+mkdir -p "$hub/refs" "$hub/snapshots/0123abcd"; printf 0123abcd >"$hub/refs/main"
+printf 0123abcd >"$hub/refs/old"
 for f in "$tiny"/*; do ln -s "$f" "$hub/snapshots/0123abcd/"; done
 for id in Tiny/Model Tiny/Model@main Tiny/Model@old Tiny/Model@0123abcd Model; do
-    run 0 '' generate -q -m $id -s 1 -g 1 --size 32x32 --seed 5 'a cat' -o one/hf.png; run 0 '' compare one/a.png one/hf.png
+    run 0 '' generate -q -m $id -s 1 -g 1 --size 32x32 --seed 5 'a cat' -o one/hf.png
+    run 0 '' compare one/a.png one/hf.png
 done
 run 3 'refs/new' generate -m Tiny/Model@new x
 run 3 'did you mean Tiny/Model' generate -m Tiny/Modle x
 mv "$HOME/.cache/huggingface" elsewhere
 run 3 'Tiny/Model' generate -m Tiny/Model x
 HF_HOME=$work/elsewhere; export HF_HOME; run 0 '' inspect Tiny/Model; unset HF_HOME
-mkdir -p comfy/models/diffusion_models/sub comfy/models/vae comfy/models/text_encoders comfy/models/loras other/more
-ln -s "$data/formats/comfyui/models/diffusion_models/qwen_image_medium_bf16.safetensors" comfy/models/diffusion_models/sub/m.safetensors
-ln -s "$data/formats/comfyui/models/diffusion_models/qwen-image-medium-Q8_0.gguf" comfy/models/diffusion_models/q.gguf
-ln -s "$data/formats/comfyui/models/diffusion_models/qwen-image-medium-Q8_0.gguf" comfy/models/diffusion_models/sub/q.gguf
-ln -s "$data/formats/comfyui/models/vae/qwen_image_vae_medium.safetensors" comfy/models/vae/v.safetensors
+mkdir -p comfy/models/diffusion_models/sub comfy/models/vae comfy/models/text_encoders \
+    comfy/models/loras other/more
+ln -s "$data/formats/comfyui/models/diffusion_models/qwen_image_medium_bf16.safetensors" \
+    comfy/models/diffusion_models/sub/m.safetensors
+ln -s "$data/formats/comfyui/models/diffusion_models/qwen-image-medium-Q8_0.gguf" \
+    comfy/models/diffusion_models/q.gguf
+ln -s "$data/formats/comfyui/models/diffusion_models/qwen-image-medium-Q8_0.gguf" \
+    comfy/models/diffusion_models/sub/q.gguf
+ln -s "$data/formats/comfyui/models/vae/qwen_image_vae_medium.safetensors" \
+    comfy/models/vae/v.safetensors
 ln -s "$data/formats/comfyui/models/loras/peft_bare.safetensors" other/more/l.safetensors
-gzip -dc "$data/formats/comfyui/models/text_encoders/qwen_2.5_vl_medium.safetensors.gz" >comfy/models/text_encoders/t.safetensors
-printf 'mine:\n  base_path: ../$OTHER\n  is_default: true\n  loras: |\n    more\n    none\n' >comfy/extra_model_paths.yaml
+gzip -dc "$data/formats/comfyui/models/text_encoders/qwen_2.5_vl_medium.safetensors.gz" \
+    >comfy/models/text_encoders/t.safetensors
+printf 'mine:\n  base_path: ../$OTHER\n  is_default: true\n  loras: |\n    more\n    none\n' \
+    >comfy/extra_model_paths.yaml
 OTHER=other; export OTHER
-run 0 '' models --models comfy; says '^sub/m.safetensors  *transformer.*bf16'; says '^v.safetensors'; says '^l.safetensors  *LoRA\|^l.safetensors  *lora'
-run 0 '' models --models comfy/models --names; says '^q.gguf$'; says '^l.safetensors$'; says '^demo$'
+run 0 '' models --models comfy; says '^sub/m.safetensors  *transformer.*bf16'
+says '^v.safetensors'; says '^l.safetensors  *LoRA\|^l.safetensors  *lora'
+run 0 '' models --models comfy/models --names; says '^q.gguf$'; says '^l.safetensors$'
+says '^demo$'
 QWEN_MODELS=nowhere:comfy; export QWEN_MODELS
 run 0 '' models --json; says '"name": "sub/m.safetensors"'
 run 0 'text encoder: t.safetensors' plan -m m --size 32x32 -s 1 x
@@ -326,14 +373,15 @@ for l in nan no_match only_up rank_0 rank_mismatch shape_mismatch; do
     run 4 "lora_$l" plan -m m --lora "$data/formats/bad/lora_$l.safetensors" --size 32x32 x
 done
 run 3 'did you mean' plan -m sub/n.safetensors x
-mkdir comfy/models/diffusion_models/again; ln -s ../sub/m.safetensors comfy/models/diffusion_models/again/m.safetensors
+mkdir comfy/models/diffusion_models/again
+ln -s ../sub/m.safetensors comfy/models/diffusion_models/again/m.safetensors
 run 2 'ambiguous.*again/m.safetensors.*sub/m.safetensors' plan -m m x
 run 0 '' plan -m again/m --size 32x32 x
 run 0 '' plan -m q --size 32x32 x
 run 3 'nowhere' models --models nowhere
 unset QWEN_MODELS
 
-# --- plan and devices ------------------------------------------------------------------------------------------------------
+# --- plan and devices ---
 run 0 '' plan -m "$tiny" --size 64x64 x; says 'denoising'; says '64x64'
 run 0 '' plan --ops -m "$tiny" --size 64x64 x; says 'gemm'
 run 0 '' plan --json --ops -m "$tiny" --size 64x64 x; says '"flops"'
@@ -341,8 +389,9 @@ run 0 '' devices; says '^ref '; run 0 '' devices --json; says '"name": "ref"'
 run 2 '' devices x
 "$qi" plan -m "$tiny" x >/dev/full 2>err; ok 'plan to a full disk' test $? = 7
 
-# --- the demo ----------------------------------------------------------------------------------------------------------------
-run 0 'demo checkpoint.*--model' generate -s 1 -g 1 --seed 1 --size 32x32 --progress none 'a red circle' -o one/demo.png
+# --- the demo ---
+run 0 'demo checkpoint.*--model' generate -s 1 -g 1 --seed 1 --size 32x32 --progress none \
+    'a red circle' -o one/demo.png
 run 0 '' generate -q -m demo -s 1 -g 1 --seed 1 --size 32x32 'a red circle' -o one/demo2.png
 run 0 '' compare one/demo.png one/demo2.png
 

@@ -675,7 +675,7 @@ START_TEST(pictures)
     r.input = &in;
     r.inputs = 1;
     r.strength = 0.5;
-    r.width = r.height = 0;             /* the picture's own, to multiples of 16: 40 is 2.5 of them */
+    r.width = r.height = 0; /* the picture's own, to multiples of 16: 40 is 2.5 of them */
     qwen_result res = drawn(q, &r);
     ck_assert_int_eq(res.width, 32);
     ck_assert_int_eq(res.height, 64);
@@ -792,7 +792,7 @@ START_TEST(samplers)
     }
     qwen_result_free(&plain);
     qwen_close(q);
-    qwen_options o = options(tiny);     /* ComfyUI's numbers differ: schedule, guidance, positions */
+    qwen_options o = options(tiny);     /* its numbers differ in many places */
     o.like = "comfyui";
     ck_assert_int_eq(qwen_open(&q, &o), QWEN_OK);
     r.sampler = NULL;

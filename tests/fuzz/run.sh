@@ -12,7 +12,7 @@ for t in ${*:-safetensors gguf config tokenizer yaml picture}; do
     mkdir -p "fuzz-corpus/$t" fuzz-findings
     echo "== $t, $seconds s"
     ./fuzz_$t -max_total_time="$seconds" -timeout=20 -rss_limit_mb=4096 -max_len=65536 -print_final_stats=1 \
-        -verbosity=0 -artifact_prefix="fuzz-findings/$t-" "fuzz-corpus/$t" "$seeds/$t" || bad=1
+        -verbosity=0 -close_fd_mask=3 -artifact_prefix="fuzz-findings/$t-" "fuzz-corpus/$t" "$seeds/$t" || bad=1
 done
 [ $bad = 0 ] && echo "no findings"
 exit $bad

@@ -778,16 +778,16 @@ END_TEST
 
 START_TEST(samplers)
 {
-    static const char *const names[] = { "heun", "dpm_2", "euler_ancestral", "dpmpp_2m", "lcm" };
+    static const char *const listed[] = { "heun", "dpm_2", "euler_ancestral", "dpmpp_2m", "lcm" };
     qwen *q = opened(tiny);
     qwen_request r = request("a cat");
     r.steps = 3;
     qwen_result plain = drawn(q, &r);
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        r.sampler = names[i];
+    for (size_t i = 0; i < sizeof listed / sizeof *listed; i++) {
+        r.sampler = listed[i];
         qwen_result res = drawn(q, &r);
         ck_assert(!same_picture(&plain.image[0], &res.image[0]));
-        ck_assert_str_eq(res.sampler, names[i]);
+        ck_assert_str_eq(res.sampler, listed[i]);
         qwen_result_free(&res);
     }
     qwen_result_free(&plain);

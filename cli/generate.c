@@ -208,7 +208,7 @@ static int print_json(const session *x, const char *file, const qwen_result *r, 
     json_object_set_new(o, "memory",
                         json_pack("{s:I,s:I}", "host", (json_int_t)usage.ru_maxrss * 1024, "device",
                                   (json_int_t)r->device_bytes));
-    char *text = o ? json_dumps(o, JSON_COMPACT) : NULL;
+    char *text = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(o);
     if (!text)
         return no_memory();
@@ -234,6 +234,16 @@ static int write_pictures(session *x, int64_t run, const char *prompt, qwen_resu
         free(name);
     }
     return code;
+}
+
+/* torch-cuda draws in the order of a card's threads: a notice where that order shows. */
+static void tell_threads(const session *x, const qwen_result *r)
+{
+    enum { FEWEST = 82 * 1536 };        /* of the cards that have a name: the 3090's */
+    const int64_t numbers = (int64_t)r->width * r->height / 4;  /* 16 channels of 1/8 by 1/8 */
+    if (x->s->rng && !strcmp(x->s->rng, "torch-cuda") && numbers > FEWEST)
+        notice(x->s, "The noise of torch-cuda depends on the GPU at this size; this is an H100's, "
+               "--rng torch-cuda:a100, :4090, :3090 or :THREADS are others'");
 }
 
 static int write_results(session *x, int64_t run, const char *prompt, qwen_result *r, double total)
@@ -272,6 +282,8 @@ static int draw(session *x, int64_t run, const char *prompt)
     if (status)
         return library_failed(x, status);
     progress_end(&x->bar);
+    if (run == 0)
+        tell_threads(x, &r);
     code = interrupted() ? library_failed(x, QWEN_ECANCELLED)
                          : write_results(x, run, prompt, &r, seconds_now() - started);
     qwen_result_free(&r);

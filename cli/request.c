@@ -436,6 +436,9 @@ int job_open(job *j)
     j->info.size = sizeof j->info;
     if (!status && !(code = add_loras(j)))
         status = qwen_info(j->q, &j->info);
+    if (status == QWEN_EIO && s->model && is_id(s->model) && strcmp(s->model, j->files.model))
+        return complain(CODE_READ, "%s; huggingface-cli download %.*s fetches what is missing",
+                        qwen_error(j->q), (int)strcspn(s->model, "@"), s->model);
     return status ? complain(code_of(status), "%s", qwen_error(j->q)) : code;
 }
 

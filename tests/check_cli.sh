@@ -5,7 +5,7 @@
 set -u
 qi=${QWEN_IMAGE:?} data=${QW_TESTDATA:?}
 work=$(mktemp -d "${TMPDIR:-/tmp}/check_cli.XXXXXX") || exit 1
-trap 'rm -rf "$work"' EXIT
+trap 'umount "$work/disk" 2>/dev/null; rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 cd "$work" || exit 1
 HOME=$work/home; mkdir "$HOME"; export HOME
@@ -247,6 +247,21 @@ run 3 'directory' generate $edit -i "$tiny" x
 printf '\211PNG\r\n\032\n\0\0\0\015IHDR\177\377\377\377\177\377\377\377\010\002\0\0\0\0\0\0\0' \
     >huge.png
 run 4 'huge.png' generate $edit -i huge.png x
+kinds=$data/pictures
+for f in turned_2 turned_3 turned_4 turned_5 turned_6 turned_7 turned_8 rgb16 palette palette4 \
+    interlaced animated; do
+    run 0 '' compare "$kinds/rgb.png" "$kinds/$f.png"
+done
+ok 'a notice of the animation' grep -q 'first frame' err
+run 0 '' compare "$kinds/rgba.png" "$kinds/palette_alpha.png"
+for f in grey grey2 grey16 grey_alpha; do
+    run 0 '' compare "$kinds/grey_rgb.png" "$kinds/$f.png"
+done
+run 0 '' generate $small --size 32x16 x -o one/wide.jpg
+{ head -c 2 one/wide.jpg
+  printf '\377\341\0\042Exif\0\0II*\0\010\0\0\0\001\0\022\001\003\0\001\0\0\0\006\0\0\0\0\0\0\0'
+  tail -c +3 one/wide.jpg; } >turned.jpg
+run 0 '' inspect turned.jpg; says 16x32
 run 2 'input' generate $edit x
 run 0 '' generate $edit -i "$pictures/photo_wide.png" x -o one/e.png
 run 0 '' inspect one/e.png; says 64x64
@@ -264,6 +279,15 @@ run 0 '' generate $small -i "$pictures/photo_wide.png" --mask "$pictures/mask.pn
 run 0 '' generate $small -i "$pictures/photo_wide.png" --mask "$pictures/mask.png" -s 4 x \
     --no-paste -o one/i2.png
 run 1 '' compare one/i.png one/i2.png
+run 0 '' generate $small -i one/a.png --mask "$kinds/black.png" -s 4 x -o one/kept.png
+run 0 '' compare one/a.png one/kept.png
+run 0 '' generate $small -i one/a.png --mask "$kinds/white.png" -s 4 x -o one/new.png
+run 1 '' compare one/a.png one/new.png
+run 0 '' generate -q -m "$tiny" -s 4 -g 1 --seed 5 -i one/a.png --extend left=16,bottom=32 x -o one/x.png
+run 0 '' inspect one/x.png; says 48x64
+run 0 '' generate -q -m "$tiny" --from one/x.png -i one/a.png -o one/x2.png
+run 0 '' compare one/x.png one/x2.png
+run 2 'multiple of 16' generate -q -m "$tiny" -i one/a.png --extend left=8 x -o one/x.png
 run 0 '' generate -q -m "$data/tiny-layered" -s 1 -g 1 --layers 2 --reference-area 1024 -i \
     "$pictures/rgba.png" x -o one/l.png
 ok 'layers are numbered' test -f one/l-2.png
@@ -341,6 +365,13 @@ for id in Tiny/Model Tiny/Model@main Tiny/Model@old Tiny/Model@0123abcd Model; d
 done
 run 3 'refs/new' generate -m Tiny/Model@new x
 run 3 'did you mean Tiny/Model' generate -m Tiny/Modle x
+rm "$hub/snapshots/0123abcd/model_index.json"
+mkdir "$hub/snapshots/cut"; printf cut >"$hub/refs/cut"; mkdir "$hub/snapshots/cut/transformer"
+printf '{"_class_name": "QwenImagePipeline"}' >"$hub/snapshots/cut/model_index.json"
+printf '{"weight_map": {"a": "one.safetensors"}}' \
+    >"$hub/snapshots/cut/transformer/diffusion_pytorch_model.safetensors.index.json"
+run 3 'one.safetensors.*huggingface-cli download Tiny/Model' generate -m Tiny/Model@cut x
+ln -s "$tiny/model_index.json" "$hub/snapshots/0123abcd/"
 mv "$HOME/.cache/huggingface" elsewhere
 run 3 'Tiny/Model' generate -m Tiny/Model x
 HF_HOME=$work/elsewhere; export HF_HOME; run 0 '' inspect Tiny/Model; unset HF_HOME

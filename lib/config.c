@@ -319,7 +319,7 @@ static void dit_store(qw_dit_config *c, const reader *r, const qw_store *s)
 {
     const int64_t in = token_features(s), width = rows_of(s, "img_in.weight", 0);
     if (in == 128 && rows_of(s, "transformer_blocks.0.img_mod.1.weight", 0))
-        qw_fail(r->err, QWEN_EUNSUPPORTED, "%s: img_in.weight is [%lld, 128] wide, expected 64: it belongs to another "
+        qw_fail(r->err, QWEN_EMODEL, "%s: img_in.weight is [%lld, 128] wide, expected 64: it belongs to another "
                 "model family", r->where, (long long)width);
     settle(r, "in_channels", &c->in, in, "img_in.weight");
     settle(r, "joint_attention_dim", &c->text_width, rows_of(s, "txt_norm.weight", 0), "txt_norm.weight");

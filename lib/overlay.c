@@ -12,6 +12,7 @@
 
 typedef struct layer {                  /* a part while files are laid over it */
     qw_lora_site    site;
+    qw_device      *dev;
     qw_weight_part  before;             /* as it was */
     double         *w;                  /* [n][k] patched copy, or NULL */
     double         *bias;               /* [n] patched copy, or NULL */
@@ -344,27 +345,37 @@ static int patch(const qw_lora *l, const qw_lora_module *m, layer *y, qw_error *
     return status;
 }
 
+/* The layer's bias, which lies on the device in its wide type, as doubles; zeros where it has none. */
+static double *bias_of(const layer *y, qw_error *err)
+{
+    const qw_tensor *old = &y->before.bias;
+    const int64_t n = y->site.n;
+    double *out = calloc((size_t)n, sizeof *out);
+    float *narrow = out && qw_present(old) && old->dtype != QW_F64 ? malloc((size_t)n * sizeof *narrow) : NULL;
+    if (!out || (qw_present(old) && old->dtype != QW_F64 && !narrow)) {
+        qw_fail(err, QWEN_ENOMEM, "no memory for the bias of \"%s\"", y->before.name);
+    } else if (qw_present(old)) {
+        void *to = narrow ? (void *)narrow : (void *)out;
+        if (y->dev->get(y->dev, QW_COMPUTE, to, old->data, qw_row_bytes(old->dtype, n)))
+            qw_fail(err, QWEN_EDEVICE, "%s did not give back the bias of \"%s\"", y->dev->name, y->before.name);
+        for (int64_t i = 0; narrow && i < n; i++) out[i] = narrow[i];
+    }
+    free(narrow);
+    if (!err->status) return out;
+    free(out);
+    return NULL;
+}
+
 static int patch_bias(const qw_lora *l, const qw_lora_module *m, layer *y, qw_error *err)
 {
     const int64_t n = y->site.n;
-    const qw_tensor *old = &y->before.bias;
     double *d = qw_lora_values(l, m->role[QW_DIFF_B], n, err);
     if (!d) return err->status;
-    if (!y->bias) {
-        y->bias = calloc((size_t)n, sizeof *y->bias);
-        if (y->bias && qw_present(old) && old->dtype == QW_F64) memcpy(y->bias, old->data, (size_t)n * sizeof *d);
-        else if (y->bias && qw_present(old))
-            for (int64_t i = 0; i < n; i++) {
-                float f;
-                const qw_tensor *host = old->host ? old->host : old;
-                qw_decode_f32(host->dtype, (const char *)host->data + (size_t)i * qw_row_bytes(host->dtype, 1), 1, &f);
-                y->bias[i] = f;
-            }
-    }
+    if (!y->bias) y->bias = bias_of(y, err);
     if (y->bias)
         for (int64_t i = 0; i < n; i++) y->bias[i] += l->strength * d[i];
     free(d);
-    return y->bias ? QWEN_OK : qw_fail(err, QWEN_ENOMEM, "no memory for the bias of \"%s\"", y->before.name);
+    return err->status;
 }
 
 static int lay_module(const qw_lora *l, const qw_lora_module *m, layer *y, qw_error *err)
@@ -482,6 +493,7 @@ int qw_overlay_new(qw_overlay **out, qw_lora *const *lora, int loras, const qw_l
         o->layers = sites;
         for (int i = 0; i < sites; i++) {
             o->layer[i].site = site[i];
+            o->layer[i].dev = dev;
             o->layer[i].before = *site[i].part;
         }
         status = forms_make(&f, site, sites, err);

@@ -4,7 +4,9 @@
  * for each block of a net.  A device that is the host uses them where they lie in the file; with a
  * bound on memory, pages of a group are given back after its use.  Any other device gets them through
  * pack(): groups are kept in their order while they fit beside two slots as large as the largest
- * group, the others take turns in the slots, the copy queue one group ahead of the compute queue. */
+ * group, the others take turns in the slots, the copy queue one group ahead of the compute queue.
+ * Where there is no room for two slots one must do, and nothing is copied ahead.  Between begin and
+ * end a slot is a group's own: nets do not nest more groups than there are slots. */
 #define _DEFAULT_SOURCE                 /* madvise */
 #include "residency.h"
 #include "store.h"
@@ -17,6 +19,7 @@
 typedef struct matrix {
     qw_tensor *view;                    /* the net's own tensor */
     qw_tensor  host;                    /* as it lies in host memory */
+    qw_tensor  packed;                  /* as it lies on the device, in its last place there */
     size_t     bytes, offset;           /* packed size, place in the group */
     int        mapped;                  /* lies in a mapping, not in memory of ours */
 } matrix;
@@ -36,6 +39,7 @@ typedef struct slot {
     qw_group *holds;
     uint64_t  ready, used;              /* tickets: filled by the copy queue, left by the compute queue */
     int       has_used;
+    int       open;                     /* between begin and end of what it holds */
 } slot;
 
 struct qw_residency {
@@ -48,7 +52,7 @@ struct qw_residency {
     uint64_t   kept, streamed, copies;
     uint64_t   touched;                 /* host device: mapped bytes used since pages were given back */
     slot       slot[2];
-    int        turn;
+    int        slots, turn;
 };
 
 int qw_residency_new(qw_residency **out, qw_device *dev, uint64_t memory, qw_error *err)
@@ -63,6 +67,7 @@ int qw_residency_new(qw_residency **out, qw_device *dev, uint64_t memory, qw_err
 void qw_residency_free(qw_residency *s)
 {
     if (!s) return;
+    if (s->slots) s->dev->sync(s->dev); /* a group may still be on its way */
     for (int i = 0; i < s->groups; i++) {
         free(s->group[i]->matrix);
         free(s->group[i]);
@@ -112,7 +117,8 @@ void *qw_residency_keep(qw_residency *s, const void *data, size_t bytes, qw_erro
         qw_fail(err, QWEN_EDEVICE, "%s did not take %zu bytes of weights", s->dev->name, bytes);
         return NULL;
     }
-    *(s->dev->host ? &s->copies : &s->kept) += bytes;
+    s->kept += bytes;
+    s->copies += bytes;
     return p;
 }
 
@@ -145,26 +151,34 @@ int qw_residency_matrix(qw_residency *s, qw_group *g, const qw_store *store, qw_
     return QWEN_OK;
 }
 
-/* The group's matrices into device memory at `memory`, by a queue.  A view that a LoRA has replaced by a
- * patched weight of its own stays as it is. */
+/* The group's matrices into device memory at `memory`, by a queue. */
 static int fill(qw_residency *s, qw_group *g, void *memory, int queue)
 {
     for (int i = 0; i < g->matrices; i++) {
         matrix *m = &g->matrix[i];
-        qw_tensor packed = m->host;
-        packed.data = (char *)memory + m->offset;
-        const int status = s->dev->pack(s->dev, queue, &packed, &m->host);
+        m->packed = m->host;
+        m->packed.data = (char *)memory + m->offset;
+        const int status = s->dev->pack(s->dev, queue, &m->packed, &m->host);
         if (status) return status;
-        packed.host = &m->host;
-        if (m->view->host == &m->host || m->view->data == m->host.data) *m->view = packed;
+        m->packed.host = &m->host;
     }
     return QWEN_OK;
 }
 
-/* Memory for the slots, as large as the largest group. */
-static int make_slots(qw_residency *s, uint64_t largest, qw_error *err)
+/* Tells the net where its matrices are; one that a LoRA has replaced by a patched copy stays so. */
+static void show(qw_group *g)
 {
-    for (int i = 0; i < 2 && !err->status; i++) s->slot[i].memory = device_block(s, (size_t)largest, err);
+    for (int i = 0; i < g->matrices; i++) {
+        matrix *m = &g->matrix[i];
+        if (m->view->host == &m->host || m->view->data == m->host.data) *m->view = m->packed;
+    }
+}
+
+/* Memory for the slots, as large as the largest group. */
+static int make_slots(qw_residency *s, int n, uint64_t largest, qw_error *err)
+{
+    for (; s->slots < n && !err->status; s->slots++)
+        s->slot[s->slots].memory = device_block(s, (size_t)largest, err);
     return err->status;
 }
 
@@ -176,6 +190,7 @@ static int keep_group(qw_residency *s, qw_group *g, qw_error *err)
     if (!p) return 0;
     if (fill(s, g, p, QW_COMPUTE))
         qw_fail(err, QWEN_EDEVICE, "%s did not take the weights of %s", s->dev->name, g->name);
+    show(g);
     s->kept += g->bytes;
     return 1;
 }
@@ -192,11 +207,11 @@ static int commit_device(qw_residency *s, qw_error *err)
         if (s->group[i]->bytes > largest) largest = s->group[i]->bytes;
     }
     if (all > room) {
-        if (2 * largest > room)
-            return qw_fail(err, QWEN_ENOMEM, "%s: %llu bytes are too few for weights: two slots of %llu bytes are "
-                           "needed", s->dev->name, (unsigned long long)bound, (unsigned long long)largest);
-        if (make_slots(s, largest, err)) return err->status;
-        room -= 2 * largest;
+        if (largest > room)
+            return qw_fail(err, QWEN_ENOMEM, "%s: %llu bytes are too few for weights: the largest group of them has "
+                           "%llu", s->dev->name, (unsigned long long)bound, (unsigned long long)largest);
+        if (make_slots(s, 2 * largest <= room ? 2 : 1, largest, err)) return err->status;
+        room -= (uint64_t)s->slots * largest;
     }
     for (int i = 0; i < s->groups && !err->status; i++) {
         qw_group *g = s->group[i];
@@ -212,7 +227,7 @@ static int commit_device(qw_residency *s, qw_error *err)
         last = g;
     }
     if (last) last->next_streamed = first;
-    if (first && !s->slot[0].memory) make_slots(s, largest, err);
+    if (first && !s->slots) make_slots(s, 2, largest, err);
     if (!err->status && s->dev->sync(s->dev)) qw_fail(err, QWEN_EDEVICE, "%s failed", s->dev->name);
     return err->status;
 }
@@ -221,9 +236,7 @@ int qw_residency_commit(qw_residency *s, qw_error *err)
 {
     if (err->status) return err->status;
     if (!s->dev->host) return commit_device(s, err);
-    for (int i = 0; i < s->groups; i++)
-        for (int k = 0; k < s->group[i]->matrices; k++)
-            if (s->group[i]->matrix[k].mapped) s->kept += s->group[i]->matrix[k].bytes;
+    for (int i = 0; i < s->groups; i++) s->kept += s->group[i]->bytes;
     return QWEN_OK;
 }
 
@@ -237,16 +250,23 @@ static slot *slot_of(qw_residency *s, const qw_group *g)
     return s->slot[0].holds == g ? &s->slot[0] : s->slot[1].holds == g ? &s->slot[1] : NULL;
 }
 
-/* Starts copying a group into the slot whose turn it is, after the compute queue has left that slot. */
-static slot *fetch(qw_run *r, qw_residency *s, qw_group *g)
+/* A slot that no group is using, the one whose turn it is first; NULL if there is none. */
+static slot *free_slot(qw_residency *s)
 {
-    slot *to = &s->slot[s->turn];
-    s->turn ^= 1;
+    for (int i = 0; i < s->slots; i++) {
+        slot *at = &s->slot[(s->turn + i) % s->slots];
+        if (!at->open) return at;
+    }
+    return NULL;
+}
+
+/* Starts copying a group into a slot, after the compute queue has left it. */
+static void fetch(qw_run *r, qw_residency *s, slot *to, qw_group *g)
+{
     to->holds = g;
     if ((to->has_used && s->dev->wait(s->dev, QW_COPY, to->used)) || fill(s, g, to->memory, QW_COPY) ||
         s->dev->mark(s->dev, QW_COPY, &to->ready))
         qw_run_fail(r, QWEN_EDEVICE, "%s did not take the weights of %s", s->dev->name, g->name);
-    return to;
 }
 
 void qw_group_begin(qw_run *r, qw_group *g)
@@ -254,13 +274,22 @@ void qw_group_begin(qw_run *r, qw_group *g)
     qw_residency *s = g->owner;
     if (r->error.status || r->dev != s->dev || s->dev->host || g->kept || !g->matrices) return;
     slot *at = slot_of(s, g);
-    if (!at) at = fetch(r, s, g);
+    if (!at) {
+        at = free_slot(s);
+        if (!at) {
+            qw_run_fail(r, QWEN_ENOMEM, "%s has no room for the weights of %s beside those of %s: more memory is "
+                        "needed", s->dev->name, g->name, s->slot[0].holds->name);
+            return;
+        }
+        fetch(r, s, at, g);
+    }
+    at->open++;
+    show(g);
     if (s->dev->wait(s->dev, QW_COMPUTE, at->ready))
         qw_run_fail(r, QWEN_EDEVICE, "%s lost the weights of %s", s->dev->name, g->name);
-    if (g->next_streamed != g && !slot_of(s, g->next_streamed)) {
-        s->turn = at == &s->slot[0];
-        fetch(r, s, g->next_streamed);
-    }
+    s->turn = at == &s->slot[0];
+    slot *ahead = slot_of(s, g->next_streamed) ? NULL : free_slot(s);
+    if (ahead) fetch(r, s, ahead, g->next_streamed);
 }
 
 /* Gives pages of the file back to the system; they come again by themselves. */
@@ -276,10 +305,11 @@ static void release_pages(const qw_residency *s)
         }
 }
 
+/* Also after a failure: what was begun is ended, and the compute queue may still be reading. */
 void qw_group_end(qw_run *r, qw_group *g)
 {
     qw_residency *s = g->owner;
-    if (r->error.status || r->dev != s->dev) return;
+    if (r->dev != s->dev) return;
     if (s->dev->host) {
         s->touched += g->bytes;
         if (s->memory && s->touched > s->memory) {
@@ -289,7 +319,8 @@ void qw_group_end(qw_run *r, qw_group *g)
         return;
     }
     slot *at = g->kept ? NULL : slot_of(s, g);
-    if (!at) return;
+    if (!at || !at->open) return;
+    at->open--;
     at->has_used = 1;
     if (s->dev->mark(s->dev, QW_COMPUTE, &at->used)) qw_run_fail(r, QWEN_EDEVICE, "%s failed", s->dev->name);
 }

@@ -172,6 +172,7 @@ int  sha256_file(const char *path, char hex[65]);           /* -1: cannot be rea
 typedef struct dump dump;
 int  dump_open(dump **out, const char *path, const text_list *only);
 void dump_add(dump *d, const char *name, const qwen_array *a);
+int  dump_failed(const dump *d);         /* nonzero: dump_close will say why */
 int  dump_close(dump *d, const char *recipe, int keep);     /* frees d */
 int  tensor_read(const char *path, const char *const *names, qwen_array *out, int *which);
 double array_at(const qwen_array *a, int64_t i);

@@ -129,6 +129,11 @@ void dump_add(dump *d, const char *name, const qwen_array *a)
     t->bytes = d->bytes - t->at;
 }
 
+int dump_failed(const dump *d)
+{
+    return d && d->failed;
+}
+
 /* The names, a line each. */
 static char *order_of(const dump *d)
 {

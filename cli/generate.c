@@ -19,7 +19,8 @@ typedef struct session {                /* what the callbacks of a run share */
 
 static int tell(void *user, const qwen_progress *now)
 {
-    return progress_tell(&((session *)user)->bar, now);
+    session *x = user;
+    return progress_tell(&x->bar, now) || dump_failed(x->dump);     /* a full disk: no use going on */
 }
 
 static void tap(void *user, const char *name, const qwen_array *a)
@@ -279,6 +280,12 @@ static int draw(session *x, int64_t run, const char *prompt)
     if (code)
         return code;
     const int status = qwen_generate(x->j.q, &x->j.req, &r);
+    if (status == QWEN_ECANCELLED && dump_failed(x->dump)) {
+        progress_end(&x->bar);
+        code = dump_close(x->dump, NULL, 1);
+        x->dump = NULL;
+        return code;
+    }
     if (status)
         return library_failed(x, status);
     progress_end(&x->bar);

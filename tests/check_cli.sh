@@ -185,7 +185,7 @@ if [ "$(id -u)" = 0 ] && mkdir disk && mount -t tmpfs -o size=8k tmpfs disk 2>/d
     run 7 'disk/a.png' generate $small --size 128x128 x -o disk/a.png
     cksum <disk/a.png >after; ok 'what was there is whole' cmp -s before after
     no_leftovers disk '^a.png$'
-    run 7 'disk/d' generate $small x -o b.png --dump disk/d; no_leftovers disk '^a.png$'
+    run 7 'disk/d' generate $small x -s 2000 -o b.png --dump disk/d; no_leftovers disk '^a.png$'
     umount disk
 fi
 if [ "$(id -u)" != 0 ]; then

@@ -20,7 +20,7 @@ typedef struct session {                /* what the callbacks of a run share */
 static int tell(void *user, const qwen_progress *now)
 {
     session *x = user;
-    return progress_tell(&x->bar, now) || dump_failed(x->dump);     /* a full disk: no use going on */
+    return progress_tell(&x->bar, now) || dump_failed(x->dump); /* a full disk: no use going on */
 }
 
 static void tap(void *user, const char *name, const qwen_array *a)

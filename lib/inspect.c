@@ -2,6 +2,7 @@
  *
  * The report uses what opening uses: the store's kind, the configurations, and the nets' own load
  * functions on the device that computes nothing, so that it cannot disagree with a later run. */
+#include "lora.h"
 #include "pipeline.h"
 #include <inttypes.h>
 #include <stdarg.h>
@@ -88,10 +89,12 @@ static void check_nets(report *r, qwen *q)
     static const char *const names[] = { "transformer: ", "text encoder: ", "VAE: " };
     qw_component *const files[] = { &q->dit_files, &q->text_files, &q->vae_files };
     for (int i = 0; i < 3; i++) {
-        if (!files[i]->store)
-            continue;
-        say(r, "component", "%s%s", names[i], files[i]->path);
-        say_contents(r, names[i], files[i]->store);
+        if (!files[i]->store && !q->pipeline_class)
+            continue;                   /* a directory has all, a file what it has */
+        if (files[i]->store) {
+            say(r, "component", "%s%s", names[i], files[i]->path);
+            say_contents(r, names[i], files[i]->store);
+        }
         const int status = i == 0 ? qw_need_dit(q) : i == 1 ? qw_need_text(q)
                                   : qw_need_vae(q, QW_VAE_DECODER | QW_VAE_ENCODER);
         keep_error(r, q);
@@ -105,7 +108,7 @@ static void check_nets(report *r, qwen *q)
         if (!status && files[i]->store)
             qw_store_unused(files[i]->store, say_unknown, r);
     }
-    if (q->tokenizer_path) {
+    if (q->tokenizer_path || q->pipeline_class) {
         qw_need_tokenizer(q);
         keep_error(r, q);
     }
@@ -162,6 +165,43 @@ static void inspect_model(report *r, const char *path, qw_kind kind)
     qwen_close(q);
 }
 
+/* Is a module's name one of the transformer's, joined by dots or underscores? */
+static int module_known(const char *base)
+{
+    static const char *const parts[] = { "transformer_blocks", "img_in", "txt_in", "time_text_embed",
+                                         "norm_out", "proj_out" };
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        if (strstr(base, parts[i]))
+            return 1;
+    return 0;
+}
+
+/* All that can be told without the model: forms, ranks, finite values, names of this family. */
+static void inspect_lora(report *r, const char *path)
+{
+    qw_lora *l = NULL;
+    int64_t known = 0;
+    if (qw_lora_open(&l, path, 1, &r->error))
+        return;
+    for (int64_t i = 0; i < l->modules && !r->error.status; i++) {
+        const qw_lora_module *m = &l->module[i];
+        known += module_known(m->base);
+        for (int k = 0; k < QW_ROLES && !r->error.status; k++)
+            if (m->role[k])
+                free(qw_lora_values(l, m->role[k], -1, &r->error));
+    }
+    say(r, "modules", "%" PRId64, l->modules);
+    if (l->strays)
+        say(r, "unknown", "%s", l->stray);
+    if (!known && l->modules && !r->error.status) {
+        char seen[200];
+        qw_fail(&r->error, QWEN_EMODEL,
+                "%s: none of its modules matches this model; the first is \"%s\"", path,
+                qw_visible(seen, sizeof seen, l->module[0].base));
+    }
+    qw_lora_free(l);
+}
+
 static void inspect_file(report *r, const char *path)
 {
     qw_store *s = NULL;
@@ -176,17 +216,21 @@ static void inspect_file(report *r, const char *path)
                       kind == QW_KIND_VISION || kind == QW_KIND_VAE || kind == QW_KIND_CHECKPOINT;
     if (!model || r->error.status)
         say_contents(r, "", s);
-    qw_store_free(s);
-    if (model && !r->error.status)
-        inspect_model(r, path, kind);
-    else if (kind == QW_KIND_UNKNOWN && !r->error.status)
+    if (kind == QW_KIND_UNKNOWN && !r->error.status) {
+        char seen[100];
+        const char *architecture = qw_store_metadata(s, "general.architecture");
         qw_fail(&r->error, QWEN_EMODEL,
-                "%s: the names of its tensors are of no model that is known", path);
-    else if (kind == QW_KIND_LORA && !r->error.status) {
-        qw_lora *l = NULL;
-        qw_lora_open(&l, path, 1, &r->error);
-        qw_lora_free(l);
+                "%s: the names of its tensors are of no model that is known%s%s", path,
+                architecture ? "; its architecture is " : "",
+                architecture ? qw_visible(seen, sizeof seen, architecture) : "");
     }
+    qw_store_free(s);
+    if (r->error.status)
+        return;
+    if (model)
+        inspect_model(r, path, kind);
+    else if (kind == QW_KIND_LORA)
+        inspect_lora(r, path);
 }
 
 int qwen_inspect(const char *path, void (*each)(void *user, const char *key, const char *value),

@@ -13,6 +13,9 @@ static void tell_unused(void *user, const qw_entry *e)
 static int loading(qwen *q, qw_component *c, qw_device *dev, const char *what, const char *option,
                    qw_loader *l)
 {
+    if (!c->store && q->pipeline_class)
+        return qw_fail(&q->error, QWEN_EMODEL, "%s has no %s, and none was given (%s)", q->opt.model,
+                       what, option);
     if (!c->store)
         return qw_fail(&q->error, QWEN_EARG, "no %s: the model has none and none was given (%s)",
                        what, option);
@@ -44,6 +47,9 @@ int qw_need_tokenizer(qwen *q)
 {
     if (q->tokenizer)
         return QWEN_OK;
+    if (!q->tokenizer_path && q->pipeline_class)
+        return qw_fail(&q->error, QWEN_EMODEL, "%s has no tokenizer, and none was given (tokenizer)",
+                       q->opt.model);
     if (!q->tokenizer_path)
         return qw_fail(&q->error, QWEN_EARG,
                        "no tokenizer: the model has none and none was given (tokenizer)");
@@ -192,6 +198,8 @@ int qw_need_control(qwen *q)
     qw_loader l;
     if (q->control)
         return QWEN_OK;
+    if (!q->control_files.store)
+        return qw_fail(&q->error, QWEN_EARG, "a control picture needs a ControlNet (controlnet)");
     if (qw_need_dit(q) || loading(q, &q->control_files, q->dev, "ControlNet", "controlnet", &l))
         return q->error.status;
     qw_control_load(&q->control, &q->control_config, &l);

@@ -206,6 +206,8 @@ static int refuse(const qw_store *s, qw_kind kind, qw_kind part, qw_error *err)
         return qw_fail(err, QWEN_EUNSUPPORTED, "%s is a language model without biases in its attention, not "
                        "Qwen2.5-VL", path);
     const char *first = s->entries ? s->entry[0].key : "none";
+    if (part == QW_KIND_UNKNOWN && *arch)
+        return qw_fail(err, QWEN_EMODEL, "%s is of no model of this family: its architecture is \"%s\"", path, shown);
     return part == QW_KIND_UNKNOWN ? QWEN_OK
          : qw_fail(err, QWEN_EMODEL, "%s is no %s: it has none of its tensors (the first is \"%s\")%s%s", path,
                    qw_kind_name(part), first, *arch ? "; its architecture is " : "", shown);

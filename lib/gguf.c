@@ -222,6 +222,12 @@ static qw_dtype type_of(uint64_t id)
     return id < sizeof types ? (qw_dtype)types[id] : QW_NONE;
 }
 
+/* Types that the format had and lost: no file of a supported version holds them. */
+static int was_removed(uint64_t id)
+{
+    return id == 4 || id == 5 || (id >= 31 && id <= 33) || (id >= 36 && id <= 38);
+}
+
 static int read_dims(cursor *c, const char *where, qw_entry *e, int64_t *elements)
 {
     const uint64_t rank = number(c, 4, "the list of tensors");
@@ -277,6 +283,9 @@ static int read_tensor(cursor *c, const char *tensor, uint64_t alignment, span *
     const uint64_t type = number(c, 4, "the list of tensors"), offset = number(c, 8, "the list of tensors");
     if (c->err->status) return c->err->status;
     e.dtype = type_of(type);
+    if (was_removed(type))
+        return qw_fail(c->err, QWEN_EFORMAT, "%s has type %llu, which was removed from the format", where,
+                       (unsigned long long)type);
     if (e.dtype == QW_NONE)
         return qw_fail(c->err, QWEN_EUNSUPPORTED, "%s has type %llu, which is not supported", where,
                        (unsigned long long)type);

@@ -27,12 +27,15 @@ int qw_json_bytes(const void *data, size_t bytes, const char *where, json_t **ou
     case json_error_out_of_memory:
         return qw_fail(err, QWEN_ENOMEM, "%s: no memory to parse it", where);
     case json_error_invalid_utf8:
-        return qw_fail(err, QWEN_EFORMAT, "%s is not JSON in UTF-8: line %d: %s", where, why.line, shown);
+        return qw_fail(err, QWEN_EFORMAT, "%s is not JSON in UTF-8: line %d: %s", where, why.line,
+                       shown);
     case json_error_numeric_overflow:
-        return qw_fail(err, QWEN_EFORMAT, "%s is not valid JSON: line %d: a number (shape, offset) beyond 64 bits: %s",
+        return qw_fail(err, QWEN_EFORMAT,
+                       "%s is not valid JSON: line %d: a number (shape, offset) beyond 64 bits: %s",
                        where, why.line, shown);
     default:
-        return qw_fail(err, QWEN_EFORMAT, "%s is not valid JSON: line %d: %s", where, why.line, shown);
+        return qw_fail(err, QWEN_EFORMAT, "%s is not valid JSON: line %d: %s", where, why.line,
+                       shown);
     }
 }
 
@@ -47,8 +50,9 @@ int qw_json_file(const char *path, json_t **out, qw_error *err)
     if (fstat(fileno(f), &st) || !S_ISREG(st.st_mode))
         status = qw_fail(err, QWEN_EIO, "%s is not a regular file", path);
     else if (st.st_size > JSON_BYTES)
-        status = qw_fail(err, QWEN_EFORMAT, "%s has %lld bytes, too large for the JSON expected there", path,
-                         (long long)st.st_size);
+        status =
+            qw_fail(err, QWEN_EFORMAT, "%s has %lld bytes, too large for the JSON expected there",
+                    path, (long long)st.st_size);
     else if (!(data = malloc((size_t)st.st_size + 1)))
         status = qw_fail(err, QWEN_ENOMEM, "%s: no memory to read it", path);
     else

@@ -1,10 +1,12 @@
-/* layouts.c - a linear layer's weight with its companions as an operand: scales, block scales, rotation.
+/* layouts.c - a linear layer's weight with its companions as an operand: scales, block scales,
+ * rotation.
  *
- * A quantised layer L is marked by a tensor "L.comfy_quant" (JSON) or by the layer table in the header's
- * _quantization_metadata; fp8 and int8 weights may also just have "L.weight_scale" or "L.scale_weight"
- * beside them.  What an operand can say (a scale per tensor or row, block scales, a rotated basis) stays
- * in the mapping; what it cannot is unpacked into memory of the store: 4 and 6 bit codes become int8,
- * awq and layers with pre_quant_scale become f32.  Formats: comfy-kitchen, docs of comfy-quants. */
+ * A quantised layer L is marked by a tensor "L.comfy_quant" (JSON) or by the layer table in the
+ * header's _quantization_metadata; fp8 and int8 weights may also just have "L.weight_scale" or
+ * "L.scale_weight" beside them.  What an operand can say (a scale per tensor or row, block scales,
+ * a rotated basis) stays in the mapping; what it cannot is unpacked into memory of the store: 4 and
+ * 6 bit codes become int8, awq and layers with pre_quant_scale become f32.  Formats: comfy-kitchen,
+ * docs of comfy-quants. */
 #include "store.h"
 #include <math.h>
 #include <stdlib.h>
@@ -54,10 +56,11 @@ static int refuse_shape(const layer *l, const qw_entry *e, const char *expected)
     char found[200], shown[200];
     qw_shape_text(e, found, sizeof found);
     return qw_fail(l->err, QWEN_EMODEL, "%s: tensor \"%s\" is %s %s, expected %s", l->where,
-                   qw_visible(shown, sizeof shown, e->key), qw_dtype_name(e->dtype), found, expected);
+                   qw_visible(shown, sizeof shown, e->key), qw_dtype_name(e->dtype), found,
+                   expected);
 }
 
-/* --- the marker ------------------------------------------------------------------------------------------ */
+/* --- the marker ---------------------------------------------------------------------------- */
 
 /* A key of the marker, or of the object `params` inside it. */
 static const json_t *setting(const json_t *marker, const char *key)
@@ -66,12 +69,15 @@ static const json_t *setting(const json_t *marker, const char *key)
     return v ? v : json_object_get(json_object_get(marker, "params"), key);
 }
 
-static int read_group(const layer *l, const json_t *marker, const char *key, int64_t silent, int64_t *out)
+static int read_group(const layer *l, const json_t *marker, const char *key, int64_t silent,
+                      int64_t *out)
 {
     const json_t *v = setting(marker, key);
     *out = v ? json_integer_value(v) : silent;
-    return *out >= 1 && *out <= GROUP_LARGEST ? QWEN_OK
-         : qw_fail(l->err, QWEN_EFORMAT, "%s: %s is not a number from 1 to %d", l->where, key, GROUP_LARGEST);
+    return *out >= 1 && *out <= GROUP_LARGEST
+               ? QWEN_OK
+               : qw_fail(l->err, QWEN_EFORMAT, "%s: %s is not a number from 1 to %d", l->where, key,
+                         GROUP_LARGEST);
 }
 
 /* The rotation's group: a power of four. */
@@ -87,31 +93,41 @@ static int read_rotation(layer *l, const json_t *marker)
 
 static int read_format(layer *l, const json_t *marker)
 {
-    static const struct { const char *name; format format; qw_dtype fp8; int64_t group; } known[] = {
-        { "float8_e4m3fn", FP8, QW_F8E4M3, 0 }, { "float8_e5m2", FP8, QW_F8E5M2, 0 }, { "int8_tensorwise", INT8, 0, 0 },
-        { "mxfp8", MXFP8, 0, 0 }, { "nvfp4", NVFP4, 0, 0 }, { "convrot_w4a4", W4A4, 0, 0 },
-        { "asym_w4a8_int8", W4A8, 0, 16 }, { "awq_w4a16", AWQ, 0, 64 },
+    static const struct {
+        const char *name;
+        format format;
+        qw_dtype fp8;
+        int64_t group;
+    } known[] = {
+        { "float8_e4m3fn", FP8, QW_F8E4M3, 0 }, { "float8_e5m2", FP8, QW_F8E5M2, 0 },
+        { "int8_tensorwise", INT8, 0, 0 }, { "mxfp8", MXFP8, 0, 0 }, { "nvfp4", NVFP4, 0, 0 },
+        { "convrot_w4a4", W4A4, 0, 0 }, { "asym_w4a8_int8", W4A8, 0, 16 },
+        { "awq_w4a16", AWQ, 0, 64 },
     };
     char shown[100];
     const char *name = json_string_value(setting(marker, "format"));
-    if (!name && json_is_true(setting(marker, "per_row")) && l->weight->dtype == QW_I8) name = "int8_tensorwise";
-    if (!name) return qw_fail(l->err, QWEN_EFORMAT, "%s: its comfy_quant names no format", l->where);
+    if (!name && json_is_true(setting(marker, "per_row")) && l->weight->dtype == QW_I8)
+        name = "int8_tensorwise";
+    if (!name)
+        return qw_fail(l->err, QWEN_EFORMAT, "%s: its comfy_quant names no format", l->where);
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         if (strcmp(name, known[i].name)) continue;
         snprintf(l->name, sizeof l->name, "%s", name);
         snprintf(l->where + strlen(l->where), sizeof l->where - strlen(l->where), " (%s)", name);
         l->format = known[i].format;
         l->fp8 = known[i].fp8;
-        if (known[i].group && read_group(l, marker, "group_size", known[i].group, &l->group)) return l->err->status;
+        if (known[i].group && read_group(l, marker, "group_size", known[i].group, &l->group))
+            return l->err->status;
         const int rotated = l->format == W4A4 || l->format == W4A8 ||
                             (l->format == INT8 && json_is_true(setting(marker, "convrot")));
         return rotated ? read_rotation(l, marker) : QWEN_OK;
     }
-    return qw_fail(l->err, QWEN_EUNSUPPORTED, "%s: comfy_quant format \"%s\" is not supported", l->where,
-                   qw_visible(shown, sizeof shown, name));
+    return qw_fail(l->err, QWEN_EUNSUPPORTED, "%s: comfy_quant format \"%s\" is not supported",
+                   l->where, qw_visible(shown, sizeof shown, name));
 }
 
-/* The layer's entry in the header of its file: under the key as in the file, then under our name. */
+/* The layer's entry in the header of its file: under the key as in the file, then under our
+ * name. */
 static const json_t *in_header(const layer *l)
 {
     char name[NAME];
@@ -137,7 +153,8 @@ static int read_marker(layer *l)
     }
     if (e) {
         if (e->dtype != QW_U8 || e->bytes > JSON_BYTES || e->bytes == 0)
-            return qw_fail(l->err, QWEN_EFORMAT, "%s: its comfy_quant is %s of %zu bytes, expected JSON in u8", l->where,
+            return qw_fail(l->err, QWEN_EFORMAT,
+                           "%s: its comfy_quant is %s of %zu bytes, expected JSON in u8", l->where,
                            qw_dtype_name(e->dtype), e->bytes);
         json_error_t why;
         own = json_loadb(e->data, e->bytes, JSON_REJECT_DUPLICATES, &why);
@@ -145,15 +162,17 @@ static int read_marker(layer *l)
             return qw_fail(l->err, QWEN_ENOMEM, "%s: no memory to read its comfy_quant", l->where);
     }
     if (!json_is_object(own ? own : header))
-        status = qw_fail(l->err, QWEN_EFORMAT, "%s: its comfy_quant is not a JSON object", l->where);
+        status =
+            qw_fail(l->err, QWEN_EFORMAT, "%s: its comfy_quant is not a JSON object", l->where);
     else status = read_format(l, own ? own : header);
     json_decref(own);
     return status;
 }
 
-/* --- pieces --------------------------------------------------------------------------------------------- */
+/* --- pieces -------------------------------------------------------------------------------- */
 
-/* n floats of a companion of any float type (bytes of u8 are e4m3 codes), in memory of the store. */
+/* n floats of a companion of any float type (bytes of u8 are e4m3 codes), in memory of the
+ * store. */
 static float *floats(const layer *l, const qw_entry *e)
 {
     const int64_t n = elements(e);
@@ -186,7 +205,9 @@ static int plain_shape(const layer *l)
     const qw_entry *e = l->weight;
     char expected[80];
     snprintf(expected, sizeof expected, "[%lld, %lld]", (long long)l->n, (long long)l->k);
-    return e->rank >= 1 && e->dim[0] == l->n && elements(e) == l->n * l->k ? QWEN_OK : refuse_shape(l, e, expected);
+    return e->rank >= 1 && e->dim[0] == l->n && elements(e) == l->n * l->k
+               ? QWEN_OK
+               : refuse_shape(l, e, expected);
 }
 
 /* One scale for the tensor ([] or [1]) or one per row ([n] or [n, 1]). */
@@ -195,7 +216,8 @@ static int row_scale(layer *l, const qw_entry *e, qw_tensor *out)
     char expected[120];
     const int64_t n = elements(e);
     const int rows = n == l->n && e->rank >= 1 && e->dim[0] == l->n;
-    snprintf(expected, sizeof expected, "floats [], [1], [%lld] or [%lld, 1]", (long long)l->n, (long long)l->n);
+    snprintf(expected, sizeof expected, "floats [], [1], [%lld] or [%lld, 1]", (long long)l->n,
+             (long long)l->n);
     if (!is_float(e) || (n != 1 && !rows)) return refuse_shape(l, e, expected);
     if (l->dry) return QWEN_OK;
     out->scale = floats(l, e);
@@ -212,9 +234,11 @@ static const qw_entry *required(const layer *l, const char *leaf)
 
 static int check_rotation(const layer *l)
 {
-    return !l->rotation || l->k % l->rotation == 0 ? QWEN_OK
-         : qw_fail(l->err, QWEN_EFORMAT, "%s: convrot_groupsize %lld does not divide its %lld inputs", l->where,
-                   (long long)l->rotation, (long long)l->k);
+    return !l->rotation || l->k % l->rotation == 0
+               ? QWEN_OK
+               : qw_fail(l->err, QWEN_EFORMAT,
+                         "%s: convrot_groupsize %lld does not divide its %lld inputs", l->where,
+                         (long long)l->rotation, (long long)l->k);
 }
 
 /* Codes packed into bytes: [n][bytes a row]. */
@@ -223,8 +247,10 @@ static int packed_shape(const layer *l, int64_t bytes)
     const qw_entry *e = l->weight;
     char expected[80];
     snprintf(expected, sizeof expected, "i8 or u8 [%lld, %lld]", (long long)l->n, (long long)bytes);
-    return (e->dtype == QW_I8 || e->dtype == QW_U8) && e->rank == 2 && e->dim[0] == l->n && e->dim[1] == bytes
-         ? QWEN_OK : refuse_shape(l, e, expected);
+    return (e->dtype == QW_I8 || e->dtype == QW_U8) && e->rank == 2 && e->dim[0] == l->n &&
+                   e->dim[1] == bytes
+               ? QWEN_OK
+               : refuse_shape(l, e, expected);
 }
 
 /* Block scales in tiles of 128 x 4, padded: as they lie in the file. */
@@ -234,9 +260,11 @@ static int block_scales(layer *l, int64_t block, qw_dtype type, qw_tensor *out)
     if (!e) return l->err->status;
     const int64_t rows = (l->n + 127) / 128 * 128, columns = (l->k / block + 3) / 4 * 4;
     char expected[120];
-    snprintf(expected, sizeof expected, "%s or u8 [%lld, %lld]", qw_dtype_name(type), (long long)rows, (long long)columns);
+    snprintf(expected, sizeof expected, "%s or u8 [%lld, %lld]", qw_dtype_name(type),
+             (long long)rows, (long long)columns);
     if (l->k % block)
-        return qw_fail(l->err, QWEN_EFORMAT, "%s: its %lld inputs are no whole number of blocks of %lld", l->where,
+        return qw_fail(l->err, QWEN_EFORMAT,
+                       "%s: its %lld inputs are no whole number of blocks of %lld", l->where,
                        (long long)l->k, (long long)block);
     if ((e->dtype != type && e->dtype != QW_U8) || elements(e) != rows * columns || e->rank < 1 ||
         (e->rank == 2 && e->dim[0] != rows)) return refuse_shape(l, e, expected);
@@ -244,17 +272,19 @@ static int block_scales(layer *l, int64_t block, qw_dtype type, qw_tensor *out)
     return QWEN_OK;
 }
 
-/* --- formats --------------------------------------------------------------------------------------------- */
+/* --- formats ------------------------------------------------------------------------------- */
 
 static int layout_plain(layer *l, qw_tensor *out)
 {
     const qw_entry *e = l->weight;
     if (plain_shape(l)) return l->err->status;
     switch (e->dtype) {
-    case QW_F8E8M0: case QW_F4: case QW_I16: case QW_I32: case QW_I64: case QW_U8: case QW_U16: case QW_U32:
+    case QW_F8E8M0: case QW_F4: case QW_I16: case QW_I32: case QW_I64: case QW_U8: case QW_U16:
+    case QW_U32:
     case QW_U64: case QW_BOOL:
-        return qw_fail(l->err, QWEN_EUNSUPPORTED, "%s: its weight is %s without a comfy_quant, which says nothing",
-                       l->where, qw_dtype_name(e->dtype));
+        return qw_fail(l->err, QWEN_EUNSUPPORTED,
+                       "%s: its weight is %s without a comfy_quant, which says nothing", l->where,
+                       qw_dtype_name(e->dtype));
     default: break;
     }
     *out = qw_dense2((void *)(uintptr_t)e->data, e->dtype, l->n, l->k);
@@ -268,7 +298,8 @@ static int layout_fp8(layer *l, qw_tensor *out)
 {
     const qw_entry *e = l->weight, *scale = companion(l, "weight_scale");
     if (l->fp8 && e->dtype != l->fp8)
-        return qw_fail(l->err, QWEN_EFORMAT, "%s: its weight is %s", l->where, qw_dtype_name(e->dtype));
+        return qw_fail(l->err, QWEN_EFORMAT, "%s: its weight is %s", l->where,
+                       qw_dtype_name(e->dtype));
     if (plain_shape(l)) return l->err->status;
     *out = qw_dense2((void *)(uintptr_t)e->data, e->dtype, l->n, l->k);
     if (!scale) scale = companion(l, "scale_weight");
@@ -297,17 +328,21 @@ static int layout_mxfp8(layer *l, qw_tensor *out)
 /* Rows as f32, inputs times pre_quant_scale [k]. */
 static int scale_inputs(layer *l, const qw_entry *pre, qw_tensor *out)
 {
-    static const float e2m1[16] = { 0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6 };
+    static const float e2m1[16] = { 0,     0.5f,  1,  1.5f,  2,  3,  4,  6,
+                                    -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6 };
     const unsigned char *code = l->weight->data, *scale = out->block_scale;
-    if (!is_float(pre) || elements(pre) != l->k) return refuse_shape(l, pre, "floats, one an input");
+    if (!is_float(pre) || elements(pre) != l->k)
+        return refuse_shape(l, pre, "floats, one an input");
     if (l->dry) return QWEN_OK;
     const float *x = floats(l, pre);
     float *w = x ? qw_store_own(l->store, (size_t)(l->n * l->k) * sizeof *w, l->err) : NULL;
     for (int64_t i = 0; w && i < l->n; i++)
         for (int64_t j = 0; j < l->k; j++) {
             const unsigned char two = code[(i * l->k + j) / 2];
-            const double s = (double)qw_f8e4m3_to_f32(scale[qw_block_scale_at(i, j / 16, l->k / 16)]);
-            w[i * l->k + j] = (float)((double)e2m1[j % 2 ? two & 15 : two >> 4] * s * (double)*out->scale * (double)x[j]);
+            const double s =
+                (double)qw_f8e4m3_to_f32(scale[qw_block_scale_at(i, j / 16, l->k / 16)]);
+            w[i * l->k + j] = (float)((double)e2m1[j % 2 ? two & 15 : two >> 4] * s *
+                                      (double)*out->scale * (double)x[j]);
         }
     *out = qw_dense2(w, QW_F32, l->n, l->k);
     return l->err->status;
@@ -324,7 +359,10 @@ static int layout_nvfp4(layer *l, qw_tensor *out)
     return pre ? scale_inputs(l, pre, out) : QWEN_OK;
 }
 
-static int nibble(const unsigned char *row, int64_t j) { return row[j / 2] >> (j % 2 ? 4 : 0) & 15; }
+static int nibble(const unsigned char *row, int64_t j)
+{
+    return row[j / 2] >> (j % 2 ? 4 : 0) & 15;
+}
 
 static int layout_w4a4(layer *l, qw_tensor *out)
 {
@@ -335,7 +373,10 @@ static int layout_w4a4(layer *l, qw_tensor *out)
     if (!w) return l->err->status;
     for (int64_t i = 0; i < l->n; i++)
         for (int64_t j = 0; j < l->k; j++)
-            w[i * l->k + j] = (signed char)((nibble((const unsigned char *)l->weight->data + i * (l->k / 2), j) ^ 8) - 8);
+            w[i * l->k + j] =
+                (signed char)((nibble((const unsigned char *)l->weight->data + i * (l->k / 2), j) ^
+                               8) -
+                              8);
     const qw_tensor scaled = *out;
     *out = qw_dense2(w, QW_I8, l->n, l->k);
     out->scale = scaled.scale;
@@ -356,13 +397,17 @@ static int layout_w4a8(layer *l, qw_tensor *out)
     const qw_entry *book = companion(l, "weight_codebook");
     if (!rel || !channel) return l->err->status;
     const int six = l->weight->rank == 2 && l->k % 4 == 0 && l->weight->dim[1] == l->k / 4 * 3;
-    if (l->k % l->group || l->k % 2 || packed_shape(l, six ? l->k / 4 * 3 : l->k / 2) || check_rotation(l))
-        return qw_fail(l->err, QWEN_EFORMAT, "%s: group_size %lld does not divide its %lld inputs", l->where,
-                       (long long)l->group, (long long)l->k);
-    if (elements(rel) != l->n * (l->k / l->group) || (!is_float(rel) && rel->dtype != QW_F8E4M3 && rel->dtype != QW_U8))
+    if (l->k % l->group || l->k % 2 || packed_shape(l, six ? l->k / 4 * 3 : l->k / 2) ||
+        check_rotation(l))
+        return qw_fail(l->err, QWEN_EFORMAT, "%s: group_size %lld does not divide its %lld inputs",
+                       l->where, (long long)l->group, (long long)l->k);
+    if (elements(rel) != l->n * (l->k / l->group) ||
+        (!is_float(rel) && rel->dtype != QW_F8E4M3 && rel->dtype != QW_U8))
         return refuse_shape(l, rel, "a scale for each row and group");
-    if (!is_float(channel) || elements(channel) != l->n) return refuse_shape(l, channel, "a scale for each row");
-    if (book && (!is_float(book) || elements(book) != 16)) return refuse_shape(l, book, "16 floats");
+    if (!is_float(channel) || elements(channel) != l->n)
+        return refuse_shape(l, channel, "a scale for each row");
+    if (book && (!is_float(book) || elements(book) != 16))
+        return refuse_shape(l, book, "16 floats");
     if (l->dry) return QWEN_OK;
     const float *s = floats(l, rel), *table = s && book ? floats(l, book) : NULL;
     const float *rows = s ? floats(l, channel) : NULL;
@@ -371,9 +416,11 @@ static int layout_w4a8(layer *l, qw_tensor *out)
     const int64_t row_bytes = l->weight->dim[1];
     for (int64_t i = 0; i < l->n; i++)
         for (int64_t j = 0; j < l->k; j++) {
-            const int c = code_of((const unsigned char *)l->weight->data + i * row_bytes, j, l->k, six);
+            const int c =
+                code_of((const unsigned char *)l->weight->data + i * row_bytes, j, l->k, six);
             const float v = table && !six ? table[c] : (float)(c - (six ? 32 : 8));
-            const float q = rintf(v * s[(i * l->k + j) / l->group]);    /* the rounding is part of the format */
+            const float q =
+                rintf(v * s[(i * l->k + j) / l->group]); /* the rounding is part of the format */
             w[i * l->k + j] = (signed char)(q > 127 ? 127 : q < -127 ? -127 : q == q ? q : 0);
         }
     *out = qw_dense2(w, QW_I8, l->n, l->k);
@@ -391,8 +438,8 @@ static int layout_awq(layer *l, qw_tensor *out)
     if (scale && !zero) zero = required(l, "weight_zeros");
     if (!scale || !zero || packed_shape(l, l->k / 2)) return l->err->status;
     if (l->k % l->group)
-        return qw_fail(l->err, QWEN_EFORMAT, "%s: group_size %lld does not divide its %lld inputs", l->where,
-                       (long long)l->group, (long long)l->k);
+        return qw_fail(l->err, QWEN_EFORMAT, "%s: group_size %lld does not divide its %lld inputs",
+                       l->where, (long long)l->group, (long long)l->k);
     for (int i = 0; i < 2; i++) {
         const qw_entry *e = i ? zero : scale;
         if (!is_float(e) || e->rank != 2 || e->dim[0] != l->k / l->group || e->dim[1] != l->n)
@@ -449,8 +496,8 @@ static qw_tensor *remembered(qw_store *s, const qw_entry *weight, qw_error *err)
     return s->operand && i >= 0 && i < s->operands ? &s->operand[i] : NULL;
 }
 
-int qw_layout(qw_store *s, const qw_entry *weight, const char *module, int64_t n, int64_t k, qw_tensor *out,
-              qw_error *err)
+int qw_layout(qw_store *s, const qw_entry *weight, const char *module, int64_t n, int64_t k,
+              qw_tensor *out, qw_error *err)
 {
     layer l = layer_of(s, weight, module, err);
     *out = (qw_tensor){ 0 };
@@ -473,10 +520,14 @@ int qw_layout(qw_store *s, const qw_entry *weight, const char *module, int64_t n
 /* Inputs of a marked layer, from what the file holds. */
 static int64_t inputs_of(const layer *l)
 {
-    const int64_t rows = l->weight->rank ? l->weight->dim[0] : 0, stored = rows ? elements(l->weight) / rows : 0;
+    const int64_t rows = l->weight->rank ? l->weight->dim[0] : 0,
+                  stored = rows ? elements(l->weight) / rows : 0;
     const qw_entry *rel = l->format == W4A8 ? companion(l, "weight_s_rel") : NULL;
-    if (rel && rows && elements(rel) <= INT64_MAX / GROUP_LARGEST) return elements(rel) / rows * l->group;
-    return l->format == NVFP4 || l->format == W4A4 || l->format == W4A8 || l->format == AWQ ? 2 * stored : stored;
+    if (rel && rows && elements(rel) <= INT64_MAX / GROUP_LARGEST)
+        return elements(rel) / rows * l->group;
+    return l->format == NVFP4 || l->format == W4A4 || l->format == W4A8 || l->format == AWQ
+               ? 2 * stored
+               : stored;
 }
 
 /* The table in the header: {"layers": {"<layer>": {"format": ...}}}. */
@@ -489,9 +540,13 @@ static int read_table(qw_file *f, qw_error *err)
     f->layers = json_incref(json_object_get(json, "layers"));
     json_decref(json);
     if (!json && json_error_code(&why) == json_error_out_of_memory)
-        return qw_fail(err, QWEN_ENOMEM, "%s: no memory to read its _quantization_metadata", f->path);
-    return json_is_object(f->layers) ? QWEN_OK
-         : qw_fail(err, QWEN_EFORMAT, "%s: its _quantization_metadata is not JSON with an object \"layers\"", f->path);
+        return qw_fail(err, QWEN_ENOMEM, "%s: no memory to read its _quantization_metadata",
+                       f->path);
+    return json_is_object(f->layers)
+               ? QWEN_OK
+               : qw_fail(err, QWEN_EFORMAT,
+                         "%s: its _quantization_metadata is not JSON with an object \"layers\"",
+                         f->path);
 }
 
 int qw_layouts_check(qw_store *s, qw_error *err)

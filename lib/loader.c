@@ -18,7 +18,8 @@ static const qw_entry *take(qw_loader *l, const char *name, const char *leaf)
 
 static void missing(qw_loader *l, const char *name, const char *leaf)
 {
-    qw_fail(l->err, QWEN_EMODEL, "%s: tensor \"%s%s\" is missing", qw_store_path(l->store, 0), name, leaf);
+    qw_fail(l->err, QWEN_EMODEL, "%s: tensor \"%s%s\" is missing", qw_store_path(l->store, 0), name,
+            leaf);
 }
 
 static int64_t elements(const qw_entry *e)
@@ -32,7 +33,8 @@ void qw_shape_text(const qw_entry *e, char *out, size_t size)
 {
     size_t used = (size_t)snprintf(out, size, "[");
     for (int i = 0; i < e->rank && used < size; i++)
-        used += (size_t)snprintf(out + used, size - used, "%s%lld", i ? ", " : "", (long long)e->dim[i]);
+        used += (size_t)snprintf(out + used, size - used, "%s%lld", i ? ", " : "",
+                                 (long long)e->dim[i]);
     if (used < size) snprintf(out + used, size - used, "]");
 }
 
@@ -40,8 +42,9 @@ static void wrong_shape(qw_loader *l, const qw_entry *e, const char *expected)
 {
     char found[200], shown[300];
     qw_shape_text(e, found, sizeof found);
-    qw_fail(l->err, QWEN_EMODEL, "%s: tensor \"%s\" is %s, expected %s", qw_store_path(l->store, e->file),
-            qw_visible(shown, sizeof shown, e->key), found, expected);
+    qw_fail(l->err, QWEN_EMODEL, "%s: tensor \"%s\" is %s, expected %s",
+            qw_store_path(l->store, e->file), qw_visible(shown, sizeof shown, e->key), found,
+            expected);
 }
 
 /* All values of an entry in order, blocks included; malloc'ed. */
@@ -49,7 +52,8 @@ static float *decoded(qw_loader *l, const qw_entry *e)
 {
     const int64_t n = elements(e);
     switch (e->dtype) {
-    case QW_I64: case QW_I16: case QW_U8: case QW_U16: case QW_U32: case QW_U64: case QW_BOOL: case QW_F4: case QW_F8E8M0:
+    case QW_I64: case QW_I16: case QW_U8: case QW_U16: case QW_U32: case QW_U64: case QW_BOOL:
+    case QW_F4: case QW_F8E8M0:
         qw_fail(l->err, QWEN_EUNSUPPORTED, "%s: tensor \"%s\" is %s, expected numbers of a weight",
                 qw_store_path(l->store, e->file), e->key, qw_dtype_name(e->dtype));
         return NULL;
@@ -117,7 +121,8 @@ void qw_load_vector(qw_loader *l, qw_tensor *t, int64_t n, const char *format, .
     free(x);
 }
 
-/* The two temporal halves of the vision patch embedding in GGUF, [n][c][p][p] each, as [n][c][2][p][p]. */
+/* The two temporal halves of the vision patch embedding in GGUF, [n][c][p][p] each, as
+ * [n][c][2][p][p]. */
 static int join_halves(qw_loader *l, const char *name, int64_t n, int64_t k, qw_tensor *w)
 {
     const qw_entry *half[2] = { take(l, name, ".weight"), take(l, name, ".weight.1") };
@@ -168,7 +173,8 @@ static void add_part(qw_loader *l, qw_weight *w, int64_t n, int64_t k, int bias,
     if (!l->err->status) qw_residency_matrix(l->res, l->group, l->store, &p->w, l->err);
 }
 
-void qw_load_part(qw_loader *l, qw_weight *w, int64_t n, int64_t k, int bias, const char *format, ...)
+void qw_load_part(qw_loader *l, qw_weight *w, int64_t n, int64_t k, int bias, const char *format,
+                  ...)
 {
     char name[NAME], part[NAME + 4];
     va_list args;
@@ -191,7 +197,8 @@ void qw_load_part(qw_loader *l, qw_weight *w, int64_t n, int64_t k, int bias, co
     add_part(l, w, n, k, bias, name);
 }
 
-void qw_load_conv(qw_loader *l, qw_conv *c, int64_t co, int64_t ci, int64_t kernel, const char *format, ...)
+void qw_load_conv(qw_loader *l, qw_conv *c, int64_t co, int64_t ci, int64_t kernel,
+                  const char *format, ...)
 {
     char name[NAME], expected[96];
     va_list args;
@@ -208,10 +215,10 @@ void qw_load_conv(qw_loader *l, qw_conv *c, int64_t co, int64_t ci, int64_t kern
     /* A 5-D kernel meets one frame with its last temporal tap only. */
     const int64_t plane = kernel * kernel, taps = e->rank == 5 ? e->dim[2] : 1;
     const int flat = kernel == 1 && e->rank == 2;
-    snprintf(expected, sizeof expected, "[%lld, %lld, (1 or 3,) %lld, %lld]", (long long)co, (long long)ci,
-             (long long)kernel, (long long)kernel);
-    if ((!flat && e->rank != 4 && e->rank != 5) || e->dim[0] != co || e->dim[1] != ci || taps < 1 || taps > 3 ||
-        (!flat && (e->dim[e->rank - 1] != kernel || e->dim[e->rank - 2] != kernel))) {
+    snprintf(expected, sizeof expected, "[%lld, %lld, (1 or 3,) %lld, %lld]", (long long)co,
+             (long long)ci, (long long)kernel, (long long)kernel);
+    if ((!flat && e->rank != 4 && e->rank != 5) || e->dim[0] != co || e->dim[1] != ci || taps < 1 ||
+        taps > 3 || (!flat && (e->dim[e->rank - 1] != kernel || e->dim[e->rank - 2] != kernel))) {
         wrong_shape(l, e, expected);
         return;
     }

@@ -32,8 +32,10 @@ struct qw_lora {
 
 /* Splits a key into base and role; 0 if its suffix is none of a LoRA's. */
 int     qw_lora_key(const char *key, size_t *base, qw_role *role);
-/* All values of an entry as doubles, finite; malloc'ed, NULL with err set.  expected < 0: any number. */
+/* All values of an entry as doubles, finite; malloc'ed, NULL with err set.  expected < 0: any
+ * number. */
 double *qw_lora_values(const qw_lora *l, const qw_entry *e, int64_t expected, qw_error *err);
 /* alpha / rank of a module, 1 where there is no alpha. */
-int     qw_lora_factor(const qw_lora *l, const qw_lora_module *m, double rank, double *factor, qw_error *err);
+int qw_lora_factor(const qw_lora *l, const qw_lora_module *m, double rank, double *factor,
+                   qw_error *err);
 #endif

@@ -2,8 +2,8 @@
  *
  * The keys decide, never the file's name.  Each kind has signatures (a key that only it has); a
  * signature is looked for under every prefix that is out there, and the prefix where it is found is
- * taken off.  Then dialects are undone: GGUF's names of language model and vision tower, Wan's names
- * of the VAE, the new names of transformers. */
+ * taken off.  Then dialects are undone: GGUF's names of language model and vision tower, Wan's
+ * names of the VAE, the new names of transformers. */
 #include "lora.h"
 #include "store.h"
 #include <stdlib.h>
@@ -11,13 +11,17 @@
 
 const char *qw_kind_name(qw_kind k)
 {
-    static const char *const names[] = { "unknown", "transformer", "text encoder", "vision tower", "VAE",
-        "all-in-one checkpoint", "LoRA", "ControlNet", "blockwise ControlNet", "Fun ControlNet", "Qwen-Image-2.1",
+    static const char *const names[] = {
+        "unknown", "transformer", "text encoder", "vision tower", "VAE", "all-in-one checkpoint",
+        "LoRA", "ControlNet", "blockwise ControlNet", "Fun ControlNet", "Qwen-Image-2.1",
         "dump" };
     return (size_t)k < sizeof names / sizeof *names ? names[k] : names[0];
 }
 
-static int starts_with(const char *s, const char *prefix) { return !strncmp(s, prefix, strlen(prefix)); }
+static int starts_with(const char *s, const char *prefix)
+{
+    return !strncmp(s, prefix, strlen(prefix));
+}
 
 static int ends_with(const char *s, const char *end)
 {
@@ -25,11 +29,12 @@ static int ends_with(const char *s, const char *end)
     return n >= m && !strcmp(s + n - m, end);
 }
 
-/* --- prefixes ---------------------------------------------------------------------------------------- */
+/* --- prefixes ------------------------------------------------------------------------------ */
 
 /* Of transformers, VAEs and ControlNets; "" last, so that a longer one is not missed. */
-static const char *const prefixes[] = { "model.diffusion_model.", "model.model.", "net.", "diffusion_model.",
-    "transformer.", "vae.", "first_stage_model.", "model.", "" };
+static const char *const prefixes[] = { "model.diffusion_model.", "model.model.", "net.",
+                                        "diffusion_model.",       "transformer.", "vae.",
+                                        "first_stage_model.",     "model.",       "" };
 enum { PREFIXES = sizeof prefixes / sizeof *prefixes };
 
 static const qw_entry *find2(const qw_store *s, const char *prefix, const char *name)
@@ -65,7 +70,8 @@ static size_t text_prefix(const char *name)
     return at ? (size_t)(at - name) + strlen(".transformer.") : 0;
 }
 
-/* Keeps the entries with the prefix and takes it off; entries of other components leave the store. */
+/* Keeps the entries with the prefix and takes it off; entries of other components leave the
+ * store. */
 static int keep_prefix(qw_store *s, const char *prefix, int all, qw_error *err)
 {
     const size_t n = strlen(prefix);
@@ -78,7 +84,8 @@ static int keep_prefix(qw_store *s, const char *prefix, int all, qw_error *err)
             free((char *)(uintptr_t)e.key);
             continue;
         }
-        if (n && !status && starts_with(e.name, prefix)) status = qw_store_rename(s, &e, e.name + n, err);
+        if (n && !status && starts_with(e.name, prefix))
+            status = qw_store_rename(s, &e, e.name + n, err);
         s->entry[kept++] = e;
     }
     s->entries = kept;
@@ -99,7 +106,7 @@ static int keep_text(qw_store *s, qw_error *err)
     return QWEN_OK;
 }
 
-/* --- what it is ---------------------------------------------------------------------------------------- */
+/* --- what it is ---------------------------------------------------------------------------- */
 
 static int is_checkpoint(const qw_store *s)
 {
@@ -168,56 +175,77 @@ static qw_kind detect(const qw_store *s, const char **prefix)
         *prefix = found;
         return signatures[i].kind;
     }
-    if (qw_store_find(s, "v.blk.0.ln1.weight") || !strcmp(architecture(s), "clip")) return QW_KIND_VISION;
-    if (ends_anywhere(s, ".self_attn.k_proj.bias") || qw_store_find(s, "blk.0.attn_k.bias")) return QW_KIND_TEXT;
-    if (qw_store_find(s, "visual.patch_embed.proj.weight") || qw_store_find(s, "model.visual.patch_embed.proj.weight"))
+    if (qw_store_find(s, "v.blk.0.ln1.weight") || !strcmp(architecture(s), "clip"))
         return QW_KIND_VISION;
-    if (qw_store_find(s, "noise") || qw_store_find(s, "text.embeds") || qw_store_find(s, "latents.0"))
+    if (ends_anywhere(s, ".self_attn.k_proj.bias") || qw_store_find(s, "blk.0.attn_k.bias"))
+        return QW_KIND_TEXT;
+    if (qw_store_find(s, "visual.patch_embed.proj.weight") ||
+        qw_store_find(s, "model.visual.patch_embed.proj.weight"))
+        return QW_KIND_VISION;
+    if (qw_store_find(s, "noise") || qw_store_find(s, "text.embeds") ||
+        qw_store_find(s, "latents.0"))
         return QW_KIND_DUMP;
     return QW_KIND_UNKNOWN;
 }
 
-/* Something that is nearly what it should be, or known and not of this family: the reason it is refused. */
+/* Something that is nearly what it should be, or known and not of this family: the reason it is
+ * refused. */
 static int refuse(const qw_store *s, qw_kind kind, qw_kind part, qw_error *err)
 {
     const char *path = qw_store_path(s, 0);
     static const char *const nothing[] = { "txt_norm.weight", NULL };
     if (kind == QW_KIND_QWEN21)
-        return qw_fail(err, QWEN_EUNSUPPORTED, "%s belongs to Qwen-Image-2.1, another generation of the model, which "
-                       "is not supported", path);
-    if (latent_channels(s) == 48 || ends_anywhere(s, "decoder.upsamples.0.upsamples.0.residual.2.weight"))
-        return qw_fail(err, QWEN_EUNSUPPORTED, "%s is the VAE of Wan 2.2 (48 latent channels), expected 16", path);
+        return qw_fail(err, QWEN_EUNSUPPORTED,
+                       "%s belongs to Qwen-Image-2.1, another generation of the model, which "
+                       "is not supported",
+                       path);
+    if (latent_channels(s) == 48 ||
+        ends_anywhere(s, "decoder.upsamples.0.upsamples.0.residual.2.weight"))
+        return qw_fail(err, QWEN_EUNSUPPORTED,
+                       "%s is the VAE of Wan 2.2 (48 latent channels), expected 16", path);
     if (kind == QW_KIND_VAE && latent_channels(s) != 16)
-        return qw_fail(err, QWEN_EUNSUPPORTED, "%s is a VAE with %lld latent channels, expected 16", path,
-                       (long long)latent_channels(s));
+        return qw_fail(err, QWEN_EUNSUPPORTED, "%s is a VAE with %lld latent channels, expected 16",
+                       path, (long long)latent_channels(s));
     const char *arch = architecture(s);
     char shown[80];
     qw_visible(shown, sizeof shown, arch);
     if (kind == QW_KIND_TEXT && *arch && strcmp(arch, "qwen2vl") && strcmp(arch, "pig"))
-        return qw_fail(err, QWEN_EUNSUPPORTED, "%s has the architecture \"%s\", expected \"qwen2vl\": a language "
-                       "model that was not trained with pictures", path, shown);
+        return qw_fail(err, QWEN_EUNSUPPORTED,
+                       "%s has the architecture \"%s\", expected \"qwen2vl\": a language "
+                       "model that was not trained with pictures",
+                       path, shown);
     if (kind != QW_KIND_UNKNOWN) return QWEN_OK;
-    if (prefix_of(s, nothing) || ends_anywhere(s, "img_in.weight") || ends_anywhere(s, "proj_out.weight"))
-        return qw_fail(err, QWEN_EMODEL, "%s is no whole transformer: \"transformer_blocks.0.img_mod.1.weight\" or "
-                       "\"txt_norm.weight\" is missing", path);
+    if (prefix_of(s, nothing) || ends_anywhere(s, "img_in.weight") ||
+        ends_anywhere(s, "proj_out.weight"))
+        return qw_fail(err, QWEN_EMODEL,
+                       "%s is no whole transformer: \"transformer_blocks.0.img_mod.1.weight\" or "
+                       "\"txt_norm.weight\" is missing",
+                       path);
     if (ends_anywhere(s, "decoder.conv_in.weight") || ends_anywhere(s, "decoder.conv1.weight"))
-        return qw_fail(err, QWEN_EUNSUPPORTED, "%s is the VAE of another family: it has no channel norm (gamma)", path);
+        return qw_fail(err, QWEN_EUNSUPPORTED,
+                       "%s is the VAE of another family: it has no channel norm (gamma)", path);
     if (ends_anywhere(s, ".self_attn.k_proj.weight") || qw_store_find(s, "blk.0.attn_k.weight"))
-        return qw_fail(err, QWEN_EUNSUPPORTED, "%s is a language model without biases in its attention, not "
-                       "Qwen2.5-VL", path);
+        return qw_fail(err, QWEN_EUNSUPPORTED,
+                       "%s is a language model without biases in its attention, not "
+                       "Qwen2.5-VL",
+                       path);
     const char *first = s->entries ? s->entry[0].key : "none";
     if (part == QW_KIND_UNKNOWN && *arch)
-        return qw_fail(err, QWEN_EMODEL, "%s is of no model of this family: its architecture is \"%s\"", path, shown);
-    return part == QW_KIND_UNKNOWN ? QWEN_OK
-         : qw_fail(err, QWEN_EMODEL, "%s is no %s: it has none of its tensors (the first is \"%s\")%s%s", path,
-                   qw_kind_name(part), first, *arch ? "; its architecture is " : "", shown);
+        return qw_fail(err, QWEN_EMODEL,
+                       "%s is of no model of this family: its architecture is \"%s\"", path, shown);
+    return part == QW_KIND_UNKNOWN
+               ? QWEN_OK
+               : qw_fail(err, QWEN_EMODEL,
+                         "%s is no %s: it has none of its tensors (the first is \"%s\")%s%s", path,
+                         qw_kind_name(part), first, *arch ? "; its architecture is " : "", shown);
 }
 
-/* --- dialects --------------------------------------------------------------------------------------------- */
+/* --- dialects ------------------------------------------------------------------------------ */
 
 typedef struct pair { const char *from, *to; } pair;
 
-/* One line of a table: `from` at `name` becomes `to` in out; both may hold one "{}" for a number. */
+/* One line of a table: `from` at `name` becomes `to` in out; both may hold one "{}" for a
+ * number. */
 static int translate(const char *name, const pair *table, size_t n, char *out, size_t size)
 {
     for (size_t i = 0; i < n; i++) {
@@ -231,15 +259,16 @@ static int translate(const char *name, const pair *table, size_t n, char *out, s
         if (strncmp(name, table[i].from, head)) continue;
         const size_t digits = strspn(name + head, "0123456789");
         if (!digits || digits > 5 || strcmp(name + head + digits, hole + 2)) continue;
-        snprintf(out, size, "%.*s%.*s%s", (int)(target - table[i].to), table[i].to, (int)digits, name + head,
-                 target + 2);
+        snprintf(out, size, "%.*s%.*s%s", (int)(target - table[i].to), table[i].to, (int)digits,
+                 name + head, target + 2);
         return 1;
     }
     return 0;
 }
 
 static const pair gguf_text[] = {
-    { "token_embd.", "model.embed_tokens." }, { "output_norm.", "model.norm." }, { "output.", "lm_head." },
+    { "token_embd.", "model.embed_tokens." }, { "output_norm.", "model.norm." },
+    { "output.", "lm_head." },
     { "blk.{}.attn_norm.", "model.layers.{}.input_layernorm." },
     { "blk.{}.attn_q.", "model.layers.{}.self_attn.q_proj." },
     { "blk.{}.attn_k.", "model.layers.{}.self_attn.k_proj." },
@@ -253,10 +282,13 @@ static const pair gguf_text[] = {
 static const pair gguf_vision[] = {
     { "v.patch_embd.", "visual.patch_embed.proj." }, { "v.post_ln.", "visual.merger.ln_q." },
     { "mm.0.", "visual.merger.mlp.0." }, { "mm.2.", "visual.merger.mlp.2." },
-    { "v.blk.{}.ln1.", "visual.blocks.{}.norm1." }, { "v.blk.{}.ln2.", "visual.blocks.{}.norm2." },
+    { "v.blk.{}.ln1.", "visual.blocks.{}.norm1." },
+    { "v.blk.{}.ln2.", "visual.blocks.{}.norm2." },
     { "v.blk.{}.attn_qkv.", "visual.blocks.{}.attn.qkv." },
-    { "v.blk.{}.attn_q.", "visual.blocks.{}.attn.q." }, { "v.blk.{}.attn_k.", "visual.blocks.{}.attn.k." },
-    { "v.blk.{}.attn_v.", "visual.blocks.{}.attn.v." }, { "v.blk.{}.attn_out.", "visual.blocks.{}.attn.proj." },
+    { "v.blk.{}.attn_q.", "visual.blocks.{}.attn.q." },
+    { "v.blk.{}.attn_k.", "visual.blocks.{}.attn.k." },
+    { "v.blk.{}.attn_v.", "visual.blocks.{}.attn.v." },
+    { "v.blk.{}.attn_out.", "visual.blocks.{}.attn.proj." },
     { "v.blk.{}.ffn_gate.", "visual.blocks.{}.mlp.gate_proj." },
     { "v.blk.{}.ffn_up.", "visual.blocks.{}.mlp.up_proj." },
     { "v.blk.{}.ffn_down.", "visual.blocks.{}.mlp.down_proj." },
@@ -266,7 +298,9 @@ static const pair gguf_vision[] = {
 static int translate_module(const char *name, const pair *table, size_t n, char *out, size_t size)
 {
     char module[256];
-    const char *leaf = ends_with(name, ".weight") ? "weight" : ends_with(name, ".bias") ? "bias" : NULL;
+    const char *leaf = ends_with(name, ".weight") ? "weight"
+                       : ends_with(name, ".bias") ? "bias"
+                                                  : NULL;
     if (!leaf || strlen(name) >= sizeof module) return 0;
     snprintf(module, sizeof module, "%.*s", (int)(strlen(name) - strlen(leaf)), name);
     if (!translate(module, table, n, out, size)) return 0;
@@ -293,7 +327,8 @@ static int text_name(const char *name, char *out, size_t size)
            translate_module(name, gguf_vision, sizeof gguf_vision / sizeof *gguf_vision, out, size);
 }
 
-/* Wan's flat lists: "downsamples.k" is "down_blocks.k", "upsamples.k" depends on R residual blocks a level. */
+/* Wan's flat lists: "downsamples.k" is "down_blocks.k", "upsamples.k" depends on R residual blocks
+ * a level. */
 static int wan_leaf(const char *rest, char *out, size_t size)
 {
     static const pair leaves[] = {
@@ -314,31 +349,39 @@ static int wan_name(const char *name, int per_level, char *out, size_t size)
         { "conv2.weight", "post_quant_conv.weight" }, { "conv2.bias", "post_quant_conv.bias" },
     };
     static const pair inside[] = {
-        { "conv1.weight", "conv_in.weight" }, { "conv1.bias", "conv_in.bias" }, { "head.0.gamma", "norm_out.gamma" },
-        { "head.2.weight", "conv_out.weight" }, { "head.2.bias", "conv_out.bias" },
+        { "conv1.weight", "conv_in.weight" }, { "conv1.bias", "conv_in.bias" },
+        { "head.0.gamma", "norm_out.gamma" }, { "head.2.weight", "conv_out.weight" },
+        { "head.2.bias", "conv_out.bias" },
     };
     char leaf[128], short_name[160];
     if (translate(name, tops, sizeof tops / sizeof *tops, out, size)) return 1;
-    const char *half = starts_with(name, "encoder.") ? "encoder." : starts_with(name, "decoder.") ? "decoder." : NULL;
+    const char *half = starts_with(name, "encoder.")   ? "encoder."
+                       : starts_with(name, "decoder.") ? "decoder."
+                                                       : NULL;
     if (!half) return 0;
     const char *rest = name + strlen(half);
     if (translate(rest, inside, sizeof inside / sizeof *inside, short_name, sizeof short_name)) {
         snprintf(out, size, "%s%s", half, short_name);
         return 1;
     }
-    const char *list = starts_with(rest, "downsamples.") ? "downsamples." : starts_with(rest, "upsamples.")
-                     ? "upsamples." : starts_with(rest, "middle.") ? "middle." : NULL;
+    const char *list = starts_with(rest, "downsamples.") ? "downsamples."
+                       : starts_with(rest, "upsamples.") ? "upsamples."
+                       : starts_with(rest, "middle.")    ? "middle."
+                                                         : NULL;
     if (!list) return 0;
     char *end;
     const long k = strtol(rest + strlen(list), &end, 10);
     if (*end != '.' || k < 0 || k > 999) return 0;
     wan_leaf(end + 1, leaf, sizeof leaf);
     if (list[0] == 'd') snprintf(out, size, "%sdown_blocks.%ld.%s", half, k, leaf);
-    else if (list[0] == 'm' && k == 1) snprintf(out, size, "%smid_block.attentions.0.%s", half, leaf);
+    else if (list[0] == 'm' && k == 1)
+        snprintf(out, size, "%smid_block.attentions.0.%s", half, leaf);
     else if (list[0] == 'm') snprintf(out, size, "%smid_block.resnets.%ld.%s", half, k / 2, leaf);
-    else if (k % per_level == per_level - 1) snprintf(out, size, "%sup_blocks.%ld.upsamplers.0.%s", half, k / per_level,
-                                                      leaf);
-    else snprintf(out, size, "%sup_blocks.%ld.resnets.%ld.%s", half, k / per_level, k % per_level, leaf);
+    else if (k % per_level == per_level - 1)
+        snprintf(out, size, "%sup_blocks.%ld.upsamplers.0.%s", half, k / per_level, leaf);
+    else
+        snprintf(out, size, "%sup_blocks.%ld.resnets.%ld.%s", half, k / per_level, k % per_level,
+                 leaf);
     return 1;
 }
 
@@ -348,7 +391,8 @@ static int wan_level(const qw_store *s)
     int first = 1000;
     for (int64_t i = 0; i < s->entries; i++) {
         int k, used = 0;
-        if (sscanf(s->entry[i].name, "decoder.upsamples.%d.resample.1.weight%n", &k, &used) == 1 && used && k < first)
+        if (sscanf(s->entry[i].name, "decoder.upsamples.%d.resample.1.weight%n", &k, &used) == 1 &&
+            used && k < first)
             first = k;
     }
     return first < 1000 ? first + 1 : 4;
@@ -357,12 +401,15 @@ static int wan_level(const qw_store *s)
 static int rename_all(qw_store *s, qw_kind kind, qw_error *err)
 {
     const int level = kind == QW_KIND_VAE ? wan_level(s) : 0;
-    const int wan = kind == QW_KIND_VAE && qw_store_find(s, "decoder.middle.0.residual.0.gamma") != NULL;
+    const int wan =
+        kind == QW_KIND_VAE && qw_store_find(s, "decoder.middle.0.residual.0.gamma") != NULL;
     char out[512];
     for (int64_t i = 0; i < s->entries; i++) {
         qw_entry *e = &s->entry[i];
-        const int renamed = kind == QW_KIND_TEXT || kind == QW_KIND_VISION ? text_name(e->name, out, sizeof out)
-                          : wan ? wan_name(e->name, level, out, sizeof out) : 0;
+        const int renamed = kind == QW_KIND_TEXT || kind == QW_KIND_VISION
+                                ? text_name(e->name, out, sizeof out)
+                            : wan ? wan_name(e->name, level, out, sizeof out)
+                                  : 0;
         const int status = renamed ? qw_store_rename(s, e, out, err) : QWEN_OK;
         if (status) return status;
     }
@@ -393,11 +440,12 @@ int qw_store_canonical(qw_store *s, qw_kind part, qw_kind *found, qw_error *err)
         kind = detect(s, &prefix);
     }
     if ((status = refuse(s, kind, part, err))) return status;
-    const int together = (part == QW_KIND_VISION && kind == QW_KIND_TEXT);      /* one file holds both */
-    const int control = part == QW_KIND_CONTROLNET && (kind == QW_KIND_BLOCKWISE || kind == QW_KIND_FUN);
+    const int together = (part == QW_KIND_VISION && kind == QW_KIND_TEXT); /* one file holds both */
+    const int control =
+        part == QW_KIND_CONTROLNET && (kind == QW_KIND_BLOCKWISE || kind == QW_KIND_FUN);
     if (part != QW_KIND_UNKNOWN && kind != part && !together && !control)
-        return qw_fail(err, QWEN_EMODEL, "%s is a %s, expected a %s", qw_store_path(s, 0), qw_kind_name(kind),
-                       qw_kind_name(part));
+        return qw_fail(err, QWEN_EMODEL, "%s is a %s, expected a %s", qw_store_path(s, 0),
+                       qw_kind_name(kind), qw_kind_name(part));
     if (*prefix) status = keep_prefix(s, prefix, 1, err);
     else if (kind == QW_KIND_TEXT || kind == QW_KIND_VISION) status = keep_text(s, err);
     if (!status) status = qw_store_index(s, err);
@@ -409,15 +457,20 @@ int qw_store_canonical(qw_store *s, qw_kind part, qw_kind *found, qw_error *err)
     return status;
 }
 
-/* --- what no net has taken ------------------------------------------------------------------------------- */
+/* --- what no net has taken ----------------------------------------------------------------- */
 
 /* Tensors that mean something to somebody and are never weights of ours. */
 static int expected_leftover(const char *name)
 {
-    static const char *const ends[] = { "scaled_fp8", "__index_timestep_zero__", ".comfy_quant", ".scale_weight",
-        ".scale_input", ".weight_scale", ".weight_scale_2", ".input_scale", ".pre_quant_scale", ".weight_s_rel",
-        ".weight_s_channel", ".weight_codebook", ".weight_zeros", ".weight_zero", ".weight_correction",
-        "rotary_emb.inv_freq", ".rope_freqs.weight", "lm_head.weight" };
+    static const char *const ends[] = { "scaled_fp8",         "__index_timestep_zero__",
+                                        ".comfy_quant",       ".scale_weight",
+                                        ".scale_input",       ".weight_scale",
+                                        ".weight_scale_2",    ".input_scale",
+                                        ".pre_quant_scale",   ".weight_s_rel",
+                                        ".weight_s_channel",  ".weight_codebook",
+                                        ".weight_zeros",      ".weight_zero",
+                                        ".weight_correction", "rotary_emb.inv_freq",
+                                        ".rope_freqs.weight", "lm_head.weight" };
     if (strstr(name, ".time_conv.")) return 1;
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
         if (ends_with(name, ends[i])) return 1;

@@ -1,10 +1,11 @@
 /* overlay.c - LoRA files laid over the linear layers of a net.
  *
- * Low-rank differences stay factors: W' = W + s (alpha/r) up down becomes a = down, b = s (alpha/r) up of
- * the part, and several files concatenate their ranks.  That is exact for every weight format.  What
- * is not low-rank (DoRA, LoHa, LoKr, full differences, replaced weights) makes a patched copy of the
- * weight in the device's wide type.  Files are applied in their order; a part that is replaced or
- * rescaled (DoRA) takes the factors laid before it into its copy first, since there order matters. */
+ * Low-rank differences stay factors: W' = W + s (alpha/r) up down becomes a = down, b = s (alpha/r)
+ * up of the part, and several files concatenate their ranks.  That is exact for every weight
+ * format.  What is not low-rank (DoRA, LoHa, LoKr, full differences, replaced weights) makes a
+ * patched copy of the weight in the device's wide type.  Files are applied in their order; a part
+ * that is replaced or rescaled (DoRA) takes the factors laid before it into its copy first, since
+ * there order matters. */
 #include "lora.h"
 #include <math.h>
 #include <stdlib.h>
@@ -48,8 +49,8 @@ static void forms_free(forms *f)
 /* Every spelling of every layer, sorted; names are matched whole and never split at underscores. */
 static int forms_make(forms *f, const qw_lora_site *site, int sites, qw_error *err)
 {
-    static const char *const dotted[] = { "", "transformer.", "diffusion_model.", "base_model.model.",
-        "model.diffusion_model." };
+    static const char *const dotted[] = { "", "transformer.", "diffusion_model.",
+                                          "base_model.model.", "model.diffusion_model." };
     static const char *const joined[] = { "lora_unet_", "lycoris_", "lora_transformer_" };
     enum { DOTTED = sizeof dotted / sizeof *dotted, ALL = DOTTED + sizeof joined / sizeof *joined };
     f->n = 0;
@@ -60,7 +61,8 @@ static int forms_make(forms *f, const qw_lora_site *site, int sites, qw_error *e
             const char *prefix = j < DOTTED ? dotted[j] : joined[j - DOTTED];
             const size_t n = strlen(prefix) + strlen(site[i].part->name) + 1;
             char *name = malloc(n);
-            if (!name) return qw_fail(err, QWEN_ENOMEM, "no memory for the names of %d layers", sites);
+            if (!name)
+                return qw_fail(err, QWEN_ENOMEM, "no memory for the names of %d layers", sites);
             snprintf(name, n, "%s%s", prefix, site[i].part->name);
             if (j >= DOTTED)
                 for (char *c = name; *c; c++)
@@ -78,15 +80,16 @@ static int forms_find(const forms *f, char *name)
     return found ? found->site : -1;
 }
 
-/* The inverse of the rotation of groups of `group` columns, which is the rotation itself: per base-4
- * digit, (a, b, c, d) -> t - d, t - c, t - b, t - a with t = (a + b + c + d) / 2. */
+/* The inverse of the rotation of groups of `group` columns, which is the rotation itself: per
+ * base-4 digit, (a, b, c, d) -> t - d, t - c, t - b, t - a with t = (a + b + c + d) / 2. */
 static void rotate_row(double *x, int64_t k, int64_t group)
 {
     for (int64_t step = 1; step < group; step *= 4)
         for (int64_t i = 0; i < k; i++) {
             if (i / step % 4) continue;
             double *p = x + i;
-            const double a = p[0], b = p[step], c = p[2 * step], d = p[3 * step], t = (a + b + c + d) / 2;
+            const double a = p[0], b = p[step], c = p[2 * step], d = p[3 * step],
+                         t = (a + b + c + d) / 2;
             p[0] = t - d;
             p[step] = t - c;
             p[2 * step] = t - b;
@@ -96,7 +99,8 @@ static void rotate_row(double *x, int64_t k, int64_t group)
 
 static void scale_blocks(const qw_tensor *w, int64_t i, double *x)
 {
-    const int64_t k = w->dim[1], size = w->dtype == QW_MXFP8 ? 32 : 16, blocks = (k + size - 1) / size;
+    const int64_t k = w->dim[1], size = w->dtype == QW_MXFP8 ? 32 : 16,
+                  blocks = (k + size - 1) / size;
     const uint8_t *code = w->block_scale;
     const double second = w->scale ? w->scale[0] : 1;
     for (int64_t j = 0; j < k; j++) {
@@ -108,7 +112,8 @@ static void scale_blocks(const qw_tensor *w, int64_t i, double *x)
 void qw_weight_row(const qw_tensor *w, int64_t i, double *out, float *scratch)
 {
     const int64_t k = w->dim[1];
-    const unsigned char *src = (const unsigned char *)w->data + (size_t)i * qw_row_bytes(w->dtype, w->stride[0]);
+    const unsigned char *src =
+        (const unsigned char *)w->data + (size_t)i * qw_row_bytes(w->dtype, w->stride[0]);
     if (w->dtype == QW_F64) memcpy(out, src, (size_t)k * sizeof *out);
     else {
         qw_decode_f32(w->dtype, src, k, scratch);
@@ -130,7 +135,8 @@ static int unfold(layer *y, int with_factors, qw_error *err)
         y->w = malloc((size_t)n * (size_t)k * sizeof *y->w);
         if (!y->w || !scratch) {
             free(scratch);
-            return qw_fail(err, QWEN_ENOMEM, "no memory for a patched copy of \"%s\"", y->before.name);
+            return qw_fail(err, QWEN_ENOMEM, "no memory for a patched copy of \"%s\"",
+                           y->before.name);
         }
         for (int64_t i = 0; i < n; i++) qw_weight_row(w, i, y->w + i * k, scratch);
         free(scratch);
@@ -138,7 +144,8 @@ static int unfold(layer *y, int with_factors, qw_error *err)
     if (!with_factors) return QWEN_OK;
     for (int64_t i = 0; i < n; i++)
         for (int64_t r = 0; r < y->rank; r++)
-            for (int64_t j = 0; j < k; j++) y->w[i * k + j] += y->b[i * y->rank + r] * y->a[r * k + j];
+            for (int64_t j = 0; j < k; j++)
+                y->w[i * k + j] += y->b[i * y->rank + r] * y->a[r * k + j];
     free(y->a);
     free(y->b);
     y->a = y->b = NULL;
@@ -147,16 +154,19 @@ static int unfold(layer *y, int with_factors, qw_error *err)
 }
 
 /* out [n][k] += factor a [n][r] b [r][k] */
-static void add_product(double *out, const double *a, const double *b, int64_t n, int64_t r, int64_t k, double factor)
+static void add_product(double *out, const double *a, const double *b, int64_t n, int64_t r,
+                        int64_t k, double factor)
 {
     for (int64_t i = 0; i < n; i++)
         for (int64_t p = 0; p < r; p++)
             for (int64_t j = 0; j < k; j++) out[i * k + j] += factor * a[i * r + p] * b[p * k + j];
 }
 
-static int wrong_shape(const qw_lora *l, const qw_lora_module *m, int64_t n, int64_t k, const layer *y, qw_error *err)
+static int wrong_shape(const qw_lora *l, const qw_lora_module *m, int64_t n, int64_t k,
+                       const layer *y, qw_error *err)
 {
-    return qw_fail(err, QWEN_EMODEL, "%s: \"%s\" is for a weight [%lld, %lld], the model's is [%lld, %lld]", l->path,
+    return qw_fail(err, QWEN_EMODEL,
+                   "%s: \"%s\" is for a weight [%lld, %lld], the model's is [%lld, %lld]", l->path,
                    m->base, (long long)n, (long long)k, (long long)y->site.n, (long long)y->site.k);
 }
 
@@ -172,17 +182,19 @@ static double *product(const qw_lora *l, const qw_entry *a, const qw_entry *b, q
     return out;
 }
 
-static int matrix_shape(const qw_lora *l, const qw_entry *whole, const qw_entry *a, const qw_entry *b, int64_t dim[2],
-                        qw_error *err)
+static int matrix_shape(const qw_lora *l, const qw_entry *whole, const qw_entry *a,
+                        const qw_entry *b, int64_t dim[2], qw_error *err)
 {
     if (whole && whole->rank != 2)
-        return qw_fail(err, QWEN_EFORMAT, "%s: \"%s\" has %d dimensions, expected 2", l->path, whole->key, whole->rank);
+        return qw_fail(err, QWEN_EFORMAT, "%s: \"%s\" has %d dimensions, expected 2", l->path,
+                       whole->key, whole->rank);
     dim[0] = whole ? whole->dim[0] : a->dim[0];
     dim[1] = whole ? whole->dim[1] : b->dim[1];
     return QWEN_OK;
 }
 
-static int lokr(const qw_lora *l, const qw_lora_module *m, const layer *y, double *delta, qw_error *err)
+static int lokr(const qw_lora *l, const qw_lora_module *m, const layer *y, double *delta,
+                qw_error *err)
 {
     const qw_entry *const *r = m->role;
     int64_t s[2] = { 0 }, t[2] = { 0 };
@@ -192,9 +204,11 @@ static int lokr(const qw_lora *l, const qw_lora_module *m, const layer *y, doubl
     if (status) return status;
     if (s[0] * t[0] != y->site.n || s[1] * t[1] != y->site.k)
         return wrong_shape(l, m, s[0] * t[0], s[1] * t[1], y, err);
-    const qw_entry *last = r[QW_K2_B] ? r[QW_K2_B] : r[QW_K1_B];   /* alpha counts only for a product */
+    const qw_entry *last =
+        r[QW_K2_B] ? r[QW_K2_B] : r[QW_K1_B]; /* alpha counts only for a product */
     if (last && (status = qw_lora_factor(l, m, (double)last->dim[0], &factor, err))) return status;
-    double *w1 = r[QW_K1] ? qw_lora_values(l, r[QW_K1], -1, err) : product(l, r[QW_K1_A], r[QW_K1_B], err);
+    double *w1 =
+        r[QW_K1] ? qw_lora_values(l, r[QW_K1], -1, err) : product(l, r[QW_K1_A], r[QW_K1_B], err);
     double *w2 = !w1 ? NULL : r[QW_K2] ? qw_lora_values(l, r[QW_K2], -1, err)
                                        : product(l, r[QW_K2_A], r[QW_K2_B], err);
     if (w2)
@@ -207,7 +221,8 @@ static int lokr(const qw_lora *l, const qw_lora_module *m, const layer *y, doubl
     return w2 ? QWEN_OK : err->status;
 }
 
-static int loha(const qw_lora *l, const qw_lora_module *m, const layer *y, double *delta, qw_error *err)
+static int loha(const qw_lora *l, const qw_lora_module *m, const layer *y, double *delta,
+                qw_error *err)
 {
     const qw_entry *const *r = m->role;
     const int64_t n = y->site.n, k = y->site.k;
@@ -216,9 +231,11 @@ static int loha(const qw_lora *l, const qw_lora_module *m, const layer *y, doubl
     if (status) return status;
     for (int i = 0; i < 2; i++) {
         const qw_entry *a = r[i ? QW_W2_A : QW_W1_A], *b = r[i ? QW_W2_B : QW_W1_B];
-        if (a->dim[0] != n || b->dim[1] != k) return wrong_shape(l, m, a->dim[0], b->dim[1], y, err);
+        if (a->dim[0] != n || b->dim[1] != k)
+            return wrong_shape(l, m, a->dim[0], b->dim[1], y, err);
     }
-    double *w1 = product(l, r[QW_W1_A], r[QW_W1_B], err), *w2 = w1 ? product(l, r[QW_W2_A], r[QW_W2_B], err) : NULL;
+    double *w1 = product(l, r[QW_W1_A], r[QW_W1_B], err),
+           *w2 = w1 ? product(l, r[QW_W2_A], r[QW_W2_B], err) : NULL;
     if (w2)
         for (int64_t i = 0; i < n * k; i++) delta[i] = factor * w1[i] * w2[i];
     free(w1);
@@ -227,8 +244,8 @@ static int loha(const qw_lora *l, const qw_lora_module *m, const layer *y, doubl
 }
 
 /* a and b of a low-rank module, b with alpha/rank and strength in it. */
-static int low_rank(const qw_lora *l, const qw_lora_module *m, const layer *y, double strength, double **a, double **b,
-                    int64_t *rank, qw_error *err)
+static int low_rank(const qw_lora *l, const qw_lora_module *m, const layer *y, double strength,
+                    double **a, double **b, int64_t *rank, qw_error *err)
 {
     const qw_entry *up = m->role[QW_UP], *down = m->role[QW_DOWN];
     double factor;
@@ -275,10 +292,13 @@ static int append(layer *y, double *a, double *b, int64_t rank, qw_error *err)
     free(wide);
     free(a);
     free(b);
-    return y->rank == all ? QWEN_OK : qw_fail(err, QWEN_ENOMEM, "no memory for the LoRA of \"%s\"", y->before.name);
+    return y->rank == all
+               ? QWEN_OK
+               : qw_fail(err, QWEN_ENOMEM, "no memory for the LoRA of \"%s\"", y->before.name);
 }
 
-/* W <- W + s (W1 m / norm - W), W1 = W + delta: rows (m [n][1], norms of W) or columns (m [1][k], of W1). */
+/* W <- W + s (W1 m / norm - W), W1 = W + delta: rows (m [n][1], norms of W) or columns (m [1][k],
+ * of W1). */
 static int dora(const qw_lora *l, const qw_entry *e, layer *y, const double *delta, qw_error *err)
 {
     const int64_t n = y->site.n, k = y->site.k;
@@ -327,7 +347,8 @@ static int patch(const qw_lora *l, const qw_lora_module *m, layer *y, qw_error *
     if (!factors) return QWEN_OK;
     double *delta = calloc((size_t)size, sizeof *delta), *a, *b;
     int64_t rank;
-    if (!delta) return qw_fail(err, QWEN_ENOMEM, "no memory for the difference of \"%s\"", y->before.name);
+    if (!delta)
+        return qw_fail(err, QWEN_ENOMEM, "no memory for the difference of \"%s\"", y->before.name);
     if (m->role[QW_UP]) {
         status = low_rank(l, m, y, 1, &a, &b, &rank, err);
         if (!status) {
@@ -345,19 +366,22 @@ static int patch(const qw_lora *l, const qw_lora_module *m, layer *y, qw_error *
     return status;
 }
 
-/* The layer's bias, which lies on the device in its wide type, as doubles; zeros where it has none. */
+/* The layer's bias, which lies on the device in its wide type, as doubles; zeros where it has
+ * none. */
 static double *bias_of(const layer *y, qw_error *err)
 {
     const qw_tensor *old = &y->before.bias;
     const int64_t n = y->site.n;
     double *out = calloc((size_t)n, sizeof *out);
-    float *narrow = out && qw_present(old) && old->dtype != QW_F64 ? malloc((size_t)n * sizeof *narrow) : NULL;
+    float *narrow =
+        out && qw_present(old) && old->dtype != QW_F64 ? malloc((size_t)n * sizeof *narrow) : NULL;
     if (!out || (qw_present(old) && old->dtype != QW_F64 && !narrow)) {
         qw_fail(err, QWEN_ENOMEM, "no memory for the bias of \"%s\"", y->before.name);
     } else if (qw_present(old)) {
         void *to = narrow ? (void *)narrow : (void *)out;
         if (y->dev->get(y->dev, QW_COMPUTE, to, old->data, qw_row_bytes(old->dtype, n)))
-            qw_fail(err, QWEN_EDEVICE, "%s did not give back the bias of \"%s\"", y->dev->name, y->before.name);
+            qw_fail(err, QWEN_EDEVICE, "%s did not give back the bias of \"%s\"", y->dev->name,
+                    y->before.name);
         for (int64_t i = 0; narrow && i < n; i++) out[i] = narrow[i];
     }
     free(narrow);
@@ -381,8 +405,8 @@ static int patch_bias(const qw_lora *l, const qw_lora_module *m, layer *y, qw_er
 static int lay_module(const qw_lora *l, const qw_lora_module *m, layer *y, qw_error *err)
 {
     if (y->by)
-        return qw_fail(err, QWEN_EFORMAT, "%s: \"%s\" and \"%s\" are two spellings of one module", l->path, y->by->base,
-                       m->base);
+        return qw_fail(err, QWEN_EFORMAT, "%s: \"%s\" and \"%s\" are two spellings of one module",
+                       l->path, y->by->base, m->base);
     y->by = m;
     y->touched = 1;
     int status = QWEN_OK;
@@ -392,8 +416,8 @@ static int lay_module(const qw_lora *l, const qw_lora_module *m, layer *y, qw_er
         int64_t rank;
         status = low_rank(l, m, y, l->strength, &a, &b, &rank, err);
         if (!status) status = append(y, a, b, rank, err);
-    } else if (m->role[QW_UP] || m->role[QW_DIFF] || m->role[QW_SET] || m->role[QW_W1_A] || m->role[QW_K1] ||
-               m->role[QW_K1_A]) {
+    } else if (m->role[QW_UP] || m->role[QW_DIFF] || m->role[QW_SET] || m->role[QW_W1_A] ||
+               m->role[QW_K1] || m->role[QW_K1_A]) {
         status = patch(l, m, y, err);
     }
     if (!status && m->role[QW_DIFF_B]) status = patch_bias(l, m, y, err);
@@ -419,19 +443,24 @@ static int lay_file(qw_overlay *o, const qw_lora *l, const forms *f, int partial
     }
     if (status || !strays) return status;
     if (!matched || !partial)
-        return qw_fail(err, QWEN_EMODEL, "%s: %lld of its keys match no layer of this model, the first is \"%s\"%s",
-                       l->path, (long long)strays, stray, matched ? " (a partial LoRA must be asked for)" : "");
+        return qw_fail(err, QWEN_EMODEL,
+                       "%s: %lld of its keys match no layer of this model, the first is \"%s\"%s",
+                       l->path, (long long)strays, stray,
+                       matched ? " (a partial LoRA must be asked for)" : "");
     if (notice) {
         char line[1200];
-        snprintf(line, sizeof line, "%s: %lld keys match no layer of this model and are left out, the first is \"%s\"",
+        snprintf(line, sizeof line,
+                 "%s: %lld keys match no layer of this model and are left out, the first is \"%s\"",
                  l->path, (long long)strays, stray);
         notice(user, line);
     }
     return QWEN_OK;
 }
 
-/* Doubles to device memory in its wide type (bf16 for `narrow` copies on devices that prefer it). */
-static int move(qw_overlay *o, const double *x, int64_t rows, int64_t cols, int narrow, qw_tensor *out, qw_error *err)
+/* Doubles to device memory in its wide type (bf16 for `narrow` copies on devices that prefer
+ * it). */
+static int move(qw_overlay *o, const double *x, int64_t rows, int64_t cols, int narrow,
+                qw_tensor *out, qw_error *err)
 {
     const qw_dtype t = narrow && o->dev->prefer != QW_F32 ? o->dev->prefer : o->dev->wide;
     const int64_t n = rows * cols;
@@ -441,7 +470,8 @@ static int move(qw_overlay *o, const double *x, int64_t rows, int64_t cols, int 
     if (grown) o->block = grown;
     if (!grown || (t != QW_F64 && !staged) || o->dev->alloc(o->dev, bytes, &data)) {
         free(staged);
-        return qw_fail(err, QWEN_ENOMEM, "no memory for %zu bytes of LoRA on %s", bytes, o->dev->name);
+        return qw_fail(err, QWEN_ENOMEM, "no memory for %zu bytes of LoRA on %s", bytes,
+                       o->dev->name);
     }
     o->block[o->blocks++] = data;
     o->bytes += bytes;
@@ -450,10 +480,13 @@ static int move(qw_overlay *o, const double *x, int64_t rows, int64_t cols, int 
         if (t == QW_F32) ((float *)staged)[i] = f;
         else ((uint16_t *)staged)[i] = qw_f32_to_bf16(f);
     }
-    const int failed = o->dev->put(o->dev, QW_COMPUTE, data, staged ? staged : x, bytes) || o->dev->sync(o->dev);
+    const int failed =
+        o->dev->put(o->dev, QW_COMPUTE, data, staged ? staged : x, bytes) || o->dev->sync(o->dev);
     free(staged);
     *out = rows == 1 ? qw_dense1(data, t, cols) : qw_dense2(data, t, rows, cols);
-    return failed ? qw_fail(err, QWEN_EDEVICE, "%s failed to take %zu bytes of LoRA", o->dev->name, bytes) : QWEN_OK;
+    return failed ? qw_fail(err, QWEN_EDEVICE, "%s failed to take %zu bytes of LoRA", o->dev->name,
+                            bytes)
+                  : QWEN_OK;
 }
 
 static int settle(qw_overlay *o, layer *y, qw_error *err)
@@ -479,15 +512,17 @@ static void forget(layer *y)
     y->rank = 0;
 }
 
-int qw_overlay_new(qw_overlay **out, qw_lora *const *lora, int loras, const qw_lora_site *site, int sites,
-                   qw_device *dev, int partial, void (*notice)(void *, const char *), void *user, qw_error *err)
+int qw_overlay_new(qw_overlay **out, qw_lora *const *lora, int loras, const qw_lora_site *site,
+                   int sites, qw_device *dev, int partial, void (*notice)(void *, const char *),
+                   void *user, qw_error *err)
 {
     *out = NULL;
     qw_overlay *o = calloc(1, sizeof *o);
     forms f = { 0 };
     int status = QWEN_OK;
     if (o) o->layer = calloc((size_t)sites + 1, sizeof *o->layer);
-    if (!o || !o->layer) status = qw_fail(err, QWEN_ENOMEM, "no memory to lay LoRA over %d layers", sites);
+    if (!o || !o->layer)
+        status = qw_fail(err, QWEN_ENOMEM, "no memory to lay LoRA over %d layers", sites);
     if (!status) {
         o->dev = dev;
         o->layers = sites;
@@ -498,7 +533,8 @@ int qw_overlay_new(qw_overlay **out, qw_lora *const *lora, int loras, const qw_l
         }
         status = forms_make(&f, site, sites, err);
     }
-    for (int i = 0; !status && i < loras; i++) status = lay_file(o, lora[i], &f, partial, notice, user, err);
+    for (int i = 0; !status && i < loras; i++)
+        status = lay_file(o, lora[i], &f, partial, notice, user, err);
     for (int i = 0; !status && i < sites; i++)
         if (o->layer[i].touched) status = settle(o, &o->layer[i], err);
     for (int i = 0; o && o->layer && i < sites; i++) forget(&o->layer[i]);

@@ -1,12 +1,12 @@
 /* residency.c - groups of weights on the device: kept, or streamed in two slots.
  *
- * Small tensors are copied to the device when they are loaded and stay.  Matrices belong to groups, one
- * for each block of a net.  A device that is the host uses them where they lie in the file; with a
- * bound on memory, pages of a group are given back after its use.  Any other device gets them through
- * pack(): groups are kept in their order while they fit beside two slots as large as the largest
- * group, the others take turns in the slots, the copy queue one group ahead of the compute queue.
- * Where there is no room for two slots one must do, and nothing is copied ahead.  Between begin and
- * end a slot is a group's own: nets do not nest more groups than there are slots. */
+ * Small tensors are copied to the device when they are loaded and stay.  Matrices belong to groups,
+ * one for each block of a net.  A device that is the host uses them where they lie in the file; with
+ * a bound on memory, pages of a group are given back after its use.  Any other device gets them
+ * through pack(): groups are kept in their order while they fit beside two slots as large as the
+ * largest group, the others take turns in the slots, the copy queue one group ahead of the compute
+ * queue.  Where there is no room for two slots one must do, and nothing is copied ahead.  Between
+ * begin and end a slot is a group's own: nets do not nest more groups than there are slots. */
 #define _DEFAULT_SOURCE                 /* madvise */
 #include "residency.h"
 #include "store.h"
@@ -37,7 +37,7 @@ struct qw_group {
 typedef struct slot {
     void     *memory;
     qw_group *holds;
-    uint64_t  ready, used;              /* tickets: filled by the copy queue, left by the compute queue */
+    uint64_t ready, used; /* tickets: filled by the copy queue, left by the compute queue */
     int       has_used;
     int       open;                     /* between begin and end of what it holds */
 } slot;
@@ -50,7 +50,7 @@ struct qw_residency {
     void     **block;
     int        blocks;
     uint64_t   kept, streamed, copies;
-    uint64_t   touched;                 /* host device: mapped bytes used since pages were given back */
+    uint64_t touched; /* host device: mapped bytes used since pages were given back */
     slot       slot[2];
     int        slots, turn;
 };
@@ -130,7 +130,8 @@ static int in_mapping(const qw_store *store, const void *data)
     return 0;
 }
 
-int qw_residency_matrix(qw_residency *s, qw_group *g, const qw_store *store, qw_tensor *t, qw_error *err)
+int qw_residency_matrix(qw_residency *s, qw_group *g, const qw_store *store, qw_tensor *t,
+                        qw_error *err)
 {
     if (!g) return qw_fail(err, QWEN_ENOMEM, "no memory for a group of weights");
     if (g->matrices == g->room) {
@@ -195,7 +196,8 @@ static int keep_group(qw_residency *s, qw_group *g, qw_error *err)
     return 1;
 }
 
-/* Groups are kept in their order up to the first that does not fit; that one and the rest take turns. */
+/* Groups are kept in their order up to the first that does not fit; that one and the rest take
+ * turns. */
 static int commit_device(qw_residency *s, qw_error *err)
 {
     /* Without a bound a quarter is left for scratch and for what else runs there. */
@@ -208,8 +210,10 @@ static int commit_device(qw_residency *s, qw_error *err)
     }
     if (all > room) {
         if (largest > room)
-            return qw_fail(err, QWEN_ENOMEM, "%s: %llu bytes are too few for weights: the largest group of them has "
-                           "%llu", s->dev->name, (unsigned long long)bound, (unsigned long long)largest);
+            return qw_fail(err, QWEN_ENOMEM,
+                           "%s: %llu bytes are too few for weights: the largest group of them has "
+                           "%llu",
+                           s->dev->name, (unsigned long long)bound, (unsigned long long)largest);
         if (make_slots(s, 2 * largest <= room ? 2 : 1, largest, err)) return err->status;
         room -= (uint64_t)s->slots * largest;
     }
@@ -264,8 +268,8 @@ static slot *free_slot(qw_residency *s)
 static void fetch(qw_run *r, qw_residency *s, slot *to, qw_group *g)
 {
     to->holds = g;
-    if ((to->has_used && s->dev->wait(s->dev, QW_COPY, to->used)) || fill(s, g, to->memory, QW_COPY) ||
-        s->dev->mark(s->dev, QW_COPY, &to->ready))
+    if ((to->has_used && s->dev->wait(s->dev, QW_COPY, to->used)) ||
+        fill(s, g, to->memory, QW_COPY) || s->dev->mark(s->dev, QW_COPY, &to->ready))
         qw_run_fail(r, QWEN_EDEVICE, "%s did not take the weights of %s", s->dev->name, g->name);
 }
 
@@ -277,8 +281,10 @@ void qw_group_begin(qw_run *r, qw_group *g)
     if (!at) {
         at = free_slot(s);
         if (!at) {
-            qw_run_fail(r, QWEN_ENOMEM, "%s has no room for the weights of %s beside those of %s: more memory is "
-                        "needed", s->dev->name, g->name, s->slot[0].holds->name);
+            qw_run_fail(r, QWEN_ENOMEM,
+                        "%s has no room for the weights of %s beside those of %s: more memory is "
+                        "needed",
+                        s->dev->name, g->name, s->slot[0].holds->name);
             return;
         }
         fetch(r, s, at, g);
@@ -322,5 +328,6 @@ void qw_group_end(qw_run *r, qw_group *g)
     if (!at || !at->open) return;
     at->open--;
     at->has_used = 1;
-    if (s->dev->mark(s->dev, QW_COMPUTE, &at->used)) qw_run_fail(r, QWEN_EDEVICE, "%s failed", s->dev->name);
+    if (s->dev->mark(s->dev, QW_COMPUTE, &at->used))
+        qw_run_fail(r, QWEN_EDEVICE, "%s failed", s->dev->name);
 }

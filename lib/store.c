@@ -51,15 +51,19 @@ void *qw_store_own(qw_store *s, size_t bytes, qw_error *err)
     return p;
 }
 
-/* --- files ------------------------------------------------------------------------------------------ */
+/* --- files --------------------------------------------------------------------------------- */
 
 static int map(qw_file *f, int fd, qw_error *err)
 {
     struct stat st;
-    if (fstat(fd, &st) || !S_ISREG(st.st_mode)) return qw_fail(err, QWEN_EIO, "%s is not a regular file", f->path);
-    if (st.st_size == 0) return qw_fail(err, QWEN_EFORMAT, "%s is empty: too short for any format, truncated", f->path);
+    if (fstat(fd, &st) || !S_ISREG(st.st_mode))
+        return qw_fail(err, QWEN_EIO, "%s is not a regular file", f->path);
+    if (st.st_size == 0)
+        return qw_fail(err, QWEN_EFORMAT, "%s is empty: too short for any format, truncated",
+                       f->path);
     void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (p == MAP_FAILED) return qw_fail(err, QWEN_EIO, "%s cannot be mapped: %s", f->path, strerror(errno));
+    if (p == MAP_FAILED)
+        return qw_fail(err, QWEN_EIO, "%s cannot be mapped: %s", f->path, strerror(errno));
     f->map = p;
     f->bytes = (size_t)st.st_size;
     return QWEN_OK;
@@ -72,15 +76,17 @@ int qw_store_map(qw_store *s, const char *path, int *index, qw_error *err)
     qw_file f = { .path = grown ? strdup(path) : NULL };
     if (!f.path) return qw_fail(err, QWEN_ENOMEM, "no memory to open %s", path);
     const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-    const int status = fd < 0 ? qw_fail(err, QWEN_EIO, "%s cannot be opened: %s", path, strerror(errno))
-                              : map(&f, fd, err);
+    const int status =
+        fd < 0 ? qw_fail(err, QWEN_EIO, "%s cannot be opened: %s", path, strerror(errno))
+               : map(&f, fd, err);
     if (fd >= 0) close(fd);
     *index = s->files;
     s->file[s->files++] = f;
     return status;
 }
 
-/* What git leaves of a symbolic link where there are none: a short file that holds a relative path. */
+/* What git leaves of a symbolic link where there are none: a short file that holds a relative
+ * path. */
 int qw_follow_link_file(const char *path, char **resolved, qw_error *err)
 {
     enum { LONGEST = 4096 };
@@ -124,7 +130,8 @@ static int resolve(const char *path, char **out, qw_error *err)
         free(at);
         at = next;
     }
-    if (!err->status && links > LINKS) qw_fail(err, QWEN_EIO, "%s: links that lead to no end", path);
+    if (!err->status && links > LINKS)
+        qw_fail(err, QWEN_EIO, "%s: links that lead to no end", path);
     if (err->status) free(at);
     else *out = at;
     return err->status;
@@ -171,10 +178,13 @@ static int add_shards(qw_store *s, const char *path, const json_t *map, qw_error
         if (status) break;
         const char *name = json_string_value(value);
         if (!name) {
-            status = qw_fail(err, QWEN_EFORMAT, "%s: weight_map has a value that is not a file name", path);
+            status = qw_fail(err, QWEN_EFORMAT,
+                             "%s: weight_map has a value that is not a file name", path);
         } else if (strpbrk(name, "/\\") || !strcmp(name, "..") || !*name) {
-            status = qw_fail(err, QWEN_EFORMAT, "%s: weight_map names \"%s\": a shard must lie beside its index, "
-                             "without a path separator", path, qw_visible(shown, sizeof shown, name));
+            status = qw_fail(err, QWEN_EFORMAT,
+                             "%s: weight_map names \"%s\": a shard must lie beside its index, "
+                             "without a path separator",
+                             path, qw_visible(shown, sizeof shown, name));
         } else if (!json_object_get(seen, name)) {
             char *shard = joined(folder, name, err);
             if (json_object_set_new(seen, name, json_integer(s->files)))
@@ -189,8 +199,8 @@ static int add_shards(qw_store *s, const char *path, const json_t *map, qw_error
         const qw_entry *e = qw_store_find(s, key);
         const json_t *file = json_object_get(seen, json_string_value(value));
         if (!e || e->file != json_integer_value(file))
-            status = qw_fail(err, QWEN_EFORMAT, "%s: \"%s\" is not in %s, where the index puts it", path,
-                             qw_visible(shown, sizeof shown, key), json_string_value(value));
+            status = qw_fail(err, QWEN_EFORMAT, "%s: \"%s\" is not in %s, where the index puts it",
+                             path, qw_visible(shown, sizeof shown, key), json_string_value(value));
     }
     json_decref(seen);
     free(folder);
@@ -211,7 +221,8 @@ static int add_index(qw_store *s, const char *path, qw_error *err)
     return status;
 }
 
-/* The file of a directory that holds the weights: an index before single files, published names first. */
+/* The file of a directory that holds the weights: an index before single files, published names
+ * first. */
 static int choose(const char *folder, char **out, qw_error *err)
 {
     static const char *const ends[] = { ".safetensors.index.json", ".safetensors", ".gguf" };
@@ -238,13 +249,16 @@ static int choose(const char *folder, char **out, qw_error *err)
     }
     closedir(d);
     if (rank < 99 && !best) return qw_fail(err, QWEN_ENOMEM, "no memory to read %s", folder);
-    if (!best) return qw_fail(err, QWEN_EIO, "%s has no .safetensors, .safetensors.index.json or .gguf file", folder);
+    if (!best)
+        return qw_fail(err, QWEN_EIO,
+                       "%s has no .safetensors, .safetensors.index.json or .gguf file", folder);
     *out = joined(folder, best, err);
     free(best);
     if (*out && several) {
         free(*out);
         *out = NULL;
-        return qw_fail(err, QWEN_EFORMAT, "%s holds several files of weights: name one of them", folder);
+        return qw_fail(err, QWEN_EFORMAT, "%s holds several files of weights: name one of them",
+                       folder);
     }
     return *out ? QWEN_OK : err->status;
 }
@@ -254,7 +268,8 @@ int qw_store_add(qw_store *s, const char *path, qw_error *err)
     struct stat st;
     char *at, *inside = NULL;
     if (err->status) return err->status;
-    if (stat(path, &st)) return qw_fail(err, QWEN_EIO, "%s cannot be opened: %s", path, strerror(errno));
+    if (stat(path, &st))
+        return qw_fail(err, QWEN_EIO, "%s cannot be opened: %s", path, strerror(errno));
     if (resolve(path, &at, err)) return err->status;
     if (!stat(at, &st) && S_ISDIR(st.st_mode)) {
         if (ends_with(at, ".safetensors") || ends_with(at, ".gguf"))
@@ -269,7 +284,7 @@ int qw_store_add(qw_store *s, const char *path, qw_error *err)
     return err->status ? err->status : qw_store_index(s, err);
 }
 
-/* --- names ------------------------------------------------------------------------------------------- */
+/* --- names --------------------------------------------------------------------------------- */
 
 int qw_store_put(qw_store *s, const char *name, qw_entry e, qw_error *err)
 {
@@ -310,7 +325,9 @@ int qw_store_index(qw_store *s, qw_error *err)
     char shown[300];
     while (slots < 2 * (size_t)s->entries) slots *= 2;
     int64_t *slot = calloc(slots, sizeof *slot);
-    if (!slot) return qw_fail(err, QWEN_ENOMEM, "no memory for the index of %lld tensors", (long long)s->entries);
+    if (!slot)
+        return qw_fail(err, QWEN_ENOMEM, "no memory for the index of %lld tensors",
+                       (long long)s->entries);
     free(s->slot);
     s->slot = slot;
     s->slots = slots;
@@ -318,8 +335,10 @@ int qw_store_index(qw_store *s, qw_error *err)
         size_t h = (size_t)hash(s->entry[i].name) & (slots - 1);
         for (; slot[h]; h = (h + 1) & (slots - 1))
             if (!strcmp(s->entry[slot[h] - 1].name, s->entry[i].name))
-                return qw_fail(err, QWEN_EFORMAT, "%s: tensor \"%s\" is there twice, a duplicate (%s)",
-                               s->file[s->entry[i].file].path, qw_visible(shown, sizeof shown, s->entry[i].key),
+                return qw_fail(err, QWEN_EFORMAT,
+                               "%s: tensor \"%s\" is there twice, a duplicate (%s)",
+                               s->file[s->entry[i].file].path,
+                               qw_visible(shown, sizeof shown, s->entry[i].key),
                                s->file[s->entry[slot[h] - 1].file].path);
         slot[h] = i + 1;
     }

@@ -48,7 +48,8 @@ static void check_bad(const char *name, const json_t *words)
     qw_kind kind;
     snprintf(rel, sizeof rel, "formats/bad/%s", name);
     const char *path = testdata(rel);
-    const int unsupported = starts_with(name, "version_") || starts_with(name, "tensor_type_unknown") ||
+    const int unsupported = starts_with(name, "version_") ||
+                            starts_with(name, "tensor_type_unknown") ||
                             starts_with(name, "value_type_");
     ck_assert_int_eq(qw_store_new(&s, &err), QWEN_OK);
     qw_store_add(s, path, &err);

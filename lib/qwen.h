@@ -105,7 +105,7 @@ typedef struct qwen_request {
     int         extend[4];              /* outpainting: left, right, top, bottom, pixels */
     const qwen_array *control;          /* control picture, U8 [H][W][3 or 4] */
     double      control_strength, control_start, control_end;   /* 0 0 0: 1, 0, 1 */
-    const char *tiling;                 /* NULL: row bands when memory demands; "reference": diffusers' tiles */
+    const char *tiling;                 /* NULL: whole; "reference": diffusers' tiles */
 } qwen_request;
 
 typedef struct qwen_result {            /* what was drawn, and everything needed to draw it again */

@@ -140,7 +140,7 @@ int qw_vae_load(qw_vae **out, const qw_vae_config *c, int parts, qw_loader *l)
     const int64_t colours = decoder_channels(l, c, &v->shuffle);
     v->dec = parts & QW_VAE_DECODER ? calloc(1, sizeof *v->dec) : NULL;
     v->enc = parts & QW_VAE_ENCODER ? calloc(1, sizeof *v->enc) : NULL;
-    if ((parts & QW_VAE_DECODER && !v->dec) || (parts & QW_VAE_ENCODER && !v->enc))
+    if (!v->group || (parts & QW_VAE_DECODER && !v->dec) || (parts & QW_VAE_ENCODER && !v->enc))
         qw_fail(l->err, QWEN_ENOMEM, "no memory for the VAE");
     if (v->dec && !l->err->status) {
         qw_load_conv(l, &v->post_quant, c->z, c->z, 1, "post_quant_conv");

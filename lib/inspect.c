@@ -168,8 +168,8 @@ static void inspect_model(report *r, const char *path, qw_kind kind)
 /* Is a module's name one of the transformer's, joined by dots or underscores? */
 static int module_known(const char *base)
 {
-    static const char *const parts[] = { "transformer_blocks", "img_in", "txt_in", "time_text_embed",
-                                         "norm_out", "proj_out" };
+    static const char *const parts[] = { "transformer_blocks", "img_in",   "txt_in",
+                                         "time_text_embed",    "norm_out", "proj_out" };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (strstr(base, parts[i]))
             return 1;

@@ -14,8 +14,8 @@ static int loading(qwen *q, qw_component *c, qw_device *dev, const char *what, c
                    qw_loader *l)
 {
     if (!c->store && q->pipeline_class)
-        return qw_fail(&q->error, QWEN_EMODEL, "%s has no %s, and none was given (%s)", q->opt.model,
-                       what, option);
+        return qw_fail(&q->error, QWEN_EMODEL, "%s has no %s, and none was given (%s)",
+                       q->opt.model, what, option);
     if (!c->store)
         return qw_fail(&q->error, QWEN_EARG, "no %s: the model has none and none was given (%s)",
                        what, option);
@@ -48,8 +48,8 @@ int qw_need_tokenizer(qwen *q)
     if (q->tokenizer)
         return QWEN_OK;
     if (!q->tokenizer_path && q->pipeline_class)
-        return qw_fail(&q->error, QWEN_EMODEL, "%s has no tokenizer, and none was given (tokenizer)",
-                       q->opt.model);
+        return qw_fail(&q->error, QWEN_EMODEL,
+                       "%s has no tokenizer, and none was given (tokenizer)", q->opt.model);
     if (!q->tokenizer_path)
         return qw_fail(&q->error, QWEN_EARG,
                        "no tokenizer: the model has none and none was given (tokenizer)");

@@ -1,6 +1,6 @@
 /* edit.c - what a request means: its task, its defaults, and its pictures made ready.
  *
- * Rules of the reference pipelines (spec 06 §2.3, §7): an edit shows every picture twice, resized
+ * Rules of the reference pipelines: an edit shows every picture twice, resized
  * to one area for the vision tower and to another for the VAE, whose latents follow the noise in
  * the sequence; image to image and inpainting start from a noised picture; Layered decomposes one
  * picture with alpha. */

@@ -1,7 +1,7 @@
 /* image.c - pictures and latents: Pillow's resize, sizes, packing, and the vision tower's patches.
  *
  * The resize is Pillow 13's (src/libImaging/Resample.c) byte for byte: two passes with integer
- * weights of 22 bits, the picture between them rounded to 8 bits (spec 03 section 8). */
+ * weights of 22 bits, the picture between them rounded to 8 bits. */
 #include "host.h"
 #include <math.h>
 #include <stdlib.h>
@@ -238,7 +238,7 @@ void qw_calculate_dimensions(double area, double ratio, int64_t *w, int64_t *h)
     *h = b >= 1 ? (b < 1e9 ? (int64_t)b : 1000000000) * 32 : 32;
 }
 
-/* transformers' smart_resize (spec 03 section 3.1) */
+/* transformers' smart_resize */
 int qw_smart_resize(int64_t w, int64_t h, int64_t factor, int64_t min_pixels, int64_t max_pixels,
                     int64_t *W, int64_t *H, qw_error *err)
 {

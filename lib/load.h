@@ -26,7 +26,7 @@ typedef struct qw_entry {
     int         used;                   /* a net has taken it */
 } qw_entry;
 
-typedef enum qw_kind {                  /* what a file is, from its keys (spec 00 §3.1) */
+typedef enum qw_kind {                  /* what a file is, from its keys */
     QW_KIND_UNKNOWN, QW_KIND_TRANSFORMER, QW_KIND_TEXT, QW_KIND_VISION, QW_KIND_VAE,
     QW_KIND_CHECKPOINT, QW_KIND_LORA, QW_KIND_CONTROLNET, QW_KIND_BLOCKWISE, QW_KIND_FUN,
     QW_KIND_QWEN21, QW_KIND_DUMP

@@ -2,7 +2,7 @@
  *
  * A model is a diffusers directory (model_index.json), a single file, or pieces given one by one; a
  * piece overrides the directory's.  A file without a config.json beside it takes that of the
- * directory, else the published numbers (DECISIONS 6).  Opening maps files and reads their headers;
+ * directory, else the published numbers.  Opening maps files and reads their headers;
  * weights are loaded by the qw_need_ functions. */
 #include "pipeline.h"
 #include <ctype.h>
@@ -34,7 +34,7 @@ int qw_variant_named(const char *name, qw_variant *out)
     return 0;
 }
 
-/* Pipeline classes of model_index.json (spec 00 §3.1). */
+/* Pipeline classes of model_index.json. */
 static const struct { const char *name; qw_variant variant; } classes[] = {
     { "QwenImagePipeline", QW_T2I }, { "QwenImageImg2ImgPipeline", QW_T2I },
     { "QwenImageInpaintPipeline", QW_T2I }, { "QwenImageControlNetPipeline", QW_T2I },
@@ -215,7 +215,7 @@ static int index_string(qwen *q, const json_t *block, const char *where, const c
     return *out ? QWEN_OK : qw_no_memory(q);
 }
 
-/* The block of defaults that a small checkpoint carries (DECISIONS 6). */
+/* The block of defaults that a small checkpoint carries. */
 static int read_block(qwen *q, const json_t *block, const char *where)
 {
     double width = q->width, height = q->height, steps = q->steps, guidance = q->guidance;
@@ -587,7 +587,7 @@ static int decide_defaults(qwen *q)
     const qw_schedule_config *s = &q->schedule_config;
     const char *name = q->dit_files.path, *model = q->opt.model;
     const int plus = q->variant == QW_EDIT_2509 || q->variant == QW_EDIT_2511;
-    /* Lightning's own scheduler has one shift for every size and no terminal (spec 06 §2.1). */
+    /* Lightning's own scheduler has one shift for every size and no terminal. */
     const int flat = s->dynamic && s->terminal == 0 && s->base_shift == s->max_shift;
     q->lightning = qw_name_has(name, "lightning") || qw_name_has(model, "lightning");
     int steps = plus ? 40 : 50;

@@ -50,7 +50,7 @@ struct qwen {
     double     guidance;
     int64_t    reference_area, condition_area;
     int        comfy, distilled;
-    int        lightning;               /* the file is one for the schedule of spec 06 §2.1 */
+    int        lightning;               /* the file is one for the schedule with one shift for every size */
 
     qw_device *dev, *text_dev, *vae_dev, *ref;      /* the last two may equal the first */
     qw_component text_files, vision_files, dit_files, vae_files, control_files;

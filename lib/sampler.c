@@ -1,7 +1,7 @@
 /* sampler.c - from noise to a picture: Euler's method and its relatives, and guidance, in double.
  *
  * The model gives a velocity v = noise - data at sigma; D(x) = x - sigma v is the picture it
- * expects.  Formulas: spec 06 section 4, after ComfyUI's comfy/k_diffusion/sampling.py and
+ * expects.  Formulas after ComfyUI's comfy/k_diffusion/sampling.py and
  * comfy/extra_samplers/uni_pc.py for flow models.  s is sigma[i], s' is sigma[i+1] (`next`), x0 is
  * D at (x, s), d is v, t is -ln sigma. */
 #include "host.h"

@@ -1,7 +1,7 @@
 /* schedule.c - the sigmas a picture goes through, 1 noise .. 0 picture: diffusers' schedule and
  * ComfyUI's.
  *
- * diffusers' (FlowMatchEulerDiscreteScheduler.set_timesteps, spec 06 section 2) is computed in
+ * diffusers' (FlowMatchEulerDiscreteScheduler.set_timesteps) is computed in
  * float32, every operation, and is equal to it bit for bit: double rounded at the end is measurably
  * not the same.  Its one transcendental number, exp(mu), is libm's in double rounded to float32;
  * the 2^-29 of a float32 unit that libms differ by would have to meet a rounding boundary to show.

@@ -1,4 +1,4 @@
-/* tiles.c - the VAE in overlapping tiles, as diffusers' enable_tiling() does it (spec 05 §7).
+/* tiles.c - the VAE in overlapping tiles, as diffusers' enable_tiling() does it.
  *
  * Tiles of 256 pixels begin every 192; each is coded alone, blended linearly with the one above and
  * then the one to the left over 64 pixels, and gives its first 192.  The result is not that of the

@@ -1,11 +1,11 @@
 /* words.c - from a prompt to the rows that the transformer reads, pictures in it included.
  *
- * Template, tokens, vision tower, language model; what the pipelines drop and cut (spec 02 §6). */
+ * Template, tokens, vision tower, language model; what the pipelines drop and cut. */
 #include "pipeline.h"
 #include <stdlib.h>
 #include <string.h>
 
-enum { TOKENS_MAX = 1024, ROWS_MAX = 512 };     /* of the text-to-image pipelines (spec 02 §6) */
+enum { TOKENS_MAX = 1024, ROWS_MAX = 512 };     /* of the text-to-image pipelines */
 
 int qw_sees_pictures(const qw_job *j)
 {

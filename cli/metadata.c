@@ -109,6 +109,10 @@ static void put_numbers(json_t *o, const settings *s, const job *j, const qwen_r
         json_object_set_new(o, "condition-area", json_integer(s->condition_area));
     if (s->no_paste)
         json_object_set_new(o, "no-paste", json_true());
+    if (res->bands_encode)
+        json_object_set_new(o, "vae-bands-encode", json_integer(res->bands_encode));
+    if (res->bands_decode)
+        json_object_set_new(o, "vae-bands-decode", json_integer(res->bands_decode));
     if (s->control) {
         json_object_set_new(o, "control-strength", json_real(j->req.control_strength));
         json_object_set_new(o, "control-start", json_real(j->req.control_start));

@@ -7,9 +7,27 @@
 typedef struct op_line { char *line; int64_t count; } op_line;
 typedef struct op_list { op_line *item; size_t n; int failed; } op_list;
 
+typedef struct notes {                  /* what a plan tells on the way */
+    op_list ops;
+    qwen_geometry *picture;
+    size_t  pictures;
+    int     failed;
+} notes;
+
+static void take_picture(void *user, const qwen_geometry *g)
+{
+    notes *n = user;
+    qwen_geometry *more = realloc(n->picture, (n->pictures + 1) * sizeof *more);
+    n->failed |= !more;
+    if (!more)
+        return;
+    n->picture = more;
+    n->picture[n->pictures++] = *g;
+}
+
 static void take_op(void *user, const char *line, int64_t count)
 {
-    op_list *l = user;
+    op_list *l = &((notes *)user)->ops;
     op_line *more = l->failed ? NULL : realloc(l->item, (l->n + 1) * sizeof *more);
     if (more)
         l->item = more;
@@ -42,8 +60,22 @@ static void print_flops(const char *what, double flops)
         printf("  %-28s %10.4g\n", what, flops / 1e12);
 }
 
-static void print_text(const job *j, const qwen_plan_report *r, const op_list *ops)
+static void print_pictures(const notes *n)
 {
+    for (size_t i = 0; i < n->pictures; i++) {
+        const qwen_geometry *g = &n->picture[i];
+        printf("%s %d: %dx%d", g->role, g->index, g->width, g->height);
+        if (g->seen_width)
+            printf(", for the vision tower %dx%d, then %dx%d", g->area_width, g->area_height,
+                   g->seen_width, g->seen_height);
+        printf(!strcmp(g->role, "mask") ? ", used as %dx%d\n" : ", for the VAE %dx%d\n",
+               g->coded_width, g->coded_height);
+    }
+}
+
+static void print_text(const job *j, const qwen_plan_report *r, const notes *n)
+{
+    const op_list *ops = &n->ops;
     const double all =
         r->flops_text + r->flops_vision + r->flops_encode + r->flops_denoise + r->flops_decode;
     printf("%s (%s) on %s: %dx%d, %d steps, %d pass%s a step\n",
@@ -51,6 +83,11 @@ static void print_text(const job *j, const qwen_plan_report *r, const op_list *o
            r->height, r->steps, r->passes, r->passes > 1 ? "es" : "");
     printf("tokens: %lld of the picture, %lld of text, %lld of references\n",
            (long long)r->image_tokens, (long long)r->text_tokens, (long long)r->reference_tokens);
+    print_pictures(n);
+    if (r->bands_encode)
+        printf("the VAE encodes in %d row bands\n", r->bands_encode);
+    if (r->bands_decode)
+        printf("the VAE decodes in %d row bands\n", r->bands_decode);
     printf("\nweights in the files\n");
     print_bytes("text encoder", r->weights_text);
     if (r->weights_vision)
@@ -75,8 +112,25 @@ static void print_text(const job *j, const qwen_plan_report *r, const op_list *o
         printf("%8lld  %s\n", (long long)ops->item[i].count, ops->item[i].line);
 }
 
-static int print_json(const job *j, const qwen_plan_report *r, const op_list *ops)
+static json_t *pictures_json(const notes *n)
 {
+    json_t *all = json_array();
+    for (size_t i = 0; i < n->pictures; i++) {
+        const qwen_geometry *g = &n->picture[i];
+        json_t *o = json_pack("{s:s,s:i,s:[ii],s:[ii]}", "role", g->role, "index", g->index,
+                              "given", g->width, g->height, "used", g->coded_width,
+                              g->coded_height);
+        if (g->seen_width)
+            json_object_set_new(o, "vision", json_pack("[[ii][ii]]", g->area_width, g->area_height,
+                                                       g->seen_width, g->seen_height));
+        json_array_append_new(all, o);
+    }
+    return all;
+}
+
+static int print_json(const job *j, const qwen_plan_report *r, const notes *n)
+{
+    const op_list *ops = &n->ops;
     json_t *list = json_array();
     for (size_t i = 0; i < ops->n; i++)
         json_array_append_new(list, json_pack("{s:s,s:I}", "op", ops->item[i].line, "count",
@@ -102,6 +156,9 @@ static int print_json(const job *j, const qwen_plan_report *r, const op_list *op
                         json_pack("{s:f,s:f,s:f,s:f,s:f}", "text", r->flops_text, "vision",
                                   r->flops_vision, "encode", r->flops_encode, "denoise",
                                   r->flops_denoise, "decode", r->flops_decode));
+    json_object_set_new(o, "pictures", pictures_json(n));
+    json_object_set_new(o, "bands", json_pack("{s:i,s:i}", "encode", r->bands_encode, "decode",
+                                              r->bands_decode));
     if (ops->n)
         json_object_set(o, "ops", list);
     json_decref(list);
@@ -116,19 +173,22 @@ static int print_json(const job *j, const qwen_plan_report *r, const op_list *op
 
 static int plan(job *j, settings *s)
 {
-    op_list ops = { 0 };
-    qwen_plan_report r = { .size = sizeof r, .ops = s->ops ? take_op : NULL, .user = &ops };
+    notes n = { .ops = { 0 } };
+    qwen_plan_report r = {
+        .size = sizeof r, .ops = s->ops ? take_op : NULL, .geometry = take_picture, .user = &n
+    };
     const int status = qwen_plan(j->q, &j->req, &r);
-    int code = status       ? complain(code_of(status), "%s", qwen_error(j->q))
-               : ops.failed ? no_memory()
-                            : CODE_DONE;
+    int code = status                     ? complain(code_of(status), "%s", qwen_error(j->q))
+               : n.ops.failed || n.failed ? no_memory()
+                                          : CODE_DONE;
     if (!code && s->json)
-        code = print_json(j, &r, &ops);
+        code = print_json(j, &r, &n);
     else if (!code)
-        print_text(j, &r, &ops);
-    for (size_t i = 0; i < ops.n; i++)
-        free(ops.item[i].line);
-    free(ops.item);
+        print_text(j, &r, &n);
+    for (size_t i = 0; i < n.ops.n; i++)
+        free(n.ops.item[i].line);
+    free(n.ops.item);
+    free(n.picture);
     return code ? code : flush_stdout();
 }
 

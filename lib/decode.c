@@ -80,15 +80,14 @@ static int decode_frames(qw_job *j, decoding *d)
         q->tally->times = 1;
     for (int64_t k = 0; k < d->n; k++) {
         double *latent = d->latent + k * frame;
-        qw_decode_work w = { q, latent, j->h, j->w, d->picture + k * size };
+        qw_decode_work w = { q, latent, j->h, j->w, d->picture + k * size, 0 };
         qw_unpack(j->x + (first + k) * frame, j->z, j->h, j->w, latent);
         qw_latent_raw(&q->vae_config, latent, j->h * j->w, latent);
         s.run.step = (int)k;
         if (qw_tiles_needed(j, j->width, j->height)) {
             qw_decode_tiled(&s, &w);
         } else {
-            qw_stage_reserve(&s, qw_decode_body, &w);
-            qw_stage_run(&s, qw_decode_body, &w, w.picture, size);
+            qw_stage_decode(&s, &w);
         }
         for (int64_t i = 0; i < size; i++)
             w.picture[i] = w.picture[i] < -1 ? -1 : w.picture[i] > 1 ? 1 : w.picture[i];

@@ -326,7 +326,8 @@ static int add_view(qw_job *j, const qwen_array *a)
     int64_t w, h;
     if (fit_area(q, a, condition_area(j), "input", &w, &h) || take_picture(q, v, a, 3))
         return q->error.status;
-    j->views++;
+    j->view_area[j->views][0] = w;
+    j->view_area[j->views++][1] = h;
     if (resize_picture(q, v, w, h, QW_LANCZOS) ||
         qw_smart_resize(w, h, c->patch * c->merge, c->min_pixels, c->max_pixels, &w, &h,
                         &q->error) ||
@@ -550,7 +551,10 @@ int qw_job_init(qw_job *j, qwen *q, const qwen_request *req)
     j->z = q->vae_config.z ? q->vae_config.z : q->dit_config.out;
     j->tokens = (j->h / 2) * (j->w / 2);
     j->frames = j->task == QW_LAYERS ? j->layers + 1 : 1;
-    return check_memory(j) || prepare_pictures(j, input, original) ? q->error.status : QWEN_OK;
+    if (check_memory(j) || prepare_pictures(j, input, original))
+        return q->error.status;
+    qw_tell_geometry(j);
+    return QWEN_OK;
 }
 
 void qw_job_free(qw_job *j)

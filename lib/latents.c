@@ -44,30 +44,32 @@ static int encode_one(qw_job *j, qw_stage *s, int k)
     qw_reference *f = &j->reference[k];
     const int64_t c = f->image.channels, H = f->image.h, W = f->image.w, n = H / 8 * (W / 8),
                   z = q->vae_config.z;
+    const int shown = j->req->tap && !q->tally;
     double *picture = qw_doubles(q, H * W * c, "a picture"),
-           *chw = qw_doubles(q, H * W * c, "a picture");
+           *chw = qw_doubles(q, shown ? H * W * c : 0, "a picture");
     f->mean = qw_doubles(q, z * n, "a latent");
     f->logvar = qw_doubles(q, z * n, "a latent");
     if (picture && chw && f->mean && f->logvar) {
         for (int64_t i = 0; i < H * W; i++)
             for (int64_t m = 0; m < c; m++)
-                chw[m * H * W + i] = picture[i * c + m] =
-                    f->masked && j->mask[i]  ? 0
-                    : f->holes && j->mask[i] ? -1
-                                             : f->image.data[i * c + m] / 127.5 - 1;
-        qw_encode_work w = { q, picture, H, W, f->mean, f->logvar };
+                picture[i * c + m] = f->masked && j->mask[i]  ? 0
+                                     : f->holes && j->mask[i] ? -1
+                                                              : f->image.data[i * c + m] / 127.5 - 1;
+        for (int64_t i = 0; shown && i < H * W; i++)
+            for (int64_t m = 0; m < c; m++)
+                chw[m * H * W + i] = picture[i * c + m];
+        qw_encode_work w = { q, picture, H, W, f->mean, f->logvar, 0 };
         s->run.step = k;
         if (qw_tiles_needed(j, W, H)) {
             qw_encode_tiled(s, &w);
         } else {
-            qw_stage_reserve(s, qw_encode_body, &w);
-            qw_stage_run(s, qw_encode_body, &w, f->mean, z * n);
+            qw_stage_encode(s, &w);
         }
         const int64_t dim[3] = { z, H / 8, W / 8 };
         show_encoded(j, k, "in", chw, (int64_t[]){ c, H, W });
         show_encoded(j, k, "mean", f->mean, dim);
         show_encoded(j, k, "logvar", f->logvar, dim);
-        if (j->req->tap && !q->tally) {
+        if (shown) {
             qw_latent_normalise(&q->vae_config, f->mean, n,
                                 chw); /* z n <= c H W: 8 x 8 pixels a column */
             show_encoded(j, k, "mean_norm", chw, dim);

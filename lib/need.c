@@ -4,10 +4,21 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Half of a VAE that no one asked for is no news. */
+static int wanted_half(const qwen *q, const qw_entry *e)
+{
+    static const char *const names[] = { "decoder.", "post_quant_conv.", "encoder.", "quant_conv." };
+    for (int i = 0; i < 4; i++)
+        if (!strncmp(e->name, names[i], strlen(names[i])))
+            return q->vae_parts & (i < 2 ? QW_VAE_DECODER : QW_VAE_ENCODER);
+    return 1;
+}
+
 static void tell_unused(void *user, const qw_entry *e)
 {
     char seen[200];
-    qw_say(user, 1, "not used: %s", qw_visible(seen, sizeof seen, e->key));
+    if (wanted_half(user, e))
+        qw_say(user, 1, "not used: %s", qw_visible(seen, sizeof seen, e->key));
 }
 
 static int loading(qwen *q, qw_component *c, qw_device *dev, const char *what, const char *option,

@@ -91,11 +91,17 @@ int  qw_vae_load(qw_vae **out, const qw_vae_config *c, int parts, qw_loader *l);
 void qw_vae_free(qw_vae *v);
 const qw_vae_config *qw_vae_config_of(const qw_vae *v);
 int64_t qw_vae_enlarges(const qw_vae *v);               /* 1, or 2 for decoders that end in a pixel shuffle */
-/* latent [z][h][w], raw (de-normalised); picture [8h][8w][channels], not clamped. */
-void qw_vae_decode(qw_run *r, const qw_vae *v, const double *latent, int64_t h, int64_t w, double *picture);
-/* picture [H][W][channels] in -1..1; mean, logvar (clamped to -30..20) [z][H/8][W/8]. */
-void qw_vae_encode(qw_run *r, const qw_vae *v, const double *picture, int64_t height, int64_t width, double *mean,
-                   double *logvar);
+/* latent [z][h][w], raw (de-normalised); picture [8h][8w][channels], not clamped.  rows: the finer maps
+ * are computed in bands of so many rows of the latent, to the same result (no taps are meant for
+ * that); 0: whole. */
+void qw_vae_decode(qw_run *r, const qw_vae *v, const double *latent, int64_t h, int64_t w, int64_t rows,
+                   double *picture);
+/* picture [H][W][channels] in -1..1; mean, logvar (clamped to -30..20) [z][H/8][W/8].  rows: as above,
+ * for sizes that are multiples of 8. */
+void qw_vae_encode(qw_run *r, const qw_vae *v, const double *picture, int64_t height, int64_t width, int64_t rows,
+                   double *mean, double *logvar);
+/* Elements of scratch that either needs for a latent of h x w in bands of `rows`. */
+int64_t qw_vae_scratch(const qw_vae *v, int encoder, int64_t h, int64_t w, int64_t rows);
 
 /* --- control.c: ControlNets, side networks that add to the picture stream ------------------------------ */
 typedef enum qw_control_kind {

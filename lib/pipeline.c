@@ -23,32 +23,6 @@ static uint64_t on_device(const qwen *q)
     return bytes + qw_overlay_bytes(q->overlay);
 }
 
-int qw_generate(qwen *q, const qwen_request *req, qwen_result *out)
-{
-    qw_job j;
-    q->peak_scratch = 0;
-    if (!qw_job_init(&j, q, req) && !prepare(&j) && !qw_job_denoise(&j) &&
-        !qw_job_decode(&j, out)) {
-        out->seed = req->seed;
-        out->width = j.width;
-        out->height = j.height;
-        out->steps = j.steps;
-        out->guidance = j.guidance;
-        out->variant = qw_variant_name(j.variant);
-        out->schedule = req->schedule ? q->told[0] : q->lightning ? "lightning" : "auto";
-        out->sampler = req->sampler ? q->told[1] : "euler";
-        out->rng = req->rng ? q->told[2] : "torch-cpu";
-        out->seconds_text = j.seconds_text;
-        out->seconds_vision = j.seconds_vision;
-        out->seconds_encode = j.seconds_encode;
-        out->seconds_denoise = j.seconds_denoise;
-        out->seconds_decode = j.seconds_decode;
-        out->device_bytes = on_device(q) + q->peak_scratch;
-    }
-    qw_job_free(&j);
-    return q->error.status;
-}
-
 /* The FLOPs counted since the last call. */
 static double take_flops(qw_tally *t)
 {
@@ -113,33 +87,84 @@ static void report(const qwen *q, const qw_job *j, const qw_tally *t, qwen_plan_
     }
     out->copies += qw_overlay_bytes(q->overlay);
     out->scratch = t->scratch;
+    out->bands_decode = q->bands[0];
+    out->bands_encode = q->bands[1];
     for (int64_t i = 0; i < t->lines; i++)
         out->ops(out->user, t->line[i].line, t->line[i].count);
 }
 
 /* A second handle of the same files, on devices that compute nothing: no weight goes anywhere. */
-int qw_plan(qwen *q, const qwen_request *req, qwen_plan_report *out)
+static int walk(qwen *q, const qwen_request *req, qw_tally *t, qwen_plan_report *out)
 {
     qw_job j = { 0 };
     qwen *p = NULL;
-    qw_tally t = { .want_lines = out->ops != NULL };
     int status = qw_model_new(&p, &q->opt, q);
     for (int i = 0; !status && i < q->loras; i++)
         status = qw_lora_add(p, q->lora[i]->path, q->lora[i]->strength, 1);
     if (!status) {
-        p->tally = &t;
+        p->tally = t;
         p->steps = q->steps;
         p->guidance = q->guidance;
-        status = qw_job_init(&j, p, req) || count_stages(&j, &t, out);
+        status = qw_job_init(&j, p, req) || count_stages(&j, t, out);
     }
     if (!p)
         qw_fail(&q->error, QWEN_ENOMEM, "no memory for a plan");
     else if (status)
         q->error = p->error;
     else
-        report(p, &j, &t, out);
-    qw_tally_free(&t);
+        report(p, &j, t, out);
     qw_job_free(&j);
     qw_model_free(p);
+    return q->error.status;
+}
+
+int qw_plan(qwen *q, const qwen_request *req, qwen_plan_report *out)
+{
+    qw_tally t = { .want_lines = out->ops != NULL,
+                   .geometry = out->geometry,
+                   .user = out->user };
+    walk(q, req, &t, out);
+    qw_tally_free(&t);
+    return q->error.status;
+}
+
+/* A sequence so long that memory may not do is walked to its end before anything is computed. */
+static int too_large(const qw_job *j)
+{
+    enum { LONG = 1 << 14 };            /* tokens: a picture of 2048 x 2048 */
+    qw_tally t = { .bounded = 1 };
+    qwen_plan_report out = { .size = sizeof out };
+    int64_t tokens = j->frames * j->tokens;
+    for (int k = 0; k < j->references; k++)
+        tokens += j->reference[k].image.w / 16 * (j->reference[k].image.h / 16);
+    return tokens > LONG ? walk(j->q, j->req, &t, &out) : QWEN_OK;
+}
+
+int qw_generate(qwen *q, const qwen_request *req, qwen_result *out)
+{
+    qw_job j;
+    q->peak_scratch = 0;
+    q->bands[0] = q->bands[1] = 0;
+    if (!qw_job_init(&j, q, req) && !too_large(&j) && !prepare(&j) && !qw_job_denoise(&j) &&
+        !qw_job_decode(&j, out)) {
+        out->seed = req->seed;
+        out->width = j.width;
+        out->height = j.height;
+        out->steps = j.steps;
+        out->guidance = j.guidance;
+        out->variant = qw_variant_name(j.variant);
+        out->schedule = req->schedule ? q->told[0] : q->lightning ? "lightning" : "auto";
+        out->sampler = req->sampler ? q->told[1] : "euler";
+        out->rng = req->rng ? q->told[2] : "torch-cpu";
+        out->seconds_text = j.seconds_text;
+        out->seconds_vision = j.seconds_vision;
+        out->seconds_encode = j.seconds_encode;
+        out->seconds_denoise = j.seconds_denoise;
+        out->seconds_decode = j.seconds_decode;
+        out->device_bytes = on_device(q) + q->peak_scratch;
+        out->bands_decode = q->bands[0];
+        out->bands_encode = q->bands[1];
+    }
+    qw_job_free(&j);
     return q->error.status;
 }

@@ -76,6 +76,8 @@ struct qwen {
     struct qw_tally *tally;             /* qwen_plan: stages are walked and counted, not run */
     char       told[3][64];             /* names of the last result: schedule, sampler, rng */
     uint64_t   peak_scratch;            /* of the stages of this request, for device_bytes */
+    int        bands[2];                /* of the VAE in this request, decoder and encoder; 0: whole */
+    int64_t    band_rows[2];            /* the last that were told */
 };
 int  qw_model_new(qwen **out, const qwen_options *opt, const qwen *plan_of);    /* as qwen_open */
 void qw_model_free(qwen *q);            /* NULL is fine */
@@ -140,6 +142,9 @@ typedef struct qw_tally {               /* what qwen_plan counts */
     struct qw_tally_line { char *line; int64_t count; } *line;
     int64_t    lines, room;
     int        want_lines, failed;      /* failed: no memory */
+    int        bounded;                 /* a stage that cannot fit its device is an error */
+    void     (*geometry)(void *user, const qwen_geometry *g);
+    void      *user;
 } qw_tally;
 void qw_tally_free(qw_tally *t);
 
@@ -184,6 +189,7 @@ typedef struct qw_job {
     int        views;
     qw_image   view[QW_MAX_PICTURES];   /* RGB, resized to whole patches */
     qw_grid    view_grid[QW_MAX_PICTURES];          /* of patches */
+    int64_t    view_area[QW_MAX_PICTURES][2];       /* width, height before that: of the area */
     int64_t    view_tokens[QW_MAX_PICTURES];        /* rows of features */
     double    *features;                /* [feature_rows][text width], made when first needed */
     int64_t    feature_rows;
@@ -214,6 +220,8 @@ typedef struct qw_job {
 int  qw_job_init(qw_job *j, qwen *q, const qwen_request *req);
 void qw_job_free(qw_job *j);
 int  qw_job_schedule(qw_job *j);
+
+void qw_tell_geometry(qw_job *j);       /* geometry.c */
 
 /* words.c, latents.c, denoise.c, decode.c */
 int  qw_embed_prompt(qw_job *j, int negative);      /* text[negative], text_rows[negative] */
@@ -257,6 +265,7 @@ typedef struct qw_decode_work {
     const double *latent;
     int64_t h, w;
     double *picture;
+    int64_t rows;                       /* of a band, of the latent; 0: whole */
 } qw_decode_work;
 void qw_decode_body(qw_run *r, void *arg);
 typedef struct qw_encode_work {
@@ -264,6 +273,7 @@ typedef struct qw_encode_work {
     const double *picture;              /* [h][w][channels], -1..1 */
     int64_t       h, w;
     double       *mean, *logvar;        /* [z][h/8][w/8] */
+    int64_t       rows;                 /* of a band, of the latent; 0: whole */
 } qw_encode_work;
 void qw_encode_body(qw_run *r, void *arg);
 typedef struct qw_velocity_work {       /* argument of qw_velocity_body: one step, all passes */
@@ -278,6 +288,10 @@ typedef struct qw_velocity_work {       /* argument of qw_velocity_body: one ste
     qw_dit_sequence  seq[2];
 } qw_velocity_work;
 void qw_velocity_body(qw_run *r, void *arg);
+
+/* bands.c: reserve and run them, in row bands where memory demands it (a notice). */
+int  qw_stage_decode(qw_stage *s, qw_decode_work *w);
+int  qw_stage_encode(qw_stage *s, qw_encode_work *w);
 
 /* tiles.c: the same in the reference's overlapping tiles; for pictures beyond one tile when asked
  * for. */

@@ -276,7 +276,9 @@ int qwen_plan(qwen *q, const qwen_request *req, qwen_plan_report *out)
         return q->error.status;
     r.tap = NULL;
     r.progress = NULL;
-    mine = (qwen_plan_report){ .ops = asked.ops, .user = asked.user };
+    mine = (qwen_plan_report){
+        .ops = asked.ops, .user = asked.user, .geometry = asked.geometry
+    };
     qw_plan(q, &r, &mine);
     give_struct(out, size, &mine, sizeof mine);
     return q->error.status;
@@ -533,10 +535,9 @@ int qwen_decode(qwen *q, const qwen_array *latent, qwen_array *picture)
                        (long long)H);
     }
     qw_latent_raw(&q->vae_config, x, dim[1] * dim[2], x);
-    qw_decode_work w = { q, x, dim[1], dim[2], out };
+    qw_decode_work w = { q, x, dim[1], dim[2], out, 0 };
     qw_stage_begin(&s, q, NULL, q->vae_dev, "decode", 1, 0);
-    qw_stage_reserve(&s, qw_decode_body, &w);
-    qw_stage_run(&s, qw_decode_body, &w, out, H * W * C);
+    qw_stage_decode(&s, &w);
     if (!qw_stage_end(&s, NULL)) {
         for (int64_t i = 0; i < H * W * C; i++)
             out[i] = fmax(-1, fmin(1, out[i]));
@@ -568,10 +569,9 @@ int qwen_encode(qwen *q, const qwen_array *picture, qwen_array *latent)
         free(x);
         return qw_fail(&q->error, QWEN_ENOMEM, "no memory for a latent");
     }
-    qw_encode_work work = { q, x, dim[0], dim[1], mean, mean + z * h * w };
+    qw_encode_work work = { q, x, dim[0], dim[1], mean, mean + z * h * w, 0 };
     qw_stage_begin(&s, q, NULL, q->vae_dev, "encode", 1, 0);
-    qw_stage_reserve(&s, qw_encode_body, &work);
-    qw_stage_run(&s, qw_encode_body, &work, mean, 2 * z * h * w);
+    qw_stage_encode(&s, &work);
     if (!qw_stage_end(&s, NULL)) {
         qw_latent_normalise(&q->vae_config, mean, h * w, mean);
         give_numbers(q, q->vae_dev, mean, 3, (int64_t[]){ z, h, w }, latent);

@@ -118,7 +118,19 @@ typedef struct qwen_result {            /* what was drawn, and everything needed
     const char *variant, *schedule, *sampler, *rng;     /* what was used; static strings or the handle's */
     double      seconds_text, seconds_vision, seconds_encode, seconds_denoise, seconds_decode;
     uint64_t    device_bytes;           /* peak of weights and scratch on the device */
+    int         bands_encode, bands_decode;     /* of the VAE where memory demanded them; 0: whole */
 } qwen_result;
+
+/* A picture that is given, and the sizes that it gets: nothing is cropped, only resized. */
+typedef struct qwen_geometry {
+    size_t      size;
+    const char *role;                   /* "input", "mask", "control" */
+    int         index;                  /* from 1 */
+    int         width, height;          /* as given */
+    int         area_width, area_height, seen_width, seen_height;       /* for the vision tower: resized to its area,
+                                         * then to whole patches; 0: not shown to it */
+    int         coded_width, coded_height;      /* for the VAE; a mask's: as it is used */
+} qwen_geometry;
 
 typedef struct qwen_plan_report {
     size_t      size;
@@ -132,6 +144,8 @@ typedef struct qwen_plan_report {
     double      flops_text, flops_vision, flops_encode, flops_denoise, flops_decode;    /* whole run */
     void      (*ops)(void *user, const char *line, int64_t count);      /* in: every op line and how often, or NULL */
     void       *user;
+    int         bands_encode, bands_decode;     /* of the VAE where memory demands them; 0: whole */
+    void      (*geometry)(void *user, const qwen_geometry *g);          /* in: every picture that is given, or NULL */
 } qwen_plan_report;
 
 /* What an opened model is and does when a request leaves things out. */

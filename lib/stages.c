@@ -107,6 +107,15 @@ void qw_tally_free(qw_tally *t)
     memset(t, 0, sizeof *t);
 }
 
+/* More scratch than the device has in all would end in a system without memory, not in an error. */
+static void require_room(qw_stage *s, uint64_t bytes)
+{
+    const qw_device *dev = s->run.dev;
+    if (dev->memory && bytes > dev->memory)
+        qw_run_fail(&s->run, QWEN_ENOMEM, "%s needs %.1f GB of scratch, device %s has %.1f GB free",
+                    s->name, (double)bytes / 1e9, dev->name, (double)dev->memory / 1e9);
+}
+
 int qw_stage_reserve(qw_stage *s, qw_body body, void *arg)
 {
     qw_device *plan = NULL;
@@ -132,6 +141,8 @@ int qw_stage_reserve(qw_stage *s, qw_body body, void *arg)
     body(&r, arg);
     if (r.error.status)
         s->run.error = r.error;
+    if (!t || t->bounded)
+        require_room(s, r.peak);
     if (t) {
         t->scratch = r.peak > t->scratch ? r.peak : t->scratch;
         t->flops += r.flops * t->times;
@@ -219,13 +230,13 @@ void qw_vision_body(qw_run *r, void *arg)
 void qw_decode_body(qw_run *r, void *arg)
 {
     const qw_decode_work *w = arg;
-    qw_vae_decode(r, w->q->vae, w->latent, w->h, w->w, w->picture);
+    qw_vae_decode(r, w->q->vae, w->latent, w->h, w->w, w->rows, w->picture);
 }
 
 void qw_encode_body(qw_run *r, void *arg)
 {
     const qw_encode_work *w = arg;
-    qw_vae_encode(r, w->q->vae, w->picture, w->h, w->w, w->mean, w->logvar);
+    qw_vae_encode(r, w->q->vae, w->picture, w->h, w->w, w->rows, w->mean, w->logvar);
 }
 
 /* The side network once with the positive prompt, or in every pass with its own. */

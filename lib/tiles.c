@@ -64,7 +64,7 @@ static tile decode_tile(coder *k, int64_t y, int64_t x)
             for (int64_t i = 0; i < h; i++)
                 memcpy(latent + (c * h + i) * n, w->latent + (c * w->h + y + i) * w->w + x,
                        (size_t)n * sizeof *latent);
-        qw_decode_work work = { w->q, latent, h, n, t.data };
+        qw_decode_work work = { w->q, latent, h, n, t.data, 0 };
         qw_stage_reserve(k->stage, qw_decode_body, &work);
         k->failed = qw_stage_run(k->stage, qw_decode_body, &work, t.data, t.h * t.w * t.c);
     } else {
@@ -89,7 +89,7 @@ static tile encode_tile(coder *k, int64_t y, int64_t x)
         for (int64_t i = 0; i < H; i++)
             memcpy(picture + i * W * C, w->picture + ((y + i) * w->w + x) * C,
                    (size_t)(W * C) * sizeof *picture);
-        qw_encode_work work = { w->q, picture, H, W, moments, moments + z * n };
+        qw_encode_work work = { w->q, picture, H, W, moments, moments + z * n, 0 };
         qw_stage_reserve(k->stage, qw_encode_body, &work);
         k->failed = qw_stage_run(k->stage, qw_encode_body, &work, moments, 2 * z * n);
         for (int64_t i = 0; i < n; i++)

@@ -5,7 +5,7 @@
  * so that what is left is a network on pictures (exactly: a test shows the identity).
  *
  * Three buffers as large as the largest map take turns: a block reads one, works in the others and
- * leaves its result in one of them. */
+ * leaves its result in one of them.  Where these do not fit, the finer maps come in row bands. */
 #include "net.h"
 #include <math.h>
 #include <stdlib.h>
@@ -312,19 +312,85 @@ static void put_map(maps *m, const double *chw, int64_t c, int64_t h, int64_t w)
 
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-/* Elements of the largest map for a latent of h x w: some level's, or the attention's q, k, v. */
-static int64_t largest_map(const qw_vae *v, int64_t h, int64_t w)
+/* --- row bands --------------------------------------------------------------------------------
+ * All but the attention is local: norms stay inside a pixel, a 3x3 kernel sees one row up and down.
+ * So the maps finer than the latent may be computed in bands of rows, each with as many rows around
+ * it as reach into what is kept of it; at the picture's own borders a band has the zeros that the
+ * whole has.  What stands at the latent's resolution, the attention among it, is computed once. */
+
+/* Rows of the latent beyond a band that its rows depend on, in the part that runs in bands. */
+static int64_t reach(const half *h, int encoder)
+{
+    int64_t rows = encoder ? 0 : 1;     /* decoder: conv_out */
+    for (int i = h->levels - 1; i >= 1; i--)
+        /* A reduction reads a row below; an enlargement reads a row of the larger map. */
+        rows = encoder ? 2 * rows + 1 + 2 * h->blocks : (rows + 2 * h->blocks + 2) / 2;
+    const int64_t scale = (int64_t)1 << (h->levels - 1);
+    return encoder ? (rows + 1 + scale - 1) / scale : rows;    /* encoder: conv_in */
+}
+
+/* Elements of the largest map at the latent's resolution, and of the largest finer one for `rows`
+ * rows of the latent. */
+static int64_t largest_coarse(const qw_vae_config *c, int64_t h, int64_t w)
+{
+    const int64_t top = c->base * c->mult[c->levels - 1],
+                  next = c->levels > 1 ? c->base * c->mult[c->levels - 2] : 0;
+    return h * w * larger(3 * top, larger(2 * c->z, next));
+}
+
+static int64_t largest_fine(const qw_vae *v, int64_t rows, int64_t w)
 {
     const qw_vae_config *c = &v->c;
     const int levels = (int)c->levels;
-    const int64_t top = c->base * c->mult[levels - 1];
-    int64_t most = h * w * larger(3 * top, 2 * c->z);
-    int64_t scale = 1;
-    for (int i = levels - 1; i >= 0; i--, scale *= 4) {        /* levels from the coarsest */
-        most = larger(most, h * w * scale * c->base * c->mult[i]);
-        if (i + 1 < levels) most = larger(most, h * w * scale * c->base * c->mult[i + 1] / 2);
+    int64_t most = rows * w * c->base * c->mult[levels - 1], scale = 1;
+    for (int i = levels - 1; i >= 0; i--, scale *= 4) {        /* from the coarsest */
+        most = larger(most, rows * w * scale * c->base * c->mult[i]);
+        if (i + 1 < levels) most = larger(most, rows * w * scale * c->base * c->mult[i + 1] / 2);
     }
-    return larger(most, h * w * scale / 4 * larger(c->base, c->channels * v->shuffle * v->shuffle));
+    return larger(most,
+                  rows * w * scale / 4 * larger(c->base, c->channels * v->shuffle * v->shuffle));
+}
+
+/* Channels of the map between the part at the latent's resolution and the finer one. */
+static int64_t border_channels(const qw_vae_config *c, int encoder)
+{
+    return c->base * c->mult[encoder && c->levels > 1 ? c->levels - 2 : c->levels - 1];
+}
+
+/* A band: latent rows [at, at + rows) of h, computed from [from, to). */
+typedef struct band { int64_t at, rows, from, to; } band;
+
+static band band_at(int64_t at, int64_t rows, int64_t h, int64_t around)
+{
+    return (band){ .at = at,
+                   .rows = at + rows < h ? rows : h - at,
+                   .from = at > around ? at - around : 0,
+                   .to = at + rows + around < h ? at + rows + around : h };
+}
+
+int64_t qw_vae_scratch(const qw_vae *v, int encoder, int64_t h, int64_t w, int64_t rows)
+{
+    const int64_t coarse = largest_coarse(&v->c, h, w);
+    if (!rows || rows >= h) return 3 * larger(coarse, largest_fine(v, h, w));
+    const int64_t around = reach(encoder ? v->enc : v->dec, encoder);
+    int64_t seen = 0;
+    for (int64_t at = 0; at < h; at += rows) {
+        const band b = band_at(at, rows, h, around);
+        seen = larger(seen, b.to - b.from);
+    }
+    return h * w * border_channels(&v->c, encoder) + 3 * larger(coarse, largest_fine(v, seen, w));
+}
+
+/* Rows of a map [h][w][c] as a map. */
+static qw_tensor rows_of(qw_tensor x, int64_t at, int64_t rows)
+{
+    const size_t row = qw_row_bytes(x.dtype, x.dim[1] * x.dim[2]);
+    return qw_dense3((char *)x.data + (size_t)at * row, x.dtype, rows, x.dim[1], x.dim[2]);
+}
+
+static void copy_map(qw_run *r, qw_tensor y, qw_tensor x)
+{
+    qw_convert(r, (qw_convert_args){ .y = qw_flat(y), .x = qw_flat(x) });
 }
 
 /* Channels [h][w][c r^2] to a picture [h r][w r][c], dense host. */
@@ -337,61 +403,114 @@ static void shuffle_out(const double *x, int64_t h, int64_t w, int64_t c, int64_
                     x[(y / r * w + z / r) * c * r * r + k * r * r + y % r * r + z % r];
 }
 
-static void get_picture(maps *m, const qw_vae *v, double *picture)
+static void get_picture(qw_run *r, const qw_vae *v, qw_tensor y, double *picture)
 {
-    const int64_t n = qw_elements(&m->x);
+    const int64_t n = qw_elements(&y);
     if (v->shuffle == 1) {
-        qw_get(m->r, m->x, picture);
+        qw_get(r, y, picture);
         return;
     }
     double *x = malloc((size_t)n * sizeof *x);
-    if (!x) qw_run_fail(m->r, QWEN_ENOMEM, "no memory for a picture");
-    else qw_get(m->r, m->x, x);
-    if (x && picture && !m->r->error.status)
-        shuffle_out(x, m->x.dim[0], m->x.dim[1], v->c.channels, v->shuffle, picture);
+    if (!x) qw_run_fail(r, QWEN_ENOMEM, "no memory for a picture");
+    else qw_get(r, y, x);
+    if (x && picture && !r->error.status)
+        shuffle_out(x, y.dim[0], y.dim[1], v->c.channels, v->shuffle, picture);
     free(x);
 }
 
+/* --- decoder ---------------------------------------------------------------------------------- */
+
+/* A level's residual blocks. */
+static void decode_level(maps *m, const half *d, int i)
+{
+    char name[32];
+    for (int j = 0; j < d->blocks; j++) {
+        run_resnet(m, &d->block[i][j]);
+        snprintf(name, sizeof name, "up.%d.%d", i, j);
+        tap(m, name);
+    }
+}
+
+/* What stands at the latent's resolution. */
+static void decode_coarse(maps *m, const qw_vae *v, const double *latent, int64_t h, int64_t w)
+{
+    put_map(m, latent, v->c.z, h, w);
+    step_conv(m, &v->post_quant, "post_quant_conv");
+    step_conv(m, &v->dec->in, "conv_in");
+    run_middle(m, v->dec);
+    decode_level(m, v->dec, 0);
+}
+
+/* From there to the picture's channels. */
+static void decode_fine(maps *m, const half *d)
+{
+    char name[32];
+    for (int i = 1; i < d->levels; i++) {
+        const qw_conv *up = &d->resample[i - 1];
+        qw_tensor y = map_of(m, 1, 2 * m->x.dim[0], 2 * m->x.dim[1], up->co);
+        qw_conv2d(m->r, (qw_conv2d_args){ .y = y,
+                                          .x = m->x,
+                                          .w = up->w,
+                                          .bias = up->bias,
+                                          .stride = 1,
+                                          .top = 1,
+                                          .left = 1,
+                                          .up = 2 });
+        move_to(m, 1, y);
+        snprintf(name, sizeof name, "up.%d.up", i - 1);
+        tap(m, name);
+        decode_level(m, d, i);
+    }
+    run_head(m, d);
+}
+
+static void decode_bands(qw_run *r, const qw_vae *v, const double *latent, int64_t h, int64_t w,
+                         int64_t rows, double *picture)
+{
+    const int64_t around = reach(v->dec, 0), scale = (int64_t)1 << (v->dec->levels - 1);
+    const int64_t out_row = w * scale * v->shuffle * v->shuffle * v->c.channels;
+    const size_t mark = r->used;
+    qw_tensor coarse = qw_new3(r, r->dev->prefer, h, w, border_channels(&v->c, 0));
+    const size_t own = r->used;
+    maps m;
+    open_maps(&m, r, largest_coarse(&v->c, h, w), "dec");
+    decode_coarse(&m, v, latent, h, w);
+    copy_map(r, coarse, m.x);
+    for (int64_t at = 0; at < h && !r->error.status; at += rows) {
+        const band b = band_at(at, rows, h, around);
+        r->used = own;
+        r->block = (int)(at / rows);
+        open_maps(&m, r, largest_fine(v, b.to - b.from, w), "dec");
+        m.x = map_of(&m, 0, b.to - b.from, w, coarse.dim[2]);
+        copy_map(r, m.x, rows_of(coarse, b.from, b.to - b.from));
+        decode_fine(&m, v->dec);
+        get_picture(r, v, rows_of(m.x, (at - b.from) * scale, b.rows * scale),
+                    picture ? picture + at * scale * out_row : NULL);
+    }
+    r->block = -1;
+    r->used = mark;
+}
+
 void qw_vae_decode(qw_run *r, const qw_vae *v, const double *latent, int64_t h, int64_t w,
-                   double *picture)
+                   int64_t rows, double *picture)
 {
     const size_t mark = r->used;
-    const half *d = v->dec;
-    char name[32];
     maps m;
     if (r->error.status) return;
-    open_maps(&m, r, largest_map(v, h, w), "dec");
     qw_group_begin(r, v->group);
-    put_map(&m, latent, v->c.z, h, w);
-    step_conv(&m, &v->post_quant, "post_quant_conv");
-    step_conv(&m, &d->in, "conv_in");
-    run_middle(&m, d);
-    for (int i = 0; i < d->levels; i++) {
-        for (int j = 0; j < d->blocks; j++) {
-            run_resnet(&m, &d->block[i][j]);
-            snprintf(name, sizeof name, "up.%d.%d", i, j);
-            tap(&m, name);
-        }
-        if (i + 1 == d->levels) break;
-        const qw_conv *up = &d->resample[i];
-        qw_tensor y = map_of(&m, 1, 2 * m.x.dim[0], 2 * m.x.dim[1], up->co);
-        qw_conv2d(r, (qw_conv2d_args){ .y = y,
-                                       .x = m.x,
-                                       .w = up->w,
-                                       .bias = up->bias,
-                                       .stride = 1,
-                                       .top = 1,
-                                       .left = 1,
-                                       .up = 2 });
-        move_to(&m, 1, y);
-        snprintf(name, sizeof name, "up.%d.up", i);
-        tap(&m, name);
+    if (rows && rows < h) {
+        decode_bands(r, v, latent, h, w, rows, picture);
+    } else {
+        open_maps(&m, r, larger(largest_coarse(&v->c, h, w), largest_fine(v, h, w)), "dec");
+        decode_coarse(&m, v, latent, h, w);
+        decode_fine(&m, v->dec);
+        get_picture(r, v, m.x, picture);
     }
-    run_head(&m, d);
-    get_picture(&m, v, picture);
     qw_group_end(r, v->group);
     r->used = mark;
 }
+
+/* --- encoder ---------------------------------------------------------------------------------- */
 
 /* Splits [h][w][2 z] into mean and log-variance, [z][h][w] each. */
 static void get_moments(maps *m, int64_t z, double *mean, double *logvar)
@@ -408,41 +527,98 @@ static void get_moments(maps *m, int64_t z, double *mean, double *logvar)
     free(x);
 }
 
+/* A level's residual blocks; *k counts the flat list. */
+static void encode_level(maps *m, const half *e, int i, int *k)
+{
+    char name[32];
+    for (int j = 0; j < e->blocks; j++) {
+        run_resnet(m, &e->block[i][j]);
+        snprintf(name, sizeof name, "down.%d", (*k)++);
+        tap(m, name);
+    }
+}
+
+/* From the picture to the latent's resolution. */
+static void encode_fine(maps *m, const half *e, int *k)
+{
+    char name[32];
+    step_conv(m, &e->in, "conv_in");
+    for (int i = 0; i + 1 < e->levels; i++) {
+        encode_level(m, e, i, k);
+        /* Zeros on the right and at the bottom only, then every second position. */
+        const qw_conv *down = &e->resample[i];
+        qw_tensor y = map_of(m, 1, m->x.dim[0] / 2, m->x.dim[1] / 2, down->co);
+        qw_conv2d(m->r, (qw_conv2d_args){ .y = y,
+                                          .x = m->x,
+                                          .w = down->w,
+                                          .bias = down->bias,
+                                          .stride = 2,
+                                          .up = 1 });
+        move_to(m, 1, y);
+        snprintf(name, sizeof name, "down.%d", (*k)++);
+        tap(m, name);
+    }
+}
+
+static void encode_coarse(maps *m, const qw_vae *v, int *k)
+{
+    encode_level(m, v->enc, v->enc->levels - 1, k);
+    run_middle(m, v->enc);
+    run_head(m, v->enc);
+    step_conv(m, &v->quant, "quant_conv");
+}
+
+static void encode_bands(qw_run *r, const qw_vae *v, const double *picture, int64_t height,
+                         int64_t width, int64_t rows, double *mean, double *logvar)
+{
+    const int64_t around = reach(v->enc, 1), scale = (int64_t)1 << (v->enc->levels - 1);
+    const int64_t h = height / scale, w = width / scale, row = width * v->c.channels;
+    const size_t mark = r->used;
+    qw_tensor coarse = qw_new3(r, r->dev->prefer, h, w, border_channels(&v->c, 1));
+    const size_t own = r->used;
+    maps m;
+    int k = 0;
+    for (int64_t at = 0; at < h && !r->error.status; at += rows) {
+        const band b = band_at(at, rows, h, around);
+        r->used = own;
+        r->block = (int)(at / rows);
+        open_maps(&m, r, largest_fine(v, b.to - b.from, w), "enc");
+        m.x = map_of(&m, 0, (b.to - b.from) * scale, width, v->c.channels);
+        qw_put(r, m.x, picture ? picture + b.from * scale * row : NULL);
+        k = 0;
+        encode_fine(&m, v->enc, &k);
+        copy_map(r, rows_of(coarse, at, b.rows), rows_of(m.x, at - b.from, b.rows));
+    }
+    r->block = -1;
+    r->used = own;
+    open_maps(&m, r, largest_coarse(&v->c, h, w), "enc");
+    m.x = map_of(&m, 0, h, w, coarse.dim[2]);
+    copy_map(r, m.x, coarse);
+    encode_coarse(&m, v, &k);
+    get_moments(&m, v->c.z, mean, logvar);
+    r->used = mark;
+}
+
 void qw_vae_encode(qw_run *r, const qw_vae *v, const double *picture, int64_t height, int64_t width,
-                   double *mean, double *logvar)
+                   int64_t rows, double *mean, double *logvar)
 {
     const size_t mark = r->used;
-    const half *e = v->enc;
-    char name[32];
+    const int64_t scale = (int64_t)1 << (v->enc->levels - 1);
+    const int64_t h = (height + scale - 1) / scale, w = (width + scale - 1) / scale;
     maps m;
     int k = 0;
     if (r->error.status) return;
-    open_maps(&m, r, largest_map(v, (height + 7) / 8, (width + 7) / 8), "enc");
     qw_group_begin(r, v->group);
-    m.x = map_of(&m, 0, height, width, v->c.channels);
-    qw_put(r, m.x, picture);
-    step_conv(&m, &e->in, "conv_in");
-    for (int i = 0; i < e->levels; i++) {
-        for (int j = 0; j < e->blocks; j++) {
-            run_resnet(&m, &e->block[i][j]);
-            snprintf(name, sizeof name, "down.%d", k++);
-            tap(&m, name);
-        }
-        if (i + 1 == e->levels) break;
-        /* Zeros on the right and at the bottom only, then every second position. */
-        const qw_conv *down = &e->resample[i];
-        qw_tensor y = map_of(&m, 1, m.x.dim[0] / 2, m.x.dim[1] / 2, down->co);
-        qw_conv2d(r,
-                  (qw_conv2d_args){
-                      .y = y, .x = m.x, .w = down->w, .bias = down->bias, .stride = 2, .up = 1 });
-        move_to(&m, 1, y);
-        snprintf(name, sizeof name, "down.%d", k++);
-        tap(&m, name);
+    if (rows && rows < h) {
+        encode_bands(r, v, picture, height, width, rows, mean, logvar);
+    } else {
+        open_maps(&m, r, larger(largest_coarse(&v->c, h, w), largest_fine(v, h, w)), "enc");
+        m.x = map_of(&m, 0, height, width, v->c.channels);
+        qw_put(r, m.x, picture);
+        encode_fine(&m, v->enc, &k);
+        encode_coarse(&m, v, &k);
+        get_moments(&m, v->c.z, mean, logvar);
     }
-    run_middle(&m, e);
-    run_head(&m, e);
-    step_conv(&m, &v->quant, "quant_conv");
-    get_moments(&m, v->c.z, mean, logvar);
     qw_group_end(r, v->group);
     r->used = mark;
 }

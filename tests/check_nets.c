@@ -514,14 +514,14 @@ static void run_vae(const char *device, const char *stage, const char *folder, d
            *turned = malloc((size_t)(n * c.channels) * 8);
     double *mean = malloc((size_t)(4 * z) * sizeof *mean), *logvar = mean + z, *std = logvar + z,
            *norm = std + z;
-    qw_vae_decode(&b.run, v, latent, h, w, picture);
+    qw_vae_decode(&b.run, v, latent, h, w, 0, picture);
     for (int64_t k = 0; k < c.channels; k++)
         for (int64_t i = 0; i < n; i++)
             turned[k * n + i] = fmin(1, fmax(-1, picture[i * c.channels + k]));
     compare(&b, "dec.out", turned, n * c.channels);
     for (int64_t k = 0; k < c.channels; k++)
         for (int64_t i = 0; i < n; i++) picture[i * c.channels + k] = chw[k * n + i];
-    qw_vae_encode(&b.run, v, picture, 8 * h, 8 * w, mean, logvar);
+    qw_vae_encode(&b.run, v, picture, 8 * h, 8 * w, 0, mean, logvar);
     for (int64_t i = 0; i < z; i++) {
         std[i] = exp(logvar[i] / 2);
         norm[i] = (mean[i] - c.mean[i / (h * w)]) / c.std[i / (h * w)];

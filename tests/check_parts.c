@@ -404,7 +404,7 @@ enum { DH = 4, DW = 3, DPIXELS = 64 * DH * DW };
 static void decode_body(qw_run *r, void *arg)
 {
     const decode_work *w = arg;
-    qw_vae_decode(r, w->net, qw_is_plan(r->dev) ? NULL : w->latent, DH, DW, w->picture);
+    qw_vae_decode(r, w->net, qw_is_plan(r->dev) ? NULL : w->latent, DH, DW, 0, w->picture);
 }
 
 /* The last convolution's entries, with each row four times: the 4c + k-th is (k + 1) times the

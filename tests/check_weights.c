@@ -844,8 +844,8 @@ static painting paint(const char *path, const char *config)
     p.logvar = malloc((size_t)n * sizeof *p.logvar);
     for (int64_t i = 0; i < n; i++) latent[i] = sin(0.7 * (double)i);
     for (int64_t i = 0; i < 3 * pixels; i++) in[i] = cos(0.3 * (double)i);
-    qw_vae_decode(&r, v, latent, LAT_H, LAT_W, p.picture);
-    qw_vae_encode(&r, v, in, 8 * LAT_H, 8 * LAT_W, p.mean, p.logvar);
+    qw_vae_decode(&r, v, latent, LAT_H, LAT_W, 0, p.picture);
+    qw_vae_encode(&r, v, in, 8 * LAT_H, 8 * LAT_W, 0, p.mean, p.logvar);
     ck_assert_msg(!r.error.status, "%s", r.error.text);
     free(latent);
     free(in);

@@ -1,4 +1,89 @@
 # the tests; conform_sources are shared by qwen-conform and check_conform
 conform_sources = tests/conform.h tests/conform.c tests/cases.c tests/fill.h tests/fill.c tests/bounds.c
-unit_tests = check_core check_ops check_conform check_load check_formats check_weights check_host check_nets check_parts check_api check_golden check_layouts check_bands check_geometry check_oom
+unit_tests = \
+	check_tensor check_op_table check_run check_registry check_ops check_reference \
+	check_conform check_load check_formats check_weights check_layouts check_tokenizer \
+	check_rng check_schedule check_sampler check_image check_nets check_parts check_bands \
+	check_geometry check_api check_stages check_generate check_golden check_oom
 script_tests = tests/check_includes.sh tests/check_docs.sh tests/check_symbols.sh tests/check_cli.sh tests/fuzz/replay.sh
+
+# what the tests share
+testing_sources = tests/testing.h tests/values.h tests/values.c tests/files.h tests/files.c \
+	tests/devices.h tests/devices.c tests/medium.h tests/medium.c
+
+check_tensor_SOURCES = tests/check_tensor.c
+check_tensor_CPPFLAGS = $(test_cppflags)
+check_tensor_LDADD = $(unit_libs)
+check_op_table_SOURCES = tests/check_op_table.c
+check_op_table_CPPFLAGS = $(test_cppflags)
+check_op_table_LDADD = $(unit_libs)
+check_run_SOURCES = tests/check_run.c
+check_run_CPPFLAGS = $(test_cppflags)
+check_run_LDADD = $(unit_libs)
+check_registry_SOURCES = tests/check_registry.c
+check_registry_CPPFLAGS = $(test_cppflags)
+check_registry_LDADD = $(unit_libs)
+check_ops_SOURCES = tests/check_ops.c
+check_ops_CPPFLAGS = $(test_cppflags)
+check_ops_LDADD = $(unit_libs)
+check_reference_SOURCES = tests/check_reference.c
+check_reference_CPPFLAGS = $(test_cppflags)
+check_reference_LDADD = $(unit_libs)
+check_conform_SOURCES = tests/check_conform.c tests/testing.h $(conform_sources)
+check_conform_CPPFLAGS = $(test_cppflags)
+check_conform_LDADD = $(unit_libs)
+check_load_SOURCES = tests/check_load.c
+check_load_CPPFLAGS = $(test_cppflags)
+check_load_LDADD = $(unit_libs)
+check_formats_SOURCES = tests/check_formats.c
+check_formats_CPPFLAGS = $(test_cppflags)
+check_formats_LDADD = $(unit_libs)
+check_weights_SOURCES = tests/check_weights.c
+check_weights_CPPFLAGS = $(test_cppflags)
+check_weights_LDADD = $(unit_libs)
+check_layouts_SOURCES = tests/check_layouts.c
+check_layouts_CPPFLAGS = $(test_cppflags)
+check_layouts_LDADD = $(unit_libs)
+check_tokenizer_SOURCES = tests/check_tokenizer.c
+check_tokenizer_CPPFLAGS = $(test_cppflags)
+check_tokenizer_LDADD = $(unit_libs)
+check_rng_SOURCES = tests/check_rng.c
+check_rng_CPPFLAGS = $(test_cppflags)
+check_rng_LDADD = $(unit_libs)
+check_schedule_SOURCES = tests/check_schedule.c
+check_schedule_CPPFLAGS = $(test_cppflags)
+check_schedule_LDADD = $(unit_libs)
+check_sampler_SOURCES = tests/check_sampler.c
+check_sampler_CPPFLAGS = $(test_cppflags)
+check_sampler_LDADD = $(unit_libs)
+check_image_SOURCES = tests/check_image.c
+check_image_CPPFLAGS = $(test_cppflags)
+check_image_LDADD = $(unit_libs)
+check_nets_SOURCES = tests/check_nets.c
+check_nets_CPPFLAGS = $(test_cppflags)
+check_nets_LDADD = $(unit_libs)
+check_parts_SOURCES = tests/check_parts.c
+check_parts_CPPFLAGS = $(test_cppflags)
+check_parts_LDADD = $(unit_libs)
+check_bands_SOURCES = tests/check_bands.c
+check_bands_CPPFLAGS = $(test_cppflags)
+check_bands_LDADD = $(unit_libs)
+check_geometry_SOURCES = tests/check_geometry.c
+check_geometry_CPPFLAGS = $(test_cppflags)
+check_geometry_LDADD = $(unit_libs)
+check_api_SOURCES = tests/check_api.c tests/api.h
+check_api_CPPFLAGS = $(test_cppflags)
+check_api_LDADD = $(unit_libs)
+check_stages_SOURCES = tests/check_stages.c tests/api.h
+check_stages_CPPFLAGS = $(test_cppflags)
+check_stages_LDADD = $(unit_libs)
+check_generate_SOURCES = tests/check_generate.c tests/api.h
+check_generate_CPPFLAGS = $(test_cppflags)
+check_generate_LDADD = $(unit_libs)
+check_golden_SOURCES = tests/check_golden.c
+check_golden_CPPFLAGS = $(test_cppflags)
+check_golden_LDADD = $(unit_libs)
+check_oom_SOURCES = tests/check_oom.c
+check_oom_CPPFLAGS = $(test_cppflags)
+check_oom_LDADD = $(unit_libs)
+check_oom_LDFLAGS = $(AM_LDFLAGS) -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=strdup,--wrap=strndup

@@ -78,7 +78,7 @@ static void load_addition(qw_loader *l, qw_dit *d)
     qw_load_table(l, &t, 2, n, "time_text_embed.addition_t_embedding.weight");
     d->addition = malloc((size_t)n * sizeof *d->addition);
     if (!row || !d->addition) qw_fail(l->err, QWEN_ENOMEM, "no memory for the addition embedding");
-    if (!l->err->status) qw_weight_row(&t, 0, d->addition, row);
+    if (!l->err->status && t.data) qw_weight_row(&t, 0, d->addition, row);
     free(row);
 }
 

@@ -14,7 +14,8 @@ typedef struct report {
     void    (*say)(void *user, const char *key, const char *value);
     void     *user;
     qw_error  error;
-    int64_t   unknown;
+    int64_t   unknown, problems;
+    const char *part;                   /* "transformer: ", before what is missing; NULL: a file of one */
 } report;
 
 static void say(report *r, const char *key, const char *format, ...) QW_PRINTF(3, 4);
@@ -71,41 +72,76 @@ static void say_unknown(void *user, const qw_entry *e)
     say(r, "unknown", "%s", qw_visible(seen, sizeof seen, e->key));
 }
 
-/* The first error is the report's; later ones are lines. */
+/* What a loader finds missing, by name, or wrong. */
+static void say_problem(void *user, const char *missing, const char *sentence)
+{
+    report *r = user;
+    char seen[300];
+    r->problems++;
+    if (missing)
+        say(r, "missing", "%s%s", r->part ? r->part : "", qw_visible(seen, sizeof seen, missing));
+    else
+        say(r, "wrong", "%s", sentence);
+}
+
+/* The first error is the report's, with the number of others of its kind; later ones are lines. */
 static void keep_error(report *r, qwen *q)
 {
+    char more[40] = "";
     if (!q->error.status)
         return;
+    if (r->problems > 1)
+        snprintf(more, sizeof more, " (and %" PRId64 " more like it)", r->problems - 1);
     if (r->error.status)
-        say(r, "error", "%s", q->error.text);
+        say(r, "error", "%s%s", q->error.text, more);
     else
-        r->error = q->error;
+        qw_fail(&r->error, q->error.status, "%s%s", q->error.text, more);
     memset(&q->error, 0, sizeof q->error);
+    r->problems = 0;
+}
+
+/* After a net was asked for: was all of it looked at, so that what no one took is unknown? */
+static int keep_net(report *r, qwen *q, int status)
+{
+    const int seen = !status || r->problems;
+    keep_error(r, q);
+    return seen;
+}
+
+/* The tower lies in the text encoder's files, or nowhere. */
+static int wants_vision(const qwen *q)
+{
+    return qw_store_find(q->text_files.store, "visual.merger.ln_q.weight") ||
+           q->variant == QW_EDIT || q->variant == QW_EDIT_2509 || q->variant == QW_EDIT_2511 ||
+           q->edit_class;
 }
 
 /* Loads every net that there are files for. */
 static void check_nets(report *r, qwen *q)
 {
-    static const char *const names[] = { "transformer: ", "text encoder: ", "VAE: " };
-    qw_component *const files[] = { &q->dit_files, &q->text_files, &q->vae_files };
-    for (int i = 0; i < 3; i++) {
-        if (!files[i]->store && !q->pipeline_class)
-            continue;                   /* a directory has all, a file what it has */
+    static const char *const names[] = { "transformer: ", "text encoder: ", "VAE: ",
+                                         "ControlNet: " };
+    qw_component *const files[] = { &q->dit_files, &q->text_files, &q->vae_files,
+                                    &q->control_files };
+    q->problem = say_problem;
+    q->problem_user = r;
+    for (int i = 0; i < 4; i++) {
+        if (!files[i]->store && (i == 3 || !q->pipeline_class))
+            continue;                   /* a directory has the first three, a file what it has */
         if (files[i]->store) {
             say(r, "component", "%s%s", names[i], files[i]->path);
             say_contents(r, names[i], files[i]->store);
         }
-        const int status = i == 0 ? qw_need_dit(q) : i == 1 ? qw_need_text(q)
-                                  : qw_need_vae(q, QW_VAE_DECODER | QW_VAE_ENCODER);
-        keep_error(r, q);
-        if (!status && i == 1) {        /* the tower lies in the same files, or nowhere */
-            if (qw_store_find(files[i]->store, "visual.merger.ln_q.weight") ||
-                q->variant == QW_EDIT || q->variant == QW_EDIT_2509 || q->variant == QW_EDIT_2511 ||
-                q->edit_class)
-                qw_need_vision(q);
-            keep_error(r, q);
+        r->part = names[i];
+        int seen = keep_net(r, q, i == 0   ? qw_need_dit(q)
+                                  : i == 1 ? qw_need_text(q)
+                                  : i == 2 ? qw_need_vae(q, QW_VAE_DECODER | QW_VAE_ENCODER)
+                                           : qw_need_control(q));
+        if (seen && i == 1 && wants_vision(q)) {
+            r->part = "vision tower: ";
+            seen = keep_net(r, q, qw_need_vision(q));
         }
-        if (!status && files[i]->store)
+        if (seen && files[i]->store)
             qw_store_unused(files[i]->store, say_unknown, r);
     }
     if (q->tokenizer_path || q->pipeline_class) {
@@ -152,12 +188,13 @@ static void inspect_model(report *r, const char *path, qw_kind kind)
     }
     keep_error(r, q);
     if (!r->error.status && kind == QW_KIND_VISION) {
-        qw_need_vision(q);
-        keep_error(r, q);
-        if (q->vision_files.store) {
+        q->problem = say_problem;
+        q->problem_user = r;
+        const int seen = keep_net(r, q, qw_need_vision(q));
+        if (q->vision_files.store)
             say_contents(r, "", q->vision_files.store);
+        if (seen && q->vision_files.store)
             qw_store_unused(q->vision_files.store, say_unknown, r);
-        }
     } else if (q->dev) {
         say_model(r, q);
         check_nets(r, q);
@@ -202,6 +239,62 @@ static void inspect_lora(report *r, const char *path)
     qw_lora_free(l);
 }
 
+/* A ControlNet beside a main network of its own width: all but InstantX's have no configuration. */
+static int control_config(qw_store *s, qw_kind kind, const char *path, qw_dit_config *c,
+                          qw_error *err)
+{
+    if (kind != QW_KIND_CONTROLNET) {
+        const qw_entry *w = qw_store_find(s, kind == QW_KIND_FUN ? "control_img_in.weight"
+                                                                 : "img_in.weight");
+        const qw_entry *h = qw_store_find(s, "control_blocks.0.attn.norm_q.weight");
+        if (qw_dit_configure(c, NULL, NULL, path, err))
+            return err->status;
+        c->width = w && w->rank == 2 && w->dim[0] > 0 ? w->dim[0] : c->width;
+        c->head = h && h->rank == 1 && h->dim[0] > 0 ? h->dim[0] : c->head;
+        c->heads = c->width / c->head;
+        return QWEN_OK;
+    }
+    json_t *json = NULL;
+    char *config = qw_config_beside(path, err);
+    if (!err->status && (!config || !qw_json_file(config, &json, err)))
+        qw_dit_configure(c, json, s, config ? config : path, err);
+    json_decref(json);
+    free(config);
+    return err->status;
+}
+
+/* Loads the side network as drawing does, on the device that computes nothing. */
+static void inspect_control(report *r, qw_store *s, qw_kind kind, const char *path)
+{
+    static const char *const kinds[] = { "InstantX", "blockwise", "Fun" };
+    qw_error err = { 0 };
+    qw_dit_config c;
+    qw_device *dev = NULL;
+    qw_residency *res = NULL;
+    qw_control *net = NULL;
+    if (!control_config(s, kind, path, &c, &err) && !qw_device_open("plan", 0, &dev, &err) &&
+        !qw_residency_new(&res, dev, 0, &err)) {
+        qw_loader l = { .store = s, .res = res, .err = &err, .each = say_problem, .user = r };
+        qw_control_load(&net, &c, &l);
+        if (net) {
+            say(r, "control", "%s, width %" PRId64 ", reads %" PRId64 " features%s",
+                kinds[qw_control_kind_of(net)], c.width, qw_control_features(net),
+                qw_control_features(net) == 4 * c.out + 4 ? " (inpainting)" : "");
+            qw_store_unused(s, say_unknown, r);
+        }
+        qw_loader_end(&l);
+    }
+    if (err.status && !r->error.status && r->problems > 1)
+        qw_fail(&r->error, err.status, "%s (and %" PRId64 " more like it)", err.text,
+                r->problems - 1);
+    else if (err.status && !r->error.status)
+        r->error = err;
+    qw_control_free(net);
+    qw_residency_free(res);
+    if (dev)
+        dev->close(dev);
+}
+
 static void inspect_file(report *r, const char *path)
 {
     qw_store *s = NULL;
@@ -224,6 +317,9 @@ static void inspect_file(report *r, const char *path)
                 architecture ? "; its architecture is " : "",
                 architecture ? qw_visible(seen, sizeof seen, architecture) : "");
     }
+    if (!r->error.status &&
+        (kind == QW_KIND_CONTROLNET || kind == QW_KIND_BLOCKWISE || kind == QW_KIND_FUN))
+        inspect_control(r, s, kind, path);
     qw_store_free(s);
     if (r->error.status)
         return;

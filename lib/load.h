@@ -142,13 +142,22 @@ void  qw_group_begin(qw_run *r, qw_group *g);
 void  qw_group_end(qw_run *r, qw_group *g);
 
 /* What a net's load function is given.  Every call checks shapes against the entry, records the
- * first failure in err and does nothing after it: a net is checked once, at its end. */
+ * first failure in err and does nothing after it: a net is checked once, at its end.  With `each`
+ * the calls go on: it hears of every tensor that is missing (its name, else NULL) or wrong, and what
+ * was loaded serves for nothing but qw_loader_end, which gives the first failure back. */
 typedef struct qw_loader {
     qw_store     *store;
     qw_residency *res;
     qw_group     *group;                /* where what is loaded next belongs */
     qw_error     *err;
+    void        (*each)(void *user, const char *missing, const char *sentence);
+    void         *user;
+    int           failures;
+    qw_error      first;
+    char          missing[288];         /* the name of the last that is */
 } qw_loader;
+/* Restores the first failure of a loader with `each`; the status of err. */
+int qw_loader_end(qw_loader *l);
 /* Appends one part: <name>.weight [n][k] with its scales, and <name>.bias [n] if `bias` (required
  * then). */
 void qw_load_part(qw_loader *l, qw_weight *w, int64_t n, int64_t k, int bias, const char *format,

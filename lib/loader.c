@@ -18,8 +18,27 @@ static const qw_entry *take(qw_loader *l, const char *name, const char *leaf)
 
 static void missing(qw_loader *l, const char *name, const char *leaf)
 {
+    snprintf(l->missing, sizeof l->missing, "%s%s", name, leaf);
     qw_fail(l->err, QWEN_EMODEL, "%s: tensor \"%s%s\" is missing", qw_store_path(l->store, 0), name,
             leaf);
+}
+
+/* A loader that goes on tells a failure and keeps the first; memory and devices end it all the same. */
+static void go_on(qw_loader *l)
+{
+    const int status = l->err->status;
+    if (l->each && (status == QWEN_EMODEL || status == QWEN_EFORMAT || status == QWEN_EUNSUPPORTED)) {
+        l->each(l->user, l->missing[0] ? l->missing : NULL, l->err->text);
+        if (!l->failures++) l->first = *l->err;
+        memset(l->err, 0, sizeof *l->err);
+    }
+    l->missing[0] = 0;
+}
+
+int qw_loader_end(qw_loader *l)
+{
+    if (l->failures && !l->err->status) *l->err = l->first;
+    return l->err->status;
 }
 
 static int64_t elements(const qw_entry *e)
@@ -97,13 +116,9 @@ static void keep(qw_loader *l, qw_tensor *t, const float *x, int64_t n, qw_dtype
     free(staged);
 }
 
-void qw_load_vector(qw_loader *l, qw_tensor *t, int64_t n, const char *format, ...)
+static void load_vector(qw_loader *l, qw_tensor *t, int64_t n, const char *name)
 {
-    char name[NAME], expected[64];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(name, sizeof name, format, args);
-    va_end(args);
+    char expected[64];
     *t = qw_dense1(NULL, QW_NONE, n);
     if (l->err->status) return;
     const qw_entry *e = take(l, name, "");
@@ -119,6 +134,17 @@ void qw_load_vector(qw_loader *l, qw_tensor *t, int64_t n, const char *format, .
     float *x = decoded(l, e);
     if (x) keep(l, t, x, n, qw_residency_device(l->res)->wide);
     free(x);
+}
+
+void qw_load_vector(qw_loader *l, qw_tensor *t, int64_t n, const char *format, ...)
+{
+    char name[NAME];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(name, sizeof name, format, args);
+    va_end(args);
+    load_vector(l, t, n, name);
+    go_on(l);
 }
 
 /* The two temporal halves of the vision patch embedding in GGUF, [n][c][p][p] each, as
@@ -163,14 +189,15 @@ static void add_part(qw_loader *l, qw_weight *w, int64_t n, int64_t k, int bias,
     w->k = k;
     if (!join_halves(l, name, n, k, &p->w)) {
         const qw_entry *e = take(l, name, ".weight");
-        if (!e) {
-            missing(l, name, ".weight");
-            return;
-        }
-        qw_layout(l->store, e, name, n, k, &p->w, l->err);
+        if (!e) missing(l, name, ".weight");
+        else qw_layout(l->store, e, name, n, k, &p->w, l->err);
     }
+    const int before = l->failures;
+    go_on(l);
     if (bias) qw_load_vector(l, &p->bias, n, "%s.bias", name);
-    if (!l->err->status) qw_residency_matrix(l->res, l->group, l->store, &p->w, l->err);
+    if (!l->err->status && l->failures == before)
+        qw_residency_matrix(l->res, l->group, l->store, &p->w, l->err);
+    go_on(l);
 }
 
 void qw_load_part(qw_loader *l, qw_weight *w, int64_t n, int64_t k, int bias, const char *format,
@@ -197,14 +224,10 @@ void qw_load_part(qw_loader *l, qw_weight *w, int64_t n, int64_t k, int bias, co
     add_part(l, w, n, k, bias, name);
 }
 
-void qw_load_conv(qw_loader *l, qw_conv *c, int64_t co, int64_t ci, int64_t kernel,
-                  const char *format, ...)
+static void load_conv(qw_loader *l, qw_conv *c, int64_t co, int64_t ci, int64_t kernel,
+                      const char *name)
 {
-    char name[NAME], expected[96];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(name, sizeof name, format, args);
-    va_end(args);
+    char expected[96];
     *c = (qw_conv){ .co = co, .ci = ci, .kernel = kernel };
     if (l->err->status) return;
     const qw_entry *e = take(l, name, ".weight");
@@ -234,6 +257,18 @@ void qw_load_conv(qw_loader *l, qw_conv *c, int64_t co, int64_t ci, int64_t kern
     }
     free(x);
     free(y);
+}
+
+void qw_load_conv(qw_loader *l, qw_conv *c, int64_t co, int64_t ci, int64_t kernel,
+                  const char *format, ...)
+{
+    char name[NAME];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(name, sizeof name, format, args);
+    va_end(args);
+    load_conv(l, c, co, ci, kernel, name);
+    go_on(l);
     qw_load_vector(l, &c->bias, co, "%s.bias", name);
 }
 
@@ -247,13 +282,11 @@ void qw_load_table(qw_loader *l, qw_tensor *t, int64_t n, int64_t k, const char 
     *t = (qw_tensor){ 0 };
     if (l->err->status) return;
     const qw_entry *e = take(l, name, "");
-    if (!e) {
-        missing(l, name, "");
-        return;
-    }
+    if (!e) missing(l, name, "");
     const size_t length = strlen(name);
     if (length > 7 && !strcmp(name + length - 7, ".weight")) name[length - 7] = 0;
-    qw_layout(l->store, e, name, n, k, t, l->err);
+    if (e) qw_layout(l->store, e, name, n, k, t, l->err);
+    go_on(l);
 }
 
 void qw_weight_free(qw_weight *w)

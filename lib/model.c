@@ -160,7 +160,7 @@ char *qw_component_path(const char *directory, const char *name, qw_error *err)
 }
 
 /* config.json in a component's directory, or beside its file; NULL if there is none. */
-static char *config_beside(const char *path, qw_error *err)
+char *qw_config_beside(const char *path, qw_error *err)
 {
     char *directory = qw_strdup(path);
     if (!directory) {
@@ -340,11 +340,11 @@ int qw_component_files(qwen *q, qw_component *c, const char *piece, const char *
     if (q->error.status)
         return q->error.status;
     if (own)
-        shared = config_beside(own, &q->error);
+        shared = qw_config_beside(own, &q->error);
     const char *path = piece ? piece : own ? own : whole;
     if (path && !q->error.status) {
         c->path = qw_strdup(path);
-        c->config = piece || !own ? config_beside(path, &q->error) : NULL;
+        c->config = piece || !own ? qw_config_beside(path, &q->error) : NULL;
         if (!c->config) {
             c->config = shared;
             shared = NULL;

@@ -33,15 +33,17 @@ static int loading(qwen *q, qw_component *c, qw_device *dev, const char *what, c
     memset(l, 0, sizeof *l);
     l->store = c->store;
     l->err = &q->error;
+    l->each = q->problem;
+    l->user = q->problem_user;
     if (qw_residency_new(&c->res, dev, q->opt.memory, &q->error))
         return q->error.status;
     l->res = c->res;
     return QWEN_OK;
 }
 
-static int loaded(qwen *q, qw_component *c, const char *what)
+static int loaded(qwen *q, qw_component *c, const char *what, qw_loader *l)
 {
-    if (q->error.status || qw_residency_commit(c->res, &q->error)) {
+    if (qw_loader_end(l) || qw_residency_commit(c->res, &q->error)) {
         qw_residency_free(c->res);
         c->res = NULL;
         return q->error.status;
@@ -75,7 +77,7 @@ int qw_need_text(qwen *q)
     if (loading(q, &q->text_files, q->text_dev, "text encoder", "text_encoder", &l))
         return q->error.status;
     qw_text_load(&q->text, &q->text_config, &l);
-    if (loaded(q, &q->text_files, "text encoder")) {
+    if (loaded(q, &q->text_files, "text encoder", &l)) {
         qw_text_free(q->text);
         q->text = NULL;
     }
@@ -163,7 +165,7 @@ int qw_need_vision(qwen *q)
         qw_fail(&q->error, QWEN_EMODEL,
                 "the vision tower gives %lld features, the text encoder is %lld wide",
                 (long long)q->vision_config.out, (long long)q->text_config.width);
-    if (loaded(q, c, "vision tower")) {
+    if (loaded(q, c, "vision tower", &l)) {
         qw_vision_free(q->vision);
         q->vision = NULL;
     }
@@ -197,7 +199,7 @@ int qw_need_dit(qwen *q)
     if (loading(q, &q->dit_files, q->dev, "transformer", "transformer", &l))
         return q->error.status;
     qw_dit_load(&q->dit, &q->dit_config, &l);
-    if (loaded(q, &q->dit_files, "transformer")) {
+    if (loaded(q, &q->dit_files, "transformer", &l)) {
         qw_dit_free(q->dit);
         q->dit = NULL;
     }
@@ -218,7 +220,7 @@ int qw_need_control(qwen *q)
         qw_fail(&q->error, QWEN_EMODEL, "%s: the ControlNet is %lld wide, the transformer %lld",
                 q->control_files.path, (long long)q->control_config.width,
                 (long long)q->dit_config.width);
-    if (loaded(q, &q->control_files, "ControlNet")) {
+    if (loaded(q, &q->control_files, "ControlNet", &l)) {
         qw_control_free(q->control);
         q->control = NULL;
     }
@@ -238,7 +240,7 @@ int qw_need_vae(qwen *q, int parts)
         return q->error.status;
     q->vae_parts |= parts;
     qw_vae_load(&q->vae, &q->vae_config, q->vae_parts, &l);
-    if (loaded(q, &q->vae_files, "VAE")) {
+    if (loaded(q, &q->vae_files, "VAE", &l)) {
         qw_vae_free(q->vae);
         q->vae = NULL;
         q->vae_parts = 0;

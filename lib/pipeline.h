@@ -74,6 +74,8 @@ struct qwen {
     struct { int steps, lightning, distilled; double guidance; } plain;    /* without them */
     const qwen *plan_of;                /* computes nothing: stands for that handle's devices */
     struct qw_tally *tally;             /* qwen_plan: stages are walked and counted, not run */
+    void     (*problem)(void *user, const char *missing, const char *sentence);    /* inspect: a loader's `each` */
+    void      *problem_user;
     char       told[3][64];             /* names of the last result: schedule, sampler, rng */
     uint64_t   peak_scratch;            /* of the stages of this request, for device_bytes */
     int        bands[2];                /* of the VAE in this request, decoder and encoder; 0: whole */
@@ -101,6 +103,9 @@ uint64_t qw_part_bytes(const qw_store *s, int tower);
 int  qw_component_files(qwen *q, qw_component *c, const char *piece, const char *directory,
                         const char *name, const char *whole);
 void qw_close_component(qw_component *c);
+/* The config.json of the folder in which a file lies, or of a directory, malloc'ed; NULL: none, or
+ * no memory (err set). */
+char *qw_config_beside(const char *path, qw_error *err);
 int  qw_lora_add(qwen *q, const char *path, double strength, int partial);
 void qw_lora_drop(qwen *q);             /* all of them */
 void qw_say(const qwen *q, int level, const char *format, ...) QW_PRINTF(3, 4);

@@ -880,7 +880,8 @@ static void net_open(net *n)
     n->store = must_open(testdata("formats/medium/transformer"), QW_KIND_TRANSFORMER);
     ck_assert_msg(!qw_device_open("ref", 1, &n->dev, &err), "%s", err.text);
     ck_assert_msg(!qw_residency_new(&n->res, n->dev, 0, &err), "%s", err.text);
-    qw_loader l = { n->store, n->res, qw_group_new(n->res, "all"), &err };
+    qw_loader l = { .store = n->store, .res = n->res, .err = &err };
+    l.group = qw_group_new(n->res, "all");
     for (size_t i = 0; i < 20; i++) {
         snprintf(module, sizeof module, "%s%s", i < 14 ? "transformer_blocks.0." : "",
                  i < 14 ? names[i] : outer[i - 14]);
@@ -918,7 +919,8 @@ static void bench_open(bench *b, const char *path, qw_kind part)
     b->store = must_open(path, part);
     ck_assert_msg(!qw_device_open("ref", 1, &b->dev, &b->err), "%s", b->err.text);
     ck_assert_msg(!qw_residency_new(&b->res, b->dev, 0, &b->err), "%s", b->err.text);
-    b->l = (qw_loader){ b->store, b->res, qw_group_new(b->res, "all"), &b->err };
+    b->l = (qw_loader){ .store = b->store, .res = b->res, .err = &b->err };
+    b->l.group = qw_group_new(b->res, "all");
 }
 
 static void bench_close(bench *b)
@@ -1486,7 +1488,8 @@ static void load_blocks(qw_store *s, qw_residency *res, qw_group **g, qw_weight 
                         qw_error *err)
 {
     for (int i = 0; i < GROUPS; i++) {
-        qw_loader l = { s, res, g[i] = qw_group_new(res, "block %d", i), err };
+        qw_loader l = { .store = s, .res = res, .err = err };
+        l.group = g[i] = qw_group_new(res, "block %d", i);
         for (int k = 0; k < 2; k++)
             qw_load_part(&l, &w[i][k], ROWS, COLS, 0, "block.%d.%c", i, "ab"[k]);
     }
@@ -1558,7 +1561,8 @@ START_TEST(too_little_memory)
     far_open(d, 1);
     qw_store *s = blocks_file();
     qw_residency_new(&res, &d->dev, GROUP_BYTES / 4, &err);
-    qw_loader l = { s, res, qw_group_new(res, "block 0"), &err };
+    qw_loader l = { .store = s, .res = res, .err = &err };
+    l.group = qw_group_new(res, "block 0");
     qw_load_part(&l, &w, ROWS, COLS, 0, "block.0.a");
     ck_assert_int_eq(qw_residency_commit(res, &err), QWEN_ENOMEM);
     qw_weight_free(&w);

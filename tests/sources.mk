@@ -4,7 +4,7 @@ unit_tests = \
 	check_tensor check_op_table check_run check_registry check_ops check_reference \
 	check_conform check_load check_formats check_weights check_layouts check_tokenizer \
 	check_rng check_schedule check_sampler check_image check_nets check_parts check_bands \
-	check_geometry check_api check_stages check_generate check_golden check_oom
+	check_geometry check_inspect check_api check_stages check_generate check_golden check_oom
 script_tests = tests/check_includes.sh tests/check_docs.sh tests/check_symbols.sh tests/check_cli.sh tests/fuzz/replay.sh
 
 # what the tests share
@@ -71,6 +71,9 @@ check_bands_LDADD = $(unit_libs)
 check_geometry_SOURCES = tests/check_geometry.c
 check_geometry_CPPFLAGS = $(test_cppflags)
 check_geometry_LDADD = $(unit_libs)
+check_inspect_SOURCES = tests/check_inspect.c
+check_inspect_CPPFLAGS = $(test_cppflags)
+check_inspect_LDADD = $(unit_libs)
 check_api_SOURCES = tests/check_api.c tests/api.h
 check_api_CPPFLAGS = $(test_cppflags)
 check_api_LDADD = $(unit_libs)

@@ -127,6 +127,8 @@ static int vision_store(qwen *q)
     if (q->opt.vision) {
         if (qw_component_files(q, c, q->opt.vision, NULL, NULL, NULL))
             return q->error.status;
+        if (!c->config && q->text_files.config && !(c->config = qw_strdup(q->text_files.config)))
+            return qw_no_memory(q);     /* beside the text encoder, or the model's */
         return qw_open_store(q, c, QW_KIND_VISION, NULL);
     }
     if (q->text_files.store && qw_store_find(q->text_files.store, "visual.merger.ln_q.weight")) {

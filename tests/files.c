@@ -324,6 +324,11 @@ qw_store *must_open(const char *path, qw_kind part)
     return s;
 }
 
+void has(const qw_store *s, const char *path, const char *name)
+{
+    ck_assert_msg(qw_store_find(s, name) != NULL, "%s has no %s", path, name);
+}
+
 int add_status(const char *path)
 {
     qw_error err = { 0 };
@@ -332,6 +337,34 @@ int add_status(const char *path)
     qw_store_add(s, path, &err);
     qw_store_free(s);
     return err.status;
+}
+
+void flip_bits(const char *suffix, const blob *b, int bits)
+{
+    char name[64];
+    unsigned opened = 0, sum = 0;
+    snprintf(name, sizeof name, "flip%s", suffix);
+    for (size_t i = 0; i < b->n; i++)
+        for (int bit = 0; bit < bits; bit++) {
+            qw_error err = { 0 };
+            qw_store *s = NULL;
+            qw_kind kind;
+            b->data[i] ^= (unsigned char)(1 << bit);
+            qw_store_new(&s, &err);
+            if (!qw_store_add(s, write_file(name, b->data, b->n), &err))
+                qw_store_canonical(s, QW_KIND_UNKNOWN, &kind, &err);
+            for (int64_t k = 0; !err.status && qw_store_entry(s, k); k++) {
+                const qw_entry *e = qw_store_entry(s, k);
+                if (e->bytes)
+                    sum += ((const unsigned char *)e->data)[0] +
+                           ((const unsigned char *)e->data)[e->bytes - 1];
+            }
+            opened += !err.status;
+            ck_assert_msg(!err.status == !err.text[0], "status %d, \"%s\"", err.status, err.text);
+            b->data[i] ^= (unsigned char)(1 << bit);
+            qw_store_free(s);
+        }
+    ck_assert(opened > 0 && opened < 8 * b->n && sum > 0);
 }
 
 int starts_with(const char *s, const char *head)

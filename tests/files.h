@@ -65,6 +65,10 @@ qw_store *open_store(const char *path);         /* names as in the file */
 /* With canonical names, as a part; the error is the caller's to look at. */
 qw_store *open_part(const char *path, qw_kind part, qw_kind *found, qw_error *err);
 qw_store *must_open(const char *path, qw_kind part);
+/* Asserts that there is such a tensor; path begins the message. */
+void has(const qw_store *s, const char *path, const char *name);
+/* One bit changed at a time: refused or opened, and whatever is opened lies inside the file. */
+void flip_bits(const char *suffix, const blob *b, int bits);
 int add_status(const char *path);               /* of qw_store_add */
 
 int starts_with(const char *s, const char *head);

@@ -105,3 +105,12 @@ void close_row(lora_row *r)
 {
     for (int i = 0; i < r->n; i++) qw_lora_free(r->lora[i]);
 }
+
+int open_loras(json_t **out)
+{
+    qw_error err = { 0 };
+    if (!qw_json_file(testdata(FORMATS "goldens/lora.json"), out, &err))
+        return (int)json_array_size(*out);
+    fprintf(stderr, "%s\n", err.text);
+    return 0;
+}

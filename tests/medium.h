@@ -31,6 +31,8 @@ void close_model(model *m);
 /* The velocity of the golden inputs, 6 x 8 tokens at t = 0.7; malloc'ed. */
 double *forward(model *m);
 
+/* goldens/lora.json for main(): the number of its rows, 0 after a message if it cannot be read. */
+int  open_loras(json_t **out);
 /* The files of a row of goldens/lora.json with their strengths. */
 typedef struct lora_row { qw_lora *lora[4]; int n; } lora_row;
 void open_row(lora_row *r, const json_t *row);

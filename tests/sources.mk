@@ -2,9 +2,11 @@
 conform_sources = tests/conform.h tests/conform.c tests/cases.c tests/fill.h tests/fill.c tests/bounds.c
 unit_tests = \
 	check_tensor check_op_table check_run check_registry check_ops check_reference \
-	check_conform check_load check_formats check_weights check_layouts check_tokenizer \
-	check_rng check_schedule check_sampler check_image check_nets check_parts check_bands \
-	check_geometry check_inspect check_api check_stages check_generate check_golden check_oom
+	check_conform check_safetensors check_gguf check_store check_broken check_kinds \
+	check_names check_config check_quant check_loader check_lora check_residency \
+	check_streaming check_vae check_layouts check_tokenizer check_rng check_schedule \
+	check_sampler check_image check_nets check_parts check_bands check_geometry check_inspect \
+	check_api check_stages check_generate check_golden check_oom
 script_tests = tests/check_includes.sh tests/check_docs.sh tests/check_symbols.sh tests/check_cli.sh tests/fuzz/replay.sh
 
 # what the tests share
@@ -32,15 +34,45 @@ check_reference_LDADD = $(unit_libs)
 check_conform_SOURCES = tests/check_conform.c tests/testing.h $(conform_sources)
 check_conform_CPPFLAGS = $(test_cppflags)
 check_conform_LDADD = $(unit_libs)
-check_load_SOURCES = tests/check_load.c
-check_load_CPPFLAGS = $(test_cppflags)
-check_load_LDADD = $(unit_libs)
-check_formats_SOURCES = tests/check_formats.c
-check_formats_CPPFLAGS = $(test_cppflags)
-check_formats_LDADD = $(unit_libs)
-check_weights_SOURCES = tests/check_weights.c
-check_weights_CPPFLAGS = $(test_cppflags)
-check_weights_LDADD = $(unit_libs)
+check_safetensors_SOURCES = tests/check_safetensors.c
+check_safetensors_CPPFLAGS = $(test_cppflags)
+check_safetensors_LDADD = $(unit_libs)
+check_gguf_SOURCES = tests/check_gguf.c
+check_gguf_CPPFLAGS = $(test_cppflags)
+check_gguf_LDADD = $(unit_libs)
+check_store_SOURCES = tests/check_store.c
+check_store_CPPFLAGS = $(test_cppflags)
+check_store_LDADD = $(unit_libs)
+check_broken_SOURCES = tests/check_broken.c
+check_broken_CPPFLAGS = $(test_cppflags)
+check_broken_LDADD = $(unit_libs)
+check_kinds_SOURCES = tests/check_kinds.c
+check_kinds_CPPFLAGS = $(test_cppflags)
+check_kinds_LDADD = $(unit_libs)
+check_names_SOURCES = tests/check_names.c
+check_names_CPPFLAGS = $(test_cppflags)
+check_names_LDADD = $(unit_libs)
+check_config_SOURCES = tests/check_config.c
+check_config_CPPFLAGS = $(test_cppflags)
+check_config_LDADD = $(unit_libs)
+check_quant_SOURCES = tests/check_quant.c
+check_quant_CPPFLAGS = $(test_cppflags)
+check_quant_LDADD = $(unit_libs)
+check_loader_SOURCES = tests/check_loader.c
+check_loader_CPPFLAGS = $(test_cppflags)
+check_loader_LDADD = $(unit_libs)
+check_lora_SOURCES = tests/check_lora.c
+check_lora_CPPFLAGS = $(test_cppflags)
+check_lora_LDADD = $(unit_libs)
+check_residency_SOURCES = tests/check_residency.c
+check_residency_CPPFLAGS = $(test_cppflags)
+check_residency_LDADD = $(unit_libs)
+check_streaming_SOURCES = tests/check_streaming.c
+check_streaming_CPPFLAGS = $(test_cppflags)
+check_streaming_LDADD = $(unit_libs)
+check_vae_SOURCES = tests/check_vae.c
+check_vae_CPPFLAGS = $(test_cppflags)
+check_vae_LDADD = $(unit_libs)
 check_layouts_SOURCES = tests/check_layouts.c
 check_layouts_CPPFLAGS = $(test_cppflags)
 check_layouts_LDADD = $(unit_libs)

@@ -591,8 +591,9 @@ int qw_job_schedule(qw_job *j)
     const int raw = r->schedule && !strcmp(r->schedule, "raw");
     const qw_schedule_request s = {
         .name = r->schedule    ? r->schedule
-                : q->lightning ? "lightning"
-                               : NULL,
+                : q->flat_shift > 0 ? "lightning"
+                                    : NULL,
+        .flat = q->flat_shift,
         .config = &q->schedule_config,
         .steps = raw ? r->steps : j->steps,
         .tokens = j->tokens,

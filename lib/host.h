@@ -61,6 +61,7 @@ typedef struct qw_schedule_request {
     int     layered;
     const double *sigmas;               /* explicit, before the shift, without the final 0; or NULL */
     int     n_sigmas;
+    double  flat;                       /* "lightning": the shift at every size; 0: 3 */
     double  shift;                      /* > 0: static linear shift instead of the dynamic one */
     double  denoise;                    /* ComfyUI's; 0 or 1: all */
     const char *sampler;                /* ComfyUI drops the penultimate sigma for some */

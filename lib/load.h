@@ -32,6 +32,7 @@ typedef enum qw_kind {                  /* what a file is, from its keys */
     QW_KIND_QWEN21, QW_KIND_DUMP
 } qw_kind;
 const char *qw_kind_name(qw_kind k);
+const char *qw_kind_article(qw_kind k);         /* "a", "an" */
 
 typedef struct qw_store qw_store;
 
@@ -45,6 +46,8 @@ int   qw_store_add(qw_store *s, const char *path, qw_error *err);
  * QW_KIND_UNKNOWN: whatever it is.  *found says what it is.  A kind other than the wanted part is
  * QWEN_EMODEL; what exists but is not supported QWEN_EUNSUPPORTED; both name what it is. */
 int   qw_store_canonical(qw_store *s, qw_kind part, qw_kind *found, qw_error *err);
+/* Has an all-in-one checkpoint this part? */
+int   qw_store_has(const qw_store *s, qw_kind part);
 const qw_entry *qw_store_find(const qw_store *s, const char *name);             /* NULL if absent */
 const qw_entry *qw_store_entry(const qw_store *s, int64_t i); /* NULL past the last */
 /* Where path is a short regular file that holds a relative path (what git leaves of a symbolic link

@@ -53,13 +53,12 @@ static int class_named(const char *name, qw_variant *out)
     return 0;
 }
 
-/* Does the last part of a path contain word?  Case is ignored; '-', '_' and '.' are alike. */
-int qw_name_has(const char *path, const char *word)
+/* Where word ends in the last part of a path, or NULL.  Case is ignored; '-', '_' and '.' are alike;
+ * whole: no letter stands beside it. */
+static const char *in_name(const char *path, const char *word, int whole)
 {
-    if (!path)
-        return 0;
-    const char *slash = strrchr(path, '/');
-    for (const char *p = slash ? slash + 1 : path; *p; p++) {
+    const char *slash = path ? strrchr(path, '/') : NULL, *name = slash ? slash + 1 : path;
+    for (const char *p = name; p && *p; p++) {
         size_t i = 0;
         while (word[i] && p[i]) {
             const int c = p[i] == '-' || p[i] == '_' ? '.' : tolower((unsigned char)p[i]);
@@ -67,10 +66,17 @@ int qw_name_has(const char *path, const char *word)
                 break;
             i++;
         }
-        if (!word[i])
-            return 1;
+        const int beside =
+            (p > name && isalpha((unsigned char)p[-1])) || isalpha((unsigned char)p[i]);
+        if (!word[i] && !(whole && beside))
+            return p + i;
     }
-    return 0;
+    return NULL;
+}
+
+int qw_name_has(const char *path, const char *word)
+{
+    return in_name(path, word, 0) != NULL;
 }
 
 static qw_variant variant_of_file(const char *path)
@@ -88,7 +94,7 @@ static qw_variant variant_of_file(const char *path)
 
 void qw_say(const qwen *q, int level, const char *format, ...)
 {
-    if (!q->opt.log)
+    if (!q->opt.log || q->plan_of)      /* a plan's handle says what its original has said */
         return;
     char line[1200];
     va_list args;
@@ -393,6 +399,24 @@ static int open_dit(qwen *q)
     return q->error.status;
 }
 
+/* A language model alone, Qwen2, has the same keys as Qwen2.5-VL's and was not trained with pictures.
+ * What tells them apart is the vision tower beside it, GGUF's architecture, or a config.json. */
+static int is_language_model(qwen *q)
+{
+    const qw_component *c = &q->text_files;
+    if (qw_store_find(c->store, "visual.patch_embed.proj.weight") || q->opt.vision ||
+        qw_store_metadata(c->store, "general.architecture"))
+        return 0;
+    json_t *json = NULL;
+    char *config = qw_config_beside(c->path, &q->error);
+    if (!q->error.status)
+        qw_load_json(q, config, &json);
+    const int seen = json_object_get(json, "vision_config") != NULL;
+    json_decref(json);
+    free(config);
+    return !seen && !q->error.status;
+}
+
 static int open_text(qwen *q)
 {
     json_t *json;
@@ -407,6 +431,10 @@ static int open_text(qwen *q)
     qw_text_configure(&q->text_config, json, q->text_files.store, where_of(&q->text_files),
                       &q->error);
     json_decref(json);
+    if (!q->error.status && is_language_model(q))
+        qw_fail(&q->error, QWEN_EMODEL,
+                "%s is a language model without a vision tower (Qwen2), expected Qwen2.5-VL",
+                q->text_files.path);
     if (!q->error.status && q->dit_files.store && q->text_config.width != q->dit_config.text_width)
         return qw_fail(&q->error, QWEN_EMODEL,
                        "%s: the text encoder is %lld wide, the transformer expects %lld",
@@ -491,17 +519,27 @@ static int whole_file(qwen *q, const char *dit[1], const char *text[1], const ch
     qw_kind kind = QW_KIND_UNKNOWN;
     const int status =
         probe.path ? qw_open_store(q, &probe, QW_KIND_UNKNOWN, &kind) : qw_no_memory(q);
+    const int parts = status ? 0
+                             : qw_store_has(probe.store, QW_KIND_TRANSFORMER) |
+                                   qw_store_has(probe.store, QW_KIND_TEXT) << 1 |
+                                   qw_store_has(probe.store, QW_KIND_VAE) << 2;
     qw_close_component(&probe);
+    q->whole = kind;
     if (status)
         return status;
     switch (kind) {
     case QW_KIND_TRANSFORMER: *dit = q->opt.model; return QWEN_OK;
     case QW_KIND_TEXT:        *text = q->opt.model; return QWEN_OK;
     case QW_KIND_VAE:         *vae = q->opt.model; return QWEN_OK;
-    case QW_KIND_CHECKPOINT:  *dit = *text = *vae = q->opt.model; return QWEN_OK;
+    case QW_KIND_CHECKPOINT:
+        *dit = parts & 1 ? q->opt.model : NULL;
+        *text = parts & 2 ? q->opt.model : NULL;
+        *vae = parts & 4 ? q->opt.model : NULL;
+        return QWEN_OK;
     default:
-        return qw_fail(&q->error, QWEN_EMODEL, "%s: this is a %s, not a model that draws",
-                       q->opt.model, qw_kind_name(kind));
+        return qw_fail(&q->error, QWEN_EMODEL, "%s: this is %s %s, not a model that draws",
+                       q->opt.model, qw_kind_article(kind),
+                       kind == QW_KIND_UNKNOWN ? "unknown file" : qw_kind_name(kind));
     }
 }
 
@@ -538,8 +576,9 @@ static int find_files(qwen *q)
         !q->opt.vision)
         return qw_fail(&q->error, QWEN_EARG, "%s: no transformer, text encoder or VAE here",
                        model ? model : "no model given");
-    return open_dit(q) || open_text(q) || open_vae(q) || open_control(q) ? q->error.status
-                                                                         : QWEN_OK;
+    return open_dit(q) || open_text(q) || open_vae(q) || open_control(q) || qw_open_vision(q)
+               ? q->error.status
+               : QWEN_OK;
 }
 
 /* --- what it is ------------------------------------------------------------------------------- */
@@ -575,11 +614,46 @@ static int decide_variant(qwen *q)
         q->variant = QW_EDIT_2511;
     }
     const int layered = q->dit_config.layer3d || q->dit_config.additional_t;
+    if (path && q->variant == QW_EDIT_2511 && !q->dit_config.zero_cond_t) {
+        q->dit_config.zero_cond_t = 1;
+        qw_say(q, 0, "%s has no mark of 2511; references are modulated at t = 0 all the same, as %s",
+               path, q->opt.variant ? "the variant asks" : "its name says");
+    }
+    if (path && q->dit_config.zero_cond_t && (q->variant == QW_EDIT || q->variant == QW_EDIT_2509))
+        return qw_fail(&q->error, QWEN_EMODEL,
+                       "%s: the variant is %s, but the transformer is that of edit-2511", path,
+                       qw_variant_name(q->variant));
     if (path && (q->variant == QW_LAYERED) != layered)
         return qw_fail(&q->error, QWEN_EMODEL,
                        "%s: the variant is %s, but the transformer is %s of Layered", path,
                        qw_variant_name(q->variant), layered ? "that" : "not that");
+    if (path && q->vae_files.store && (q->vae_config.channels == 4) != layered)
+        return qw_fail(&q->error, QWEN_EMODEL,
+                       "%s: the VAE has %lld picture channels, a transformer %s Layered expects %d",
+                       q->vae_files.path, (long long)q->vae_config.channels,
+                       layered ? "of" : "that is not of", layered ? 4 : 3);
     return QWEN_OK;
+}
+
+/* Words in a name that tell of few steps and no guidance; the schedule's one shift, or 0 for the
+ * ordinary one. */
+static const struct { const char *word; int whole, steps; double shift; } distilled[] = {
+    { "lightning", 0, 8, 3 }, { "rapid", 1, 4, 3 }, { "dmd2", 1, 3, 2.5 },  { "turbo", 1, 8, 3 },
+    { "hyper", 1, 8, 3 },     { "lcm", 1, 8, 3 },   { "distill", 0, 15, 0 },
+};
+
+int qw_distilled(qwen *q, const char *path)
+{
+    for (size_t i = 0; i < sizeof distilled / sizeof *distilled; i++) {
+        if (!in_name(path, distilled[i].word, distilled[i].whole))
+            continue;
+        q->distilled = distilled[i].word;
+        q->flat_shift = distilled[i].shift;
+        q->steps = qw_steps_in_name(path) ? qw_steps_in_name(path) : distilled[i].steps;
+        q->guidance = 1;
+        return 1;
+    }
+    return 0;
 }
 
 static int decide_defaults(qwen *q)
@@ -589,22 +663,18 @@ static int decide_defaults(qwen *q)
     const int plus = q->variant == QW_EDIT_2509 || q->variant == QW_EDIT_2511;
     /* Lightning's own scheduler has one shift for every size and no terminal. */
     const int flat = s->dynamic && s->terminal == 0 && s->base_shift == s->max_shift;
-    q->lightning = qw_name_has(name, "lightning") || qw_name_has(model, "lightning");
-    int steps = plus ? 40 : 50;
-    double guidance = 4;
-    if (q->lightning || flat) {
-        const int said = qw_steps_in_name(name) ? qw_steps_in_name(name) : qw_steps_in_name(model);
-        steps = said ? said : 8;
-        guidance = 1;
-        q->distilled = 1;
-    } else if (qw_name_has(name, "distill") || qw_name_has(model, "distill")) {
-        steps = 15;
-        guidance = 1;
-        q->distilled = 1;
+    const int steps = q->steps, said = qw_steps_in_name(model);
+    const double guidance = q->guidance;        /* of the block in model_index.json */
+    q->steps = plus ? 40 : 50;
+    q->guidance = 4;
+    if (!qw_distilled(q, name) && !qw_distilled(q, model) && flat) {
+        q->distilled = "its scheduler";
+        q->steps = said ? said : 8;
+        q->guidance = 1;
     }
-    if (!q->steps)
+    if (steps)
         q->steps = steps;
-    if (q->guidance <= 0)
+    if (guidance > 0)
         q->guidance = guidance;
     if (!q->negative && !(q->negative = qw_strdup(" ")))
         return qw_no_memory(q);

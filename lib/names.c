@@ -18,6 +18,11 @@ const char *qw_kind_name(qw_kind k)
     return (size_t)k < sizeof names / sizeof *names ? names[k] : names[0];
 }
 
+const char *qw_kind_article(qw_kind k)
+{
+    return k == QW_KIND_CHECKPOINT || k == QW_KIND_UNKNOWN ? "an" : "a";
+}
+
 static int starts_with(const char *s, const char *prefix)
 {
     return !strncmp(s, prefix, strlen(prefix));
@@ -138,6 +143,38 @@ static const char *architecture(const qw_store *s)
     return a ? a : "";
 }
 
+/* Layouts of other quantisers, which keep several tensors for a weight under their own names. */
+static const char *foreign_layout(const qw_store *s)
+{
+    static const struct { const char *end, *what; } layouts[] = {
+        { ".wscales", "SVDQuant (Nunchaku)" },
+        { ".weight.quant_state.bitsandbytes__nf4", "bitsandbytes NF4" },
+        { ".weight.quant_state.bitsandbytes__fp4", "bitsandbytes FP4" },
+        { ".weight.absmax", "bitsandbytes" },
+        { ".SCB", "bitsandbytes LLM.int8()" },
+        { ".qzeros", "AWQ or GPTQ" },
+    };
+    for (size_t i = 0; i < sizeof layouts / sizeof *layouts; i++)
+        if (ends_anywhere(s, layouts[i].end)) return layouts[i].what;
+    return NULL;
+}
+
+/* A model of another family, by a piece of a name that only it has. */
+static const char *foreign_family(const qw_store *s)
+{
+    static const struct { const char *piece, *what; } families[] = {
+        { "double_blocks.0.img_", "Flux or HunyuanVideo" },
+        { "joint_blocks.0.", "Stable Diffusion 3" },
+        { "input_blocks.0.0.", "Stable Diffusion or SDXL" },
+        { "noise_refiner.0.", "Lumina or Z-Image" },
+        { "blocks.0.cross_attn.norm_k.", "Wan" },
+    };
+    for (size_t f = 0; f < sizeof families / sizeof *families; f++)
+        for (int64_t i = 0; i < s->entries; i++)
+            if (strstr(s->entry[i].name, families[f].piece)) return families[f].what;
+    return NULL;
+}
+
 /* Each kind's signatures, tested in this order (spec of the family: the first match decides). */
 static const struct { qw_kind kind; const char *names[3]; } signatures[] = {
     { QW_KIND_QWEN21, { "txt_in.text_norm.weight" } },
@@ -192,8 +229,14 @@ static qw_kind detect(const qw_store *s, const char **prefix)
  * refused. */
 static int refuse(const qw_store *s, qw_kind kind, qw_kind part, qw_error *err)
 {
-    const char *path = qw_store_path(s, 0);
+    const char *path = qw_store_path(s, 0), *foreign = foreign_layout(s);
     static const char *const nothing[] = { "txt_norm.weight", NULL };
+    if (foreign)
+        return qw_fail(err, QWEN_EUNSUPPORTED, "%s is quantised as %s, which is not supported", path,
+                       foreign);
+    if (kind == QW_KIND_UNKNOWN || kind == QW_KIND_CHECKPOINT) foreign = foreign_family(s);
+    if (foreign)
+        return qw_fail(err, QWEN_EUNSUPPORTED, "%s is a model of another family: %s", path, foreign);
     if (kind == QW_KIND_QWEN21)
         return qw_fail(err, QWEN_EUNSUPPORTED,
                        "%s belongs to Qwen-Image-2.1, another generation of the model, which "
@@ -416,6 +459,14 @@ static int rename_all(qw_store *s, qw_kind kind, qw_error *err)
     return qw_store_index(s, err);
 }
 
+int qw_store_has(const qw_store *s, qw_kind part)
+{
+    if (part == QW_KIND_TEXT) return count_prefix(s, "text_encoders.") > 0;
+    if (part == QW_KIND_VAE)
+        return count_prefix(s, "vae.") > 0 || count_prefix(s, "first_stage_model.") > 0;
+    return part == QW_KIND_TRANSFORMER && count_prefix(s, "model.diffusion_model.") > 0;
+}
+
 /* A part of an all-in-one checkpoint. */
 static int select_part(qw_store *s, qw_kind part, qw_error *err)
 {
@@ -444,8 +495,9 @@ int qw_store_canonical(qw_store *s, qw_kind part, qw_kind *found, qw_error *err)
     const int control =
         part == QW_KIND_CONTROLNET && (kind == QW_KIND_BLOCKWISE || kind == QW_KIND_FUN);
     if (part != QW_KIND_UNKNOWN && kind != part && !together && !control)
-        return qw_fail(err, QWEN_EMODEL, "%s is a %s, expected a %s", qw_store_path(s, 0),
-                       qw_kind_name(kind), qw_kind_name(part));
+        return qw_fail(err, QWEN_EMODEL, "%s is %s %s, expected %s %s", qw_store_path(s, 0),
+                       qw_kind_article(kind), qw_kind_name(kind), qw_kind_article(part),
+                       qw_kind_name(part));
     if (*prefix) status = keep_prefix(s, prefix, 1, err);
     else if (kind == QW_KIND_TEXT || kind == QW_KIND_VISION) status = keep_text(s, err);
     if (!status) status = qw_store_index(s, err);

@@ -24,7 +24,14 @@ static void tell_unused(void *user, const qw_entry *e)
 static int loading(qwen *q, qw_component *c, qw_device *dev, const char *what, const char *option,
                    qw_loader *l)
 {
-    if (!c->store && q->pipeline_class)
+    if (!c->store && c == &q->vision_files && q->opt.text_encoder)
+        return qw_fail(&q->error, QWEN_EMODEL, "%s has no %s, and none was given (%s)",
+                       q->opt.text_encoder, what, option);
+    if (!c->store && q->opt.model && q->whole && q->whole != QW_KIND_CHECKPOINT)
+        return qw_fail(&q->error, QWEN_EMODEL, "%s is %s %s: a %s is missing, and none was given (%s)",
+                       q->opt.model, qw_kind_article(q->whole), qw_kind_name(q->whole), what,
+                       option);
+    if (!c->store && q->opt.model)
         return qw_fail(&q->error, QWEN_EMODEL, "%s has no %s, and none was given (%s)",
                        q->opt.model, what, option);
     if (!c->store)
@@ -119,11 +126,9 @@ static int find_mmproj(qwen *q)
     return q->error.status;
 }
 
-static int vision_store(qwen *q)
+int qw_open_vision(qwen *q)
 {
     qw_component *c = &q->vision_files;
-    if (c->store)
-        return QWEN_OK;
     if (q->opt.vision) {
         if (qw_component_files(q, c, q->opt.vision, NULL, NULL, NULL))
             return q->error.status;
@@ -131,6 +136,14 @@ static int vision_store(qwen *q)
             return qw_no_memory(q);     /* beside the text encoder, or the model's */
         return qw_open_store(q, c, QW_KIND_VISION, NULL);
     }
+    return QWEN_OK;
+}
+
+static int vision_store(qwen *q)
+{
+    qw_component *c = &q->vision_files;
+    if (c->store)
+        return QWEN_OK;
     if (q->text_files.store && qw_store_find(q->text_files.store, "visual.merger.ln_q.weight")) {
         c->store = q->text_files.store;
         c->borrowed = 1;
@@ -296,15 +309,10 @@ static void lora_defaults(qwen *q, const char *path)
     if (!q->plain.steps) {
         q->plain.steps = q->steps;
         q->plain.guidance = q->guidance;
-        q->plain.lightning = q->lightning;
+        q->plain.flat_shift = q->flat_shift;
         q->plain.distilled = q->distilled;
     }
-    if (!qw_name_has(path, "lightning"))
-        return;
-    q->lightning = q->distilled = 1;
-    q->steps = qw_steps_in_name(path) ? qw_steps_in_name(path) : 8;
-    q->guidance = 1;
-    qw_say(q, 0, "a Lightning LoRA: %d steps without guidance unless said otherwise", q->steps);
+    qw_distilled(q, path);
 }
 
 int qw_lora_add(qwen *q, const char *path, double strength, int partial)
@@ -343,7 +351,7 @@ void qw_lora_drop(qwen *q)
         return;
     q->steps = q->plain.steps;
     q->guidance = q->plain.guidance;
-    q->lightning = q->plain.lightning;
+    q->flat_shift = q->plain.flat_shift;
     q->distilled = q->plain.distilled;
     memset(&q->plain, 0, sizeof q->plain);
 }

@@ -93,6 +93,30 @@ static void report(const qwen *q, const qw_job *j, const qw_tally *t, qwen_plan_
         out->ops(out->user, t->line[i].line, t->line[i].count);
 }
 
+/* What a distilled model does when the request leaves it open is said once. */
+static void tell_distilled(qwen *q, const qwen_request *r)
+{
+    if (!q->distilled || q->told_distilled || ((r->steps || r->n_sigmas) && r->guidance > 0))
+        return;
+    q->told_distilled = 1;
+    qw_say(q, 0, "a distilled model (\"%s\"): %d steps, guidance %g unless said otherwise",
+           q->distilled, q->steps, q->guidance);
+}
+
+/* What will be needed is there and whole: said before hours of work, not after them. */
+static int require(qw_job *j)
+{
+    qwen *q = j->q;
+    const qwen_request *r = j->req;
+    const int words = !r->embeds || (j->passes > 1 && !r->negative_embeds);
+    if (!q->dev->host)                  /* there not all may fit at once */
+        return QWEN_OK;
+    return qw_need_dit(q) || (words && (qw_need_tokenizer(q) || qw_need_text(q))) ||
+                   qw_need_vae(q, QW_VAE_DECODER | (j->references ? QW_VAE_ENCODER : 0))
+               ? q->error.status
+               : QWEN_OK;
+}
+
 /* A second handle of the same files, on devices that compute nothing: no weight goes anywhere. */
 static int walk(qwen *q, const qwen_request *req, qw_tally *t, qwen_plan_report *out)
 {
@@ -105,7 +129,7 @@ static int walk(qwen *q, const qwen_request *req, qw_tally *t, qwen_plan_report 
         p->tally = t;
         p->steps = q->steps;
         p->guidance = q->guidance;
-        status = qw_job_init(&j, p, req) || count_stages(&j, t, out);
+        status = qw_job_init(&j, p, req) || require(&j) || count_stages(&j, t, out);
     }
     if (!p)
         qw_fail(&q->error, QWEN_ENOMEM, "no memory for a plan");
@@ -120,6 +144,7 @@ static int walk(qwen *q, const qwen_request *req, qw_tally *t, qwen_plan_report 
 
 int qw_plan(qwen *q, const qwen_request *req, qwen_plan_report *out)
 {
+    tell_distilled(q, req);
     qw_tally t = { .want_lines = out->ops != NULL,
                    .geometry = out->geometry,
                    .user = out->user };
@@ -145,7 +170,8 @@ int qw_generate(qwen *q, const qwen_request *req, qwen_result *out)
     qw_job j;
     q->peak_scratch = 0;
     q->bands[0] = q->bands[1] = 0;
-    if (!qw_job_init(&j, q, req) && !too_large(&j) && !prepare(&j) && !qw_job_denoise(&j) &&
+    tell_distilled(q, req);
+    if (!qw_job_init(&j, q, req) && !require(&j) && !too_large(&j) && !prepare(&j) && !qw_job_denoise(&j) &&
         !qw_job_decode(&j, out)) {
         out->seed = req->seed;
         out->width = j.width;
@@ -153,7 +179,7 @@ int qw_generate(qwen *q, const qwen_request *req, qwen_result *out)
         out->steps = j.steps;
         out->guidance = j.guidance;
         out->variant = qw_variant_name(j.variant);
-        out->schedule = req->schedule ? q->told[0] : q->lightning ? "lightning" : "auto";
+        out->schedule = req->schedule ? q->told[0] : q->flat_shift > 0 ? "lightning" : "auto";
         out->sampler = req->sampler ? q->told[1] : "euler";
         out->rng = req->rng ? q->told[2] : "torch-cpu";
         out->seconds_text = j.seconds_text;

@@ -49,8 +49,11 @@ struct qwen {
     int        width, height, steps;    /* defaults; 0: computed */
     double     guidance;
     int64_t    reference_area, condition_area;
-    int        comfy, distilled;
-    int        lightning;               /* the file is one for the schedule with one shift for every size */
+    int        comfy;
+    const char *distilled;              /* by what: a word of its name; NULL: it is not */
+    int        told_distilled;
+    double     flat_shift;              /* the shift of every size that the distillation wants; 0: none */
+    qw_kind    whole;                   /* what the model is if it is a single file */
 
     qw_device *dev, *text_dev, *vae_dev, *ref;      /* the last two may equal the first */
     qw_component text_files, vision_files, dit_files, vae_files, control_files;
@@ -71,7 +74,7 @@ struct qwen {
     qw_lora   *lora[QW_MAX_LORAS];      /* in the order they were added */
     int        loras;
     qw_overlay *overlay;                /* all of them over the transformer */
-    struct { int steps, lightning, distilled; double guidance; } plain;    /* without them */
+    struct { int steps; const char *distilled; double guidance, flat_shift; } plain;     /* without them */
     const qwen *plan_of;                /* computes nothing: stands for that handle's devices */
     struct qw_tally *tally;             /* qwen_plan: stages are walked and counted, not run */
     void     (*problem)(void *user, const char *missing, const char *sentence);    /* inspect: a loader's `each` */
@@ -94,6 +97,8 @@ int  qw_need_control(qwen *q);
 int  qw_need_vae(qwen *q, int parts);
 /* need.c; what it shares with model.c */
 int  qw_name_has(const char *path, const char *word);
+int  qw_distilled(qwen *q, const char *path);   /* nonzero: its name says so, and the defaults are set */
+int  qw_open_vision(qwen *q);                   /* the file of options.vision, if there is one */
 int  qw_steps_in_name(const char *path);
 int  qw_is_directory(const char *path);
 int  qw_no_memory(qwen *q);

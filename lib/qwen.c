@@ -171,7 +171,7 @@ int qwen_info(qwen *q, qwen_model_info *out)
         .steps = q->steps,
         .guidance = q->guidance,
         .negative = q->negative,
-        .distilled = q->distilled,
+        .distilled = q->distilled != NULL,
         .text_width = q->dit_config.text_width,
     };
     give_struct(out, size, &info, sizeof info);

@@ -83,12 +83,12 @@ static const qw_schedule_config published = {
     .shift = 1, .base_shift = 0.5, .max_shift = 0.9, .terminal = 0.02, .base_len = 256,
     .max_len = 8192, .train_steps = 1000, .dynamic = 1 };
 
-/* The published Lightning models' scheduler: shift 3 at every size, no terminal. */
-static qw_schedule_config lightning(qw_schedule_config c)
+/* The published Lightning models' scheduler: one shift (3) at every size, no terminal. */
+static qw_schedule_config lightning(qw_schedule_config c, double shift)
 {
     c.dynamic = 1;
     c.linear = 0;
-    c.base_shift = c.max_shift = 1.0986122886681098;        /* ln 3 */
+    c.base_shift = c.max_shift = shift > 0 && shift != 3 ? log(shift) : 1.0986122886681098; /* ln 3 */
     c.terminal = 0;
     return c;
 }
@@ -378,7 +378,7 @@ int qw_schedule_make(qw_schedule *out, const qw_schedule_request *q, qw_error *e
     } else if (!strcmp(name, "lightning")) {
         qw_schedule_request r = *q;
         r.layered = 0;                                      /* its mu depends on nothing */
-        make_diffusers(&s, &r, lightning(c), &own);
+        make_diffusers(&s, &r, lightning(c, q->flat), &own);
     } else if (!strcmp(name, "raw"))
         make_raw(&s, q, c.train_steps, &own);
     else if (which < COMFY_SCHEDULES)

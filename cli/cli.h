@@ -40,6 +40,7 @@ typedef struct settings {
     const char *output, *dump, *latents, *embeds, *save_embeds, *from;
     const char *device, *text_device, *vae_device, *like, *progress;
     int         strict, preview, quiet, verbose, json, jsonl, ops, names, help;
+    const char *kind;
     text_list   words;                  /* arguments that are no options */
     unsigned char given[96];            /* by row of the option table */
     json_t     *recipe;                 /* of --from; owns the strings that came from it */
@@ -90,14 +91,19 @@ void settings_free(settings *s);
 int  list_add(text_list *l, const char *text);
 /* The one of the n names that is nearest to `word`, or NULL if none is near. */
 const char *near_miss(const char *word, const char *const *names, size_t n);
+/* Edit distance with neighbours swapped at cost 1, up to 63 characters; 99 beyond. */
+int  edit_distance(const char *a, const char *b);
 
-/* --- find.c, models.c: files by name ---------------------------------------------------------- */
+/* --- find.c, places.c: files by name ---------------------------------------------------------- */
 typedef struct model_entry {
     char       *name, *path;
     const char *folder;                 /* ComfyUI's type; "diffusers": a directory; "": unknown */
     uint64_t    bytes;
+    int         place;                  /* which of the places it lies in, from 1 */
+    int         shadowed;               /* an earlier place has that type and name */
+    int         incomplete;             /* a file of it is missing */
 } model_entry;
-typedef struct catalog { model_entry *entry; size_t n; } catalog;
+typedef struct catalog { model_entry *entry; size_t n; int places; } catalog;
 int  catalog_make(catalog *c, const settings *s);
 void catalog_free(catalog *c);
 typedef struct found {                  /* paths for qwen_options; owned */
@@ -200,8 +206,6 @@ int  preview_open(preview **out, const job *j, const char *beside /* the picture
 void preview_tap(preview *p, const char *name, const qwen_array *a);
 void preview_close(preview *p);         /* removes the file */
 int  canny(qwen_array *picture);        /* U8 [H][W][3 or 4] becomes its edges, white on black */
-/* Lanczos; U8 [H][W][C]. */
-int  resize(const qwen_array *from, int64_t w, int64_t h, qwen_array *to);
 /* Outside the mask, and inside the old borders of an extension, the picture's own pixels. */
-int  paste_kept(const settings *s, const job *j, qwen_array *picture);
+void paste_kept(const settings *s, const qwen_result *r, qwen_array *picture);
 #endif

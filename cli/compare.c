@@ -203,10 +203,16 @@ static int compare_dumps(const settings *s, qwen_file *a, qwen_file *b)
 
 /* --- pictures --------------------------------------------------------------------------------- */
 
-/* Levels of 8 bits; alpha only where both have it. */
+/* Component k of pixel i; a picture without alpha is opaque. */
+static int level(const qwen_array *a, int64_t i, int64_t k)
+{
+    return k < a->dim[2] ? ((const uint8_t *)a->data)[i * a->dim[2] + k] : 255;
+}
+
+/* Levels of 8 bits. */
 static int compare_pictures(const settings *s, const qwen_array *a, const qwen_array *b)
 {
-    const int64_t channels = a->dim[2] < b->dim[2] ? a->dim[2] : b->dim[2],
+    const int64_t channels = a->dim[2] > b->dim[2] ? a->dim[2] : b->dim[2],
                   n = a->dim[0] * a->dim[1];
     int64_t differ = 0;
     double squares = 0;
@@ -221,8 +227,7 @@ static int compare_pictures(const settings *s, const qwen_array *a, const qwen_a
     }
     for (int64_t i = 0; i < n; i++)
         for (int64_t k = 0; k < channels; k++) {
-            const int d = ((const uint8_t *)a->data)[i * a->dim[2] + k] -
-                          ((const uint8_t *)b->data)[i * b->dim[2] + k];
+            const int d = level(a, i, k) - level(b, i, k);
             most = abs(d) > most ? abs(d) : most;
             squares += d * d;
             differ += d != 0;

@@ -14,6 +14,7 @@ typedef struct session {                /* what the callbacks of a run share */
     text_list prompts;
     char     *storage;                  /* of the prompts */
     int64_t   pictures, per_run;        /* of all runs; of one: the layers */
+    int64_t   written;
     uint64_t  seed;
 } session;
 
@@ -134,11 +135,18 @@ static void choose_seed(session *x)
 
 /* --- words ------------------------------------------------------------------------------------ */
 
+static int cancelled(const session *x)
+{
+    return x->written ? complain(CODE_CANCELLED, "cancelled; %lld picture%s written before",
+                                 (long long)x->written, x->written > 1 ? "s were" : " was")
+                      : complain(CODE_CANCELLED, "cancelled; no picture was written");
+}
+
 static int library_failed(session *x, int status)
 {
     progress_end(&x->bar);
     if (status == QWEN_ECANCELLED)
-        return complain(CODE_CANCELLED, "cancelled; no picture was written");
+        return cancelled(x);
     return complain(code_of(status), "%s", qwen_error(x->j.q));
 }
 
@@ -223,10 +231,11 @@ static int write_pictures(session *x, int64_t run, const char *prompt, qwen_resu
 {
     int code = CODE_DONE;
     if (r->n == 1)
-        code = paste_kept(x->s, &x->j, &r->image[0]);
+        paste_kept(x->s, r, &r->image[0]);
     for (int i = 0; i < r->n && !code; i++) {
         char *name = picture_name(x->s->output, run * r->n + i + 1, x->pictures > 1);
         code = name ? picture_write(name, &r->image[i], recipe) : no_memory();
+        x->written += !code;
         if (!code && x->s->json)
             code = print_json(x, name, r, prompt, total);
         else if (!code && strcmp(name, "-"))
@@ -313,8 +322,7 @@ static int draw_all(session *x)
         for (int i = 0; i < count && !code; i++) {
             code = draw(x, run++, x->prompts.item[p]);
             if (!code && interrupted())
-                code = p + 1 < x->prompts.n || i + 1 < count ? complain(CODE_CANCELLED, "cancelled")
-                                                             : CODE_DONE;
+                code = p + 1 < x->prompts.n || i + 1 < count ? cancelled(x) : CODE_DONE;
         }
     }
     return code;
@@ -330,7 +338,7 @@ int run_generate(settings *s)
     if (!code)
         code = settle(&x);
     if (!code && interrupted())
-        code = complain(CODE_CANCELLED, "cancelled; no picture was written");
+        code = cancelled(&x);
     if (!code && s->preview)
         code = preview_open(&x.preview, &x.j, s->output);
     if (!code) {

@@ -101,6 +101,8 @@ static void put_numbers(json_t *o, const settings *s, const job *j, const qwen_r
     json_decref(sigmas);
     if (s->strength > 0)
         json_object_set_new(o, "strength", json_real(s->strength));
+    else if (res->strength > 0)         /* for people: as an option it would choose the task */
+        json_object_set_new(o, "default-strength", json_real(res->strength));
     if (s->layers)
         json_object_set_new(o, "layers", json_integer(s->layers));
     if (s->reference_area)
@@ -138,7 +140,7 @@ json_t *recipe_make(const settings *s, const job *j, const char *prompt, const q
         put_text(o, "program", program);
         put_text(o, "prompt", prompt);
         put_text(o, "negative",
-                 s->negative                       ? s->negative
+                 j->req.negative                   ? j->req.negative
                  : res->guidance > 1 && !s->embeds ? j->info.negative
                                                    : NULL);
         if (res->seed <= INT64_MAX)
@@ -215,22 +217,44 @@ static int set_sigmas(settings *s, json_t *kept, json_t *list)
     return code;
 }
 
+/* The file that was used: here, else beside the picture of the recipe; one of the recorded hash
+ * goes before one that merely has the name.  malloc'ed; NULL without memory. */
+static char *input_path(const settings *s, const char *plain, const char *hash, int *same)
+{
+    const int directory = (int)(base_name(s->from) - s->from);
+    char *path[2] = { format_text("%s", plain), format_text("%.*s%s", directory, s->from, plain) };
+    char hex[65];
+    int good = -1, there = -1;
+    struct stat st;
+    for (int i = 1; i >= 0 && path[0] && path[1]; i--) {
+        if (stat(path[i], &st))
+            continue;
+        there = i;
+        if (!hash || (!sha256_file(path[i], hex) && !strcmp(hash, hex)))
+            good = i;
+    }
+    *same = good >= 0;
+    const int chosen = good >= 0 ? good : there >= 0 ? there : 0;
+    char *out = path[1] ? path[chosen] : NULL;
+    free(out == path[0] ? path[1] : path[0]);
+    return out;
+}
+
 /* An input is here or beside the picture of the recipe, and is the same file. */
 static int set_input(settings *s, json_t *kept, const char *key, json_t *o)
 {
     const char *file = json_string_value(json_object_get(o, "file")),
                *hash = json_string_value(json_object_get(o, "sha256"));
     struct stat st;
-    char hex[65];
+    int same;
     if (!file || strchr(file, '/'))
         return wrong_value(s, key);
+    if (!strcmp(file, "-"))
+        return complain(CODE_READ,
+                        "--from: %s: its --%s came from standard input; give it with --%s", s->from,
+                        key, key);
     const char *plain = !strncmp(file, "canny:", 6) && !strcmp(key, "control") ? file + 6 : file;
-    const int directory = (int)(base_name(s->from) - s->from);
-    char *path = format_text("%s", plain);
-    if (path && stat(path, &st)) {
-        free(path);
-        path = format_text("%.*s%s", directory, s->from, plain);
-    }
+    char *path = input_path(s, plain, hash, &same);
     char *value = path ? format_text("%.*s%s", (int)(plain - file), file, path) : NULL;
     json_t *text = value ? json_string(value) : NULL;
     int code = text && !json_array_append_new(kept, text) ? CODE_DONE : no_memory();
@@ -239,7 +263,7 @@ static int set_input(settings *s, json_t *kept, const char *key, json_t *o)
             complain(CODE_READ,
                      "--from: %s: its --%s \"%s\" is neither here nor beside it; give it with --%s",
                      s->from, key, plain, key);
-    else if (!code && hash && (sha256_file(path, hex) || strcmp(hash, hex)))
+    else if (!code && !same)
         code = complain(
             CODE_MALFORMED,
             "--from: %s: %s is not the file that was used (its SHA-256 differs); give the --%s "

@@ -105,12 +105,12 @@ static void jpeg_warn(j_common_ptr c, int level)
         jpeg_fail(c);
 }
 
-/* Inks to light, as Pillow: Adobe's files hold 255 - ink. */
-static void from_cmyk(const unsigned char *in, uint8_t *out, int64_t n, int inverted)
+/* Inks as Pillow takes them: inverted, with Adobe's marker or without. */
+static void from_cmyk(const unsigned char *in, uint8_t *out, int64_t n)
 {
     for (int64_t i = 0; i < n; i++, in += 4)
         for (int k = 0; k < 3; k++) {
-            const int ink = inverted ? 255 - in[k] : in[k], light = inverted ? in[3] : 255 - in[3];
+            const int ink = 255 - in[k], light = in[3];
             const int t = ink * light + 128, x = light - (((t >> 8) + t) >> 8);
             *out++ = (uint8_t)(x < 0 ? 0 : x);
         }
@@ -133,7 +133,7 @@ static void jpeg_rows(jpeg_reader *r, qwen_array *out)
         JSAMPROW row = cmyk ? r->row : to;
         jpeg_read_scanlines(j, &row, 1);
         if (cmyk)
-            from_cmyk(r->row, to, w, j->saw_Adobe_marker);
+            from_cmyk(r->row, to, w);
     }
     jpeg_finish_decompress(j);
 }
@@ -290,9 +290,14 @@ static int check_claim(const char *path, int kind, const char *data, size_t byte
             }
             i += p[1] == 0xff ? 1 : 2 + (size_t)(p[2] << 8 | p[3]);
         }
+    if (kind == PICTURE_PNG && bytes >= 24) {   /* IHDR is the first chunk */
+        const unsigned char *p = (const unsigned char *)data + 16;
+        w = p[0] & 0x80 ? 0 : p[0] << 24 | p[1] << 16 | p[2] << 8 | p[3];
+        h = p[4] & 0x80 ? 0 : p[4] << 24 | p[5] << 16 | p[6] << 8 | p[7];
+    }
     if ((int64_t)w * h > MOST_PIXELS)
-        return complain(CODE_MALFORMED, "%s: %dx%d is more than %d pixels", path, w, h,
-                        MOST_PIXELS);
+        return complain(CODE_MALFORMED, "%s: expected at most %d pixels, found %dx%d", path,
+                        MOST_PIXELS, w, h);
     return CODE_DONE;
 }
 

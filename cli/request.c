@@ -107,7 +107,10 @@ int prompts_read(settings *s, text_list *prompts, char **storage)
     if (!s->prompt && !s->embeds)
         return complain(
             CODE_USAGE,
-            "a prompt is missing: give it as the argument, with --prompt or --prompt-file");
+            "a prompt is missing: give it as the argument, with --prompt or --prompt-file%s",
+            s->inputs.n ? "; for layers it is a caption of the picture, which is not written for "
+                          "you yet"
+                        : "");
     const int code = check_utf8("prompt", s->prompt);
     return code ? code : list_add(prompts, s->prompt);
 }
@@ -229,12 +232,22 @@ static int read_embeds(job *j)
 
 /* --- pictures --------------------------------------------------------------------------------- */
 
+static int check_aspect(const char *path, const qwen_array *a)
+{
+    if (a->dim[0] <= 200 * a->dim[1] && a->dim[1] <= 200 * a->dim[0])
+        return CODE_DONE;
+    return complain(CODE_MALFORMED, "%s: expected sides of at most 200 to 1, found %lldx%lld", path,
+                    (long long)a->dim[1], (long long)a->dim[0]);
+}
+
 static int read_control(job *j)
 {
     const char *path = j->s->control;
     struct stat st;
     const int edges = !strncmp(path, "canny:", 6) && stat(path, &st);
     int code = picture_read(j->s, edges ? path + 6 : path, &j->control);
+    if (!code)
+        code = check_aspect(path, &j->control);
     if (!code && edges)
         code = canny(&j->control);
     j->req.control = &j->control;
@@ -259,6 +272,8 @@ static int read_pictures(job *j)
     for (size_t i = 0; i < s->inputs.n && !code; i++) {
         code = picture_read(s, s->inputs.item[i], &j->input[i]);
         j->inputs += !code;
+        if (!code)
+            code = check_aspect(s->inputs.item[i], &j->input[i]);
     }
     j->req.input = j->inputs ? j->input : NULL;
     j->req.inputs = (int)j->inputs;
@@ -280,7 +295,7 @@ static int check_together(const settings *s)
                        { extend, "extend" },
                        { option_given(s, "strength"), "strength" } };
     for (size_t i = 0; i < sizeof need_input / sizeof *need_input; i++)
-        if (need_input[i].given && !s->inputs.n)
+        if (need_input[i].given && !s->inputs.n && (i || !s->control)) /* a ControlNet inpaints */
             return complain(CODE_USAGE, "--%s: expected a picture (--input), found none",
                             need_input[i].option);
     if (!s->control && (option_given(s, "control-strength") || option_given(s, "control-start") ||
@@ -297,6 +312,10 @@ static int check_together(const settings *s)
         (size_t)s->steps != s->sigmas.n)
         return complain(CODE_USAGE, "--steps: expected %zu, as many as --sigmas has, found %d",
                         s->sigmas.n, s->steps);
+    if (s->controlnet && !s->control)
+        notice(s, "The ControlNet is not used: there is no control picture (--control)");
+    if (s->no_paste && !s->mask && !extend)
+        notice(s, "--no-paste changes nothing: there is no mask");
     if (s->lora_partial && !s->loras.n)
         return complain(CODE_USAGE, "--lora-partial: expected a LoRA (--lora), found none");
     return CODE_DONE;
@@ -436,6 +455,8 @@ int job_open(job *j)
     j->info.size = sizeof j->info;
     if (!status && !(code = add_loras(j)))
         status = qwen_info(j->q, &j->info);
+    if (!status && !code && s->negative && !strcmp(s->negative, "default"))
+        j->req.negative = j->info.recommended_negative;
     if (status == QWEN_EIO && s->model && is_id(s->model) && strcmp(s->model, j->files.model))
         return complain(CODE_READ, "%s; huggingface-cli download %.*s fetches what is missing",
                         qwen_error(j->q), (int)strcspn(s->model, "@"), s->model);

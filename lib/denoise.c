@@ -64,10 +64,15 @@ static int find_modulation(denoising *d, double sigma, int step)
 }
 
 /* Step i of N has the ControlNet if i/N >= start and (i+1)/N <= end. */
+int qw_control_step(const qw_job *j, int step)
+{
+    const double i = step, n = j->steps;
+    return i / n >= j->control_start && (i + 1) / n <= j->control_end;
+}
+
 static int controlled(const qw_job *j, int step)
 {
-    const double i = j->first_step + step, n = j->steps;
-    return j->condition && i / n >= j->control_start && (i + 1) / n <= j->control_end;
+    return j->condition && qw_control_step(j, j->first_step + step);
 }
 
 static void show_step(denoising *d, const char *format, int step, const double *x)

@@ -12,8 +12,11 @@
 
 /* --- pictures --------------------------------------------------------------------------------- */
 
-static int check_picture(qwen *q, const qwen_array *a, const char *what, int grey)
+/* number: from 1 where there are several, else 0. */
+static int check_picture(qwen *q, const qwen_array *a, const char *role, int number, int grey)
 {
+    char what[32];
+    snprintf(what, sizeof what, number ? "%s %d" : "%s", role, number);
     if (!a->data || a->dtype != QWEN_U8)
         return qw_fail(&q->error, QWEN_EARG, "%s: no 8-bit data", what);
     const int flat = grey && a->rank == 2,
@@ -24,6 +27,9 @@ static int check_picture(qwen *q, const qwen_array *a, const char *what, int gre
     if (a->dim[0] < 1 || a->dim[1] < 1 || a->dim[0] > 1 << 20 || a->dim[1] > 1 << 20)
         return qw_fail(&q->error, QWEN_EARG, "%s: %lldx%lld pixels", what, (long long)a->dim[1],
                        (long long)a->dim[0]);
+    if (!grey && (a->dim[0] > 200 * a->dim[1] || a->dim[1] > 200 * a->dim[0]))
+        return qw_fail(&q->error, QWEN_EARG, "%s: %lldx%lld is longer than 200 to 1", what,
+                       (long long)a->dim[1], (long long)a->dim[0]);
     return QWEN_OK;
 }
 
@@ -84,15 +90,9 @@ static int resize_picture(qwen *q, qw_image *image, int64_t w, int64_t h, qw_fil
 }
 
 /* The size of about `area` pixels with the picture's aspect, in multiples of 32. */
-static int fit_area(qwen *q, const qwen_array *a, int64_t area, const char *what, int64_t *w,
-                    int64_t *h)
+static void fit_area(const qwen_array *a, int64_t area, int64_t *w, int64_t *h)
 {
-    const double ratio = (double)a->dim[1] / (double)a->dim[0];
-    if (ratio > 200 || ratio < 1.0 / 200)
-        return qw_fail(&q->error, QWEN_EARG, "%s: %lldx%lld is longer than 200 to 1", what,
-                       (long long)a->dim[1], (long long)a->dim[0]);
-    qw_calculate_dimensions((double)area, ratio, w, h);
-    return QWEN_OK;
+    qw_calculate_dimensions((double)area, (double)a->dim[1] / (double)a->dim[0], w, h);
 }
 
 /* --- what the request asks for ---------------------------------------------------------------- */
@@ -116,14 +116,22 @@ static int layered_task(qw_job *j)
     j->task = QW_LAYERS;
     if (r->inputs != 1)
         return qw_fail(&q->error, QWEN_EARG,
-                       "the layered variant takes one picture (input), not %d", r->inputs);
+                       "the layered variant expects one picture (input), found %d", r->inputs);
     if (r->mask || extends(r) || r->strength > 0 || r->control)
         return qw_fail(&q->error, QWEN_EARG,
-                       "the layered variant has no mask, extension, strength or control");
+                       "the layered variant expects no %s: it divides one picture",
+                       r->mask            ? "mask"
+                       : extends(r)       ? "extension (extend)"
+                       : r->strength > 0  ? "strength"
+                                          : "control picture (control)");
     if (r->width || r->height)
-        return qw_fail(
-            &q->error, QWEN_EARG,
-            "the layered variant chooses its size: give reference_area, no width or height");
+        return qw_fail(&q->error, QWEN_EARG,
+                       "the layered variant chooses its size by the picture and its area "
+                       "(reference-area), found %dx%d",
+                       r->width, r->height);
+    if (r->prompt && strspn(r->prompt, " ") == strlen(r->prompt))
+        qw_say(q, 0, "the prompt is empty, where the reference writes a caption of the picture, "
+               "which is not built yet: a caption as the prompt draws better");
     j->layers = r->layers ? r->layers : 4;
     if (j->layers < 1 || j->layers > 64)
         return qw_fail(&q->error, QWEN_EARG, "layers is %d, not 1 to 64", j->layers);
@@ -148,7 +156,9 @@ static int decide_task(qw_job *j)
     if (q->variant == QW_LAYERED)
         return layered_task(j);
     if (r->layers)
-        return qw_fail(&q->error, QWEN_EARG, "layers: this model is not the layered variant");
+        return qw_fail(&q->error, QWEN_EARG,
+                       "layers are the layered variant's; this model is of the variant %s",
+                       qw_variant_name(q->variant));
     if (q->variant == QW_T2I && r->inputs && !(r->strength > 0) && !r->control)
         j->variant = edit_variant(q);
     else if (q->variant != QW_T2I && r->inputs && r->strength > 0 && !masked)
@@ -168,7 +178,9 @@ static int decide_task(qw_job *j)
         return qw_fail(&q->error, QWEN_EARG, "the variant %s needs a picture (input)",
                        qw_variant_name(j->variant));
     if (r->control)
-        return qw_fail(&q->error, QWEN_EUNSUPPORTED, "a control picture with the variant %s",
+        return qw_fail(&q->error, QWEN_EUNSUPPORTED,
+                       "a control picture (control) goes with the variant t2i, this model is of "
+                       "the variant %s",
                        qw_variant_name(j->variant));
     if (r->inputs > 1 && (j->variant == QW_EDIT || masked))
         return qw_fail(&q->error, QWEN_EARG, "%s takes one picture, not %d",
@@ -234,12 +246,17 @@ static int decide_size(qw_job *j)
         if ((w != last->dim[1] || h != last->dim[0]) && (!r->width || !r->height))
             qw_say(q, 0, "the picture of %lldx%lld becomes %lldx%lld", (long long)last->dim[1],
                    (long long)last->dim[0], (long long)w, (long long)h);
+    } else if (j->task == QW_EDIT_INPAINT && extends(r)) {
+        w = last->dim[1];               /* what is kept stays as it is */
+        h = last->dim[0];
     } else {
         int64_t fw, fh;
-        if (fit_area(q, last, reference_area(j), "input", &fw, &fh))
-            return q->error.status;
-        w = w && j->task == QW_EDITING ? w : fw;
-        h = h && j->task == QW_EDITING ? h : fh;
+        fit_area(last, reference_area(j), &fw, &fh);
+        w = w ? w : fw;
+        h = h ? h : fh;
+        if (j->task == QW_EDIT_INPAINT && (w != last->dim[1] || h != last->dim[0]))
+            qw_say(q, 0, "the picture of %lldx%lld becomes %lldx%lld", (long long)last->dim[1],
+                   (long long)last->dim[0], (long long)w, (long long)h);
     }
     if (w > INT_MAX || h > INT_MAX)
         return qw_fail(&q->error, QWEN_EARG, "a picture of %lldx%lld", (long long)w, (long long)h);
@@ -324,7 +341,8 @@ static int add_view(qw_job *j, const qwen_array *a)
     const qw_vision_config *c = &q->vision_config;
     qw_image *v = &j->view[j->views];
     int64_t w, h;
-    if (fit_area(q, a, condition_area(j), "input", &w, &h) || take_picture(q, v, a, 3))
+    fit_area(a, condition_area(j), &w, &h);
+    if (take_picture(q, v, a, 3))
         return q->error.status;
     j->view_area[j->views][0] = w;
     j->view_area[j->views++][1] = h;
@@ -359,8 +377,12 @@ static int extend_picture(qw_job *j, const qwen_array *a, const int extend[4], q
     const int64_t w = a->dim[1] + extend[0] + extend[1], h = a->dim[0] + extend[2] + extend[3],
                   n = a->dim[2];
     if (w % 16 || h % 16)
-        return qw_fail(&q->error, QWEN_EARG, "the extended picture is %lldx%lld, no multiple of 16",
-                       (long long)w, (long long)h);
+        return qw_fail(&q->error, QWEN_EARG,
+                       "the extended picture (extend) is %lldx%lld, no multiple of 16: "
+                       "%lldx%lld and %lldx%lld are",
+                       (long long)w, (long long)h, (long long)(w / 16 * 16),
+                       (long long)(h / 16 * 16), (long long)((w + 15) / 16 * 16),
+                       (long long)((h + 15) / 16 * 16));
     if (new_image(q, &j->canvas, w, h, (int)n))
         return q->error.status;
     for (int64_t y = 0; y < h; y++)
@@ -426,7 +448,12 @@ static int prepare_edit(qw_job *j, const qwen_array *input)
     if (qw_need_vision(q))
         return q->error.status;
     for (int i = 0; i < j->req->inputs; i++) {
-        if (add_view(j, &input[i]) || fit_area(q, &input[i], reference_area(j), "input", &w, &h) ||
+        fit_area(&input[i], reference_area(j), &w, &h);
+        if (j->task == QW_EDIT_INPAINT) {       /* one picture: reference, and what is kept */
+            w = j->width;
+            h = j->height;
+        }
+        if (add_view(j, &input[i]) ||
             add_reference(j, &input[i], w, h, 3, j->task == QW_EDIT_INPAINT))
             return q->error.status;
     }
@@ -499,13 +526,13 @@ static int check_inputs(qw_job *j)
         return qw_fail(&q->error, QWEN_EARG, "inputs is %d, not 0 to %d with pictures", r->inputs,
                        QW_MAX_PICTURES / 2);
     for (int i = 0; i < r->inputs; i++)
-        if (check_picture(q, &r->input[i], "input", 0))
+        if (check_picture(q, &r->input[i], "input", r->inputs > 1 ? i + 1 : 0, 0))
             return q->error.status;
     for (int i = 0; i < 4; i++)
         if (r->extend[i] < 0 || r->extend[i] > 1 << 20)
             return qw_fail(&q->error, QWEN_EARG, "extend is %d pixels", r->extend[i]);
-    if ((r->mask && check_picture(q, r->mask, "mask", 1)) ||
-        (r->control && check_picture(q, r->control, "control", 0)))
+    if ((r->mask && check_picture(q, r->mask, "mask", 0, 1)) ||
+        (r->control && check_picture(q, r->control, "control", 0, 0)))
         return q->error.status;
     return QWEN_OK;
 }
@@ -527,7 +554,8 @@ int qw_job_init(qw_job *j, qwen *q, const qwen_request *req)
             return qw_fail(&q->error, QWEN_EARG, "the %s is not UTF-8 at byte %lld", names[i],
                            (long long)at);
     }
-    if (check_inputs(j) || (req->control && qw_need_control(q)) || decide_task(j) ||
+    const int other = q->variant != QW_T2I && !(req->strength > 0);
+    if (check_inputs(j) || (req->control && !other && qw_need_control(q)) || decide_task(j) ||
         decide_numbers(j) || qw_rng_init(&j->rng, j->rng_name, req->seed, &q->error))
         return q->error.status;
     qwen_array extended;
@@ -615,6 +643,12 @@ int qw_job_schedule(qw_job *j)
         const double n = j->steps, init = n * j->strength < n ? n * j->strength : n;
         j->first_step = (int)(n - init > 0 ? n - init : 0);
     }
+    int used = 0;
+    for (int i = j->first_step; j->req->control && i < j->steps; i++)
+        used += qw_control_step(j, i);
+    if (j->req->control && !used)
+        qw_say(q, 0, "the control picture is used in none of %d steps: none lies between %g and %g",
+               j->steps - j->first_step, j->control_start, j->control_end);
     if (j->steps - j->first_step < 1)
         return qw_fail(&q->error, QWEN_EARG, "strength %g leaves none of %d steps", j->strength,
                        j->steps);

@@ -15,7 +15,7 @@ typedef struct report {
     void     *user;
     qw_error  error;
     int64_t   unknown, problems;
-    const char *part;                   /* "transformer: ", before what is missing; NULL: a file of one */
+    const char *part;                   /* "transformer: " before what is missing, or NULL */
 } report;
 
 static void say(report *r, const char *key, const char *format, ...) QW_PRINTF(3, 4);

@@ -52,9 +52,8 @@ static int encode_one(qw_job *j, qw_stage *s, int k)
     if (picture && chw && f->mean && f->logvar) {
         for (int64_t i = 0; i < H * W; i++)
             for (int64_t m = 0; m < c; m++)
-                picture[i * c + m] = f->masked && j->mask[i]  ? 0
-                                     : f->holes && j->mask[i] ? -1
-                                                              : f->image.data[i * c + m] / 127.5 - 1;
+                picture[i * c + m] = f->masked && j->mask[i] ? 0
+                    : f->holes && j->mask[i] ? -1 : f->image.data[i * c + m] / 127.5 - 1;
         for (int64_t i = 0; shown && i < H * W; i++)
             for (int64_t m = 0; m < c; m++)
                 chw[m * H * W + i] = picture[i * c + m];
@@ -179,10 +178,18 @@ static int given_noise(qw_job *j, const qwen_array *a)
     int good = a->data && a->rank == rank && (a->dtype == QWEN_F32 || a->dtype == QWEN_F64);
     for (int i = 0; good && i < rank; i++)
         good = a->dim[i] == want[i];
-    if (!good)
-        return qw_fail(&q->error, QWEN_EARG, "noise: not numbers of [%lld][%lld][%lld]%s",
-                       (long long)j->z, (long long)j->h, (long long)j->w,
-                       j->frames > 1 ? " for each frame" : "");
+    if (!good) {
+        char expected[100] = "", found[160] = "";
+        for (int i = 0; i < rank; i++)
+            snprintf(expected + strlen(expected), sizeof expected - strlen(expected), "[%lld]",
+                     (long long)want[i]);
+        for (int i = 0; i < a->rank && i < 8; i++)
+            snprintf(found + strlen(found), sizeof found - strlen(found), "[%lld]",
+                     (long long)a->dim[i]);
+        return qw_fail(&q->error, QWEN_EARG,
+                       "the noise (latents): expected numbers of %s, found %s%s", expected, found,
+                       a->dtype == QWEN_F32 || a->dtype == QWEN_F64 ? "" : " of integers");
+    }
     for (int64_t i = 0; i < n; i++)
         j->noise[i] = a->dtype == QWEN_F64 ? ((const double *)a->data)[i]
                                            : (double)((const float *)a->data)[i];

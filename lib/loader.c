@@ -23,11 +23,12 @@ static void missing(qw_loader *l, const char *name, const char *leaf)
             leaf);
 }
 
-/* A loader that goes on tells a failure and keeps the first; memory and devices end it all the same. */
+/* A loader that goes on tells a failure and keeps the first; memory and devices end it still. */
 static void go_on(qw_loader *l)
 {
     const int status = l->err->status;
-    if (l->each && (status == QWEN_EMODEL || status == QWEN_EFORMAT || status == QWEN_EUNSUPPORTED)) {
+    if (l->each &&
+        (status == QWEN_EMODEL || status == QWEN_EFORMAT || status == QWEN_EUNSUPPORTED)) {
         l->each(l->user, l->missing[0] ? l->missing : NULL, l->err->text);
         if (!l->failures++) l->first = *l->err;
         memset(l->err, 0, sizeof *l->err);

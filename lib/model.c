@@ -399,7 +399,7 @@ static int open_dit(qwen *q)
     return q->error.status;
 }
 
-/* A language model alone, Qwen2, has the same keys as Qwen2.5-VL's and was not trained with pictures.
+/* A language model alone, Qwen2, has the keys of Qwen2.5-VL's and was not trained with pictures.
  * What tells them apart is the vision tower beside it, GGUF's architecture, or a config.json. */
 static int is_language_model(qwen *q)
 {
@@ -616,8 +616,8 @@ static int decide_variant(qwen *q)
     const int layered = q->dit_config.layer3d || q->dit_config.additional_t;
     if (path && q->variant == QW_EDIT_2511 && !q->dit_config.zero_cond_t) {
         q->dit_config.zero_cond_t = 1;
-        qw_say(q, 0, "%s has no mark of 2511; references are modulated at t = 0 all the same, as %s",
-               path, q->opt.variant ? "the variant asks" : "its name says");
+        qw_say(q, 0, "%s has no mark of 2511; references are modulated at t = 0 all the same, as "
+               "%s", path, q->opt.variant ? "the variant asks" : "its name says");
     }
     if (path && q->dit_config.zero_cond_t && (q->variant == QW_EDIT || q->variant == QW_EDIT_2509))
         return qw_fail(&q->error, QWEN_EMODEL,
@@ -633,6 +633,16 @@ static int decide_variant(qwen *q)
                        q->vae_files.path, (long long)q->vae_config.channels,
                        layered ? "of" : "that is not of", layered ? 4 : 3);
     return QWEN_OK;
+}
+
+/* Publishers' advice; 2512's has its own text, known by its name. */
+const char *qw_recommended_negative(const qwen *q)
+{
+    return qw_name_has(q->dit_files.path, "2512") || qw_name_has(q->opt.model, "2512") ||
+                   (q->dit_files.path && strstr(q->dit_files.path, "Qwen-Image-2512"))
+               ? "低分辨率，低画质，肢体畸形，手指畸形，画面过饱和，蜡像感，"
+                 "人脸无细节，过度光滑，画面具有AI感。构图混乱。文字模糊，扭曲。"
+               : q->negative;
 }
 
 /* Words in a name that tell of few steps and no guidance; the schedule's one shift, or 0 for the

@@ -232,11 +232,12 @@ static int refuse(const qw_store *s, qw_kind kind, qw_kind part, qw_error *err)
     const char *path = qw_store_path(s, 0), *foreign = foreign_layout(s);
     static const char *const nothing[] = { "txt_norm.weight", NULL };
     if (foreign)
-        return qw_fail(err, QWEN_EUNSUPPORTED, "%s is quantised as %s, which is not supported", path,
-                       foreign);
+        return qw_fail(err, QWEN_EUNSUPPORTED, "%s is quantised as %s, which is not supported",
+                       path, foreign);
     if (kind == QW_KIND_UNKNOWN || kind == QW_KIND_CHECKPOINT) foreign = foreign_family(s);
     if (foreign)
-        return qw_fail(err, QWEN_EUNSUPPORTED, "%s is a model of another family: %s", path, foreign);
+        return qw_fail(err, QWEN_EUNSUPPORTED, "%s is a model of another family: %s", path,
+                       foreign);
     if (kind == QW_KIND_QWEN21)
         return qw_fail(err, QWEN_EUNSUPPORTED,
                        "%s belongs to Qwen-Image-2.1, another generation of the model, which "

@@ -7,7 +7,8 @@
 /* Half of a VAE that no one asked for is no news. */
 static int wanted_half(const qwen *q, const qw_entry *e)
 {
-    static const char *const names[] = { "decoder.", "post_quant_conv.", "encoder.", "quant_conv." };
+    static const char *const names[] = { "decoder.", "post_quant_conv.", "encoder.",
+                                         "quant_conv." };
     for (int i = 0; i < 4; i++)
         if (!strncmp(e->name, names[i], strlen(names[i])))
             return q->vae_parts & (i < 2 ? QW_VAE_DECODER : QW_VAE_ENCODER);
@@ -28,9 +29,9 @@ static int loading(qwen *q, qw_component *c, qw_device *dev, const char *what, c
         return qw_fail(&q->error, QWEN_EMODEL, "%s has no %s, and none was given (%s)",
                        q->opt.text_encoder, what, option);
     if (!c->store && q->opt.model && q->whole && q->whole != QW_KIND_CHECKPOINT)
-        return qw_fail(&q->error, QWEN_EMODEL, "%s is %s %s: a %s is missing, and none was given (%s)",
-                       q->opt.model, qw_kind_article(q->whole), qw_kind_name(q->whole), what,
-                       option);
+        return qw_fail(&q->error, QWEN_EMODEL,
+                       "%s is %s %s: a %s is missing, and none was given (%s)", q->opt.model,
+                       qw_kind_article(q->whole), qw_kind_name(q->whole), what, option);
     if (!c->store && q->opt.model)
         return qw_fail(&q->error, QWEN_EMODEL, "%s has no %s, and none was given (%s)",
                        q->opt.model, what, option);

@@ -165,14 +165,28 @@ static int too_large(const qw_job *j)
     return tokens > LONG ? walk(j->q, j->req, &t, &out) : QWEN_OK;
 }
 
+/* What an inpaint mask keeps, for those who put it back: the job's own arrays. */
+static void give_kept(qw_job *j, qwen_result *out)
+{
+    qw_reference *f = j->control >= 0 && j->reference[j->control].holes ? &j->reference[j->control]
+                                                                        : &j->reference[0];
+    if (!j->mask || !f->image.data)
+        return;
+    out->kept = (qwen_array){ .data = f->image.data, .dtype = QWEN_U8, .rank = 3,
+                              .dim = { f->image.h, f->image.w, f->image.channels } };
+    out->mask = (qwen_array){ .data = j->mask, .dtype = QWEN_U8, .rank = 2,
+                              .dim = { j->height, j->width } };
+    f->image.data = j->mask = NULL;
+}
+
 int qw_generate(qwen *q, const qwen_request *req, qwen_result *out)
 {
     qw_job j;
     q->peak_scratch = 0;
     q->bands[0] = q->bands[1] = 0;
     tell_distilled(q, req);
-    if (!qw_job_init(&j, q, req) && !require(&j) && !too_large(&j) && !prepare(&j) && !qw_job_denoise(&j) &&
-        !qw_job_decode(&j, out)) {
+    if (!qw_job_init(&j, q, req) && !require(&j) && !too_large(&j) && !prepare(&j) &&
+        !qw_job_denoise(&j) && !qw_job_decode(&j, out)) {
         out->seed = req->seed;
         out->width = j.width;
         out->height = j.height;
@@ -190,6 +204,9 @@ int qw_generate(qwen *q, const qwen_request *req, qwen_result *out)
         out->device_bytes = on_device(q) + q->peak_scratch;
         out->bands_decode = q->bands[0];
         out->bands_encode = q->bands[1];
+        const int starts = j.task == QW_REDRAW || j.task == QW_INPAINT || j.task == QW_EDIT_INPAINT;
+        out->strength = starts ? j.strength : 0;
+        give_kept(&j, out);
     }
     qw_job_free(&j);
     return q->error.status;

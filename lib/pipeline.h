@@ -97,6 +97,7 @@ int  qw_need_control(qwen *q);
 int  qw_need_vae(qwen *q, int parts);
 /* need.c; what it shares with model.c */
 int  qw_name_has(const char *path, const char *word);
+const char *qw_recommended_negative(const qwen *q);
 int  qw_distilled(qwen *q, const char *path);   /* nonzero: its name says so, and the defaults are set */
 int  qw_open_vision(qwen *q);                   /* the file of options.vision, if there is one */
 int  qw_steps_in_name(const char *path);
@@ -230,6 +231,7 @@ typedef struct qw_job {
 int  qw_job_init(qw_job *j, qwen *q, const qwen_request *req);
 void qw_job_free(qw_job *j);
 int  qw_job_schedule(qw_job *j);
+int  qw_control_step(const qw_job *j, int step);        /* is this step, of all, one of the ControlNet's? */
 
 void qw_tell_geometry(qw_job *j);       /* geometry.c */
 

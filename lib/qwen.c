@@ -173,6 +173,7 @@ int qwen_info(qwen *q, qwen_model_info *out)
         .negative = q->negative,
         .distilled = q->distilled != NULL,
         .text_width = q->dit_config.text_width,
+        .recommended_negative = qw_recommended_negative(q),
     };
     give_struct(out, size, &info, sizeof info);
     return QWEN_OK;
@@ -216,6 +217,8 @@ static void free_result(qwen_result *r)
     for (int i = 0; r->image && i < r->n; i++)
         qwen_array_free(&r->image[i]);
     free(r->image);
+    qwen_array_free(&r->kept);
+    qwen_array_free(&r->mask);
 }
 
 void qwen_result_free(qwen_result *r)
@@ -256,6 +259,10 @@ int qwen_generate(qwen *q, const qwen_request *req, qwen_result *out)
     if (qw_generate(q, &r, &mine)) {
         free_result(&mine);
         memset(&mine, 0, sizeof mine);
+    }
+    if (size < offsetof(qwen_result, mask) + sizeof mine.mask) { /* a caller without room */
+        qwen_array_free(&mine.kept);
+        qwen_array_free(&mine.mask);
     }
     give_struct(out, size, &mine, sizeof mine);
     return q->error.status;

@@ -119,6 +119,9 @@ typedef struct qwen_result {            /* what was drawn, and everything needed
     double      seconds_text, seconds_vision, seconds_encode, seconds_denoise, seconds_decode;
     uint64_t    device_bytes;           /* peak of weights and scratch on the device */
     int         bands_encode, bands_decode;     /* of the VAE where memory demanded them; 0: whole */
+    double      strength;               /* as used; 0: nothing was started from */
+    qwen_array  kept;                   /* inpainting: the picture as it was encoded, U8 [height][width][3 or 4], */
+    qwen_array  mask;                   /* and U8 [height][width], 1 where it was repainted; else without data */
 } qwen_result;
 
 /* A picture that is given, and the sizes that it gets: nothing is cropped, only resized. */
@@ -161,6 +164,7 @@ typedef struct qwen_model_info {
     const char *negative;
     int         distilled;              /* few steps and guidance 1 because of what the file is */
     int64_t     text_width;
+    const char *recommended_negative;   /* what the publisher advises; negative is what silence means */
 } qwen_model_info;
 
 const char *qwen_version(void);

@@ -88,7 +88,8 @@ static qw_schedule_config lightning(qw_schedule_config c, double shift)
 {
     c.dynamic = 1;
     c.linear = 0;
-    c.base_shift = c.max_shift = shift > 0 && shift != 3 ? log(shift) : 1.0986122886681098; /* ln 3 */
+    const double three = 1.0986122886681098;        /* ln 3 as the published file has it */
+    c.base_shift = c.max_shift = shift > 0 && shift != 3 ? log(shift) : three;
     c.terminal = 0;
     return c;
 }

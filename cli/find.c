@@ -1,16 +1,13 @@
 /* find.c - from what the user calls a model, or a piece of one, to a path.
  *
  * A name is, in this order: a path that exists; "demo"; an id in the Hugging Face cache; a name
- * that `qwen-image models` lists (models.c).  A transformer alone gets the other pieces the same
- * way. */
-#include "cli.h"
-#include <ctype.h>
-#include <dirent.h>
+ * that `qwen-image models` lists (places.c), by the rules of match.c.  A transformer alone gets the
+ * other pieces from the same list, by what they hold (pieces.c). */
+#include "catalog.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 static int exists(const char *path)
 {
@@ -24,276 +21,240 @@ static int is_directory(const char *path)
     return !stat(path, &st) && S_ISDIR(st.st_mode);
 }
 
-/* --- the demo --------------------------------------------------------------------------------- */
-
-/* Beside the program, when it has been moved or not been installed: malloc'ed, or NULL. */
-static char *demo_beside(void)
-{
-    static const char *const places[] = { "../share/libqwen/demo", "../data/demo",
-                                          "../../data/demo", "data/demo" };
-    char self[4096];
-    const ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (n <= 0)
-        return NULL;
-    self[n] = 0;
-    char *slash = strrchr(self, '/');
-    if (slash)
-        *slash = 0;
-    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-        char *path = path_join(self, places[i]);
-        char *real = path ? realpath(path, NULL) : NULL;
-        free(path);
-        if (real)
-            return real;
-    }
-    return NULL;
-}
-
-char *find_demo(void)
-{
-    const char *set = getenv("QWEN_DATADIR");
-    char *path = path_join(set && *set ? set : QWEN_DATADIR, "demo");
-    if (!path || exists(path) || (set && *set))
-        return path;
-    char *beside = demo_beside();
-    if (!beside)
-        return path;
-    free(path);
-    return beside;
-}
-
-/* --- the Hugging Face cache ------------------------------------------------------------------- */
-
-char *find_cache(void)
-{
-    const char *hub = getenv("HF_HUB_CACHE"), *home = getenv("HF_HOME"),
-               *xdg = getenv("XDG_CACHE_HOME");
-    const char *user = getenv("HOME");
-    if (hub && *hub)
-        return format_text("%s", hub);
-    if (home && *home)
-        return path_join(home, "hub");
-    if (xdg && *xdg)
-        return path_join(xdg, "huggingface/hub");
-    return path_join(user && *user ? user : ".", ".cache/huggingface/hub");
-}
-
-/* "org/name" or "org/name@revision", in the letters that such ids have. */
-int is_id(const char *name)
-{
-    const char *slash = strchr(name, '/'), *at = strchr(name, '@');
-    const size_t n = at ? (size_t)(at - name) : strlen(name);
-    if (!slash || slash == name || (at && at < slash) || (at && !at[1]) || name[0] == '.')
-        return 0;
-    for (size_t i = 0; i < n; i++)
-        if (!isalnum((unsigned char)name[i]) && !strchr("-_./", name[i]))
-            return 0;
-    return slash + 1 < name + n && !memchr(slash + 1, '/', n - (size_t)(slash + 1 - name));
-}
-
-/* The first line of a small file, without white space at its end; malloc'ed, or NULL. */
-static char *first_line(const char *path)
-{
-    char line[256] = "";
-    FILE *f = fopen(path, "r");
-    const int got = f && fgets(line, sizeof line, f);
-    if (f)
-        fclose(f);
-    line[strcspn(line, " \t\r\n")] = 0;
-    return got && *line && !strchr(line, '/') && line[0] != '.' ? format_text("%s", line) : NULL;
-}
-
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
-/* A snapshot with a model_index.json, else any: the first by name, for want of refs/main. */
-static char *any_snapshot(const char *snapshots)
-{
-    DIR *d = opendir(snapshots);
-    char *best = NULL;
-    int best_whole = 0;
-    for (struct dirent *e; d && (e = readdir(d)); ) {
-        char *path = e->d_name[0] == '.' ? NULL : path_join(snapshots, e->d_name);
-        char *index = path ? path_join(path, "model_index.json") : NULL;
-        const int whole = index && exists(index);
-        free(index);
-        if (path && is_directory(path) && (!best || whole > best_whole ||
-                                           (whole == best_whole && by_name(&path, &best) < 0))) {
-            free(best);
-            best = path;
-            best_whole = whole;
-        } else {
-            free(path);
-        }
-    }
-    if (d)
-        closedir(d);
-    return best;
-}
-
-static int not_there(char **where, char *what)
-{
-    *where = what;
-    return -1;
-}
-
-int find_id(const char *id, char **path, char **where)
-{
-    const char *slash = strchr(id, '/'), *at = strchr(id, '@');
-    const char *revision = at ? at + 1 : "main";
-    const int name = (int)(at ? at - slash - 1 : (int)strlen(slash + 1));
-    char *root = find_cache();
-    char *folder =
-        root ? format_text("%s/models--%.*s--%.*s", root, (int)(slash - id), id, name, slash + 1)
-             : NULL;
-    char *snapshots = folder ? path_join(folder, "snapshots") : NULL;
-    char *ref = folder ? format_text("%s/refs/%s", folder, revision) : NULL;
-    char *commit = ref ? first_line(ref) : NULL;
-    int result = -1;
-    *path = *where = NULL;
-    if (!ref || !snapshots)
-        ;
-    else if (!is_directory(folder))
-        not_there(where, format_text("%s is no directory", folder));
-    else if (!commit && at) {           /* the revision itself may be the commit */
-        *path = strchr(revision, '/') ? NULL : path_join(snapshots, revision);
-        if (!*path || !is_directory(*path))
-            not_there(where, format_text("%s has neither refs/%s nor snapshots/%s", folder,
-                                         revision, revision));
-    } else if (!commit) {
-        *path = exists(ref) ? NULL : any_snapshot(snapshots);
-        if (!*path)
-            not_there(where, format_text(exists(ref) ? "%s holds no commit"
-                                                     : "%s is missing, and there is no snapshot",
-                                         ref));
-    } else {
-        *path = path_join(snapshots, commit);
-        if (*path && !is_directory(*path))
-            not_there(where,
-                      format_text("%s names %s, but %s is no directory", ref, commit, *path));
-    }
-    if (*path && !*where)
-        result = 0;
-    if (result) {
-        free(*path);
-        *path = NULL;
-    }
-    free(root);
-    free(folder);
-    free(snapshots);
-    free(ref);
-    free(commit);
-    return result;
-}
-
 /* --- a name ----------------------------------------------------------------------------------- */
 
-static const char *const model_folders[] = { "diffusers", "diffusion_models", "checkpoints", "",
-                                             NULL };
-static const char *const transformer_folders[] = { "diffusion_models", "checkpoints", "", NULL };
-static const char *const text_folders[] = { "text_encoders", "checkpoints", "", NULL };
-static const char *const vae_folders[] = { "vae", "checkpoints", "", NULL };
-static const char *const control_folders[] = { "controlnet", "model_patches", "", NULL };
-static const char *const lora_folders[] = { "loras", "", NULL };
-static const char *const tokenizer_folders[] = { "diffusers", NULL };
+/* What an option takes: the folders of its type, and what it is called. */
+typedef struct wanted {
+    const char *option, *what;
+    const char *folders[4];
+    const char *component;              /* of a model directory */
+} wanted;
+enum { MODEL, TRANSFORMER, TEXT_ENCODER, VISION, VAE, CONTROLNET, LORA, TOKENIZER, WANTED };
+static const wanted options[WANTED] = {
+    { "model", "model", { "diffusers", "diffusion_models" }, NULL },
+    { "transformer", "transformer", { "diffusion_models", "diffusers" }, "transformer" },
+    { "text-encoder", "text encoder", { "text_encoders", "diffusers" }, "text_encoder" },
+    { "vision", "vision tower", { "text_encoders", "diffusers" }, "text_encoder" },
+    { "vae", "VAE", { "vae", "diffusers" }, "vae" },
+    { "controlnet", "ControlNet", { "controlnet", "model_patches", "diffusers" }, "controlnet" },
+    { "lora", "LoRA", { "loras" }, NULL },
+    { "tokenizer", "tokenizer", { "diffusers" }, "tokenizer" },
+};
 
-static int in_folders(const model_entry *e, const char *const *folders)
+static int in_folders(const model_entry *e, const wanted *w)
 {
-    for (; *folders; folders++)
-        if (!strcmp(e->folder, *folders))
+    for (int i = 0; i < 4 && w->folders[i]; i++)
+        if (!strcmp(e->folder, w->folders[i]))
             return 1;
     return 0;
 }
 
-/* The length of a name without the extension of a model file. */
-static size_t stem(const char *name)
+/* What a file is: one of the options, or WANTED.  By its folder where its tensors do not say. */
+static int kind_of(const model_entry *e)
 {
-    static const char *const extensions[] = { ".safetensors", ".sft", ".gguf" };
-    const size_t n = strlen(name);
-    for (size_t i = 0; i < sizeof extensions / sizeof *extensions; i++) {
-        const size_t k = strlen(extensions[i]);
-        if (n > k && !strcmp(name + n - k, extensions[i]))
-            return n - k;
+    contents c;
+    if (!strcmp(e->folder, "diffusers"))
+        return MODEL;
+    look_inside(e->path, &c);
+    const int kind = c.transformer && (c.text || c.vae) ? MODEL
+                     : c.transformer ? TRANSFORMER
+                     : c.text ? TEXT_ENCODER
+                     : c.vae ? VAE
+                     : c.vision ? VISION : WANTED;
+    for (int i = 0; kind == WANTED && i < WANTED; i++)
+        if (in_folders(e, &options[i]))
+            return i;
+    return kind;
+}
+
+/* Files of no type, and all in one, say by their tensors what they can serve as; what cannot be
+ * read may be anything, and is refused when it is opened. */
+static int holds(const model_entry *e, int option)
+{
+    contents c;
+    look_inside(e->path, &c);
+    if (!c.readable)
+        return 1;
+    switch (option) {
+    case MODEL: case TRANSFORMER: return c.transformer;
+    case TEXT_ENCODER:            return c.text;
+    case VISION:                  return c.vision;
+    case VAE:                     return c.vae;
+    case TOKENIZER:               return 0;
+    default:                      return !c.transformer && !c.text && !c.vae && !c.vision;
     }
-    return n;
 }
 
-/* How well an entry answers to a name: 3 the whole name, 2 without extension, 1 its last part, 0
- * not. */
-static int answers(const model_entry *e, const char *name)
+int entry_serves(const model_entry *e, const char *option, int strictly)
 {
-    const size_t n = strlen(name), whole = stem(e->name);
-    const char *last = base_name(e->name);
-    if (!strcmp(e->name, name))
-        return 3;
-    if (n == whole && !strncmp(e->name, name, n))
-        return 2;
-    const size_t part = stem(last);
-    return !strcmp(last, name) || (n == part && !strncmp(last, name, n)) ? 1 : 0;
+    int i = 0;
+    while (i < WANTED && strcmp(options[i].option, option))
+        i++;
+    if (i == WANTED || (strictly && i && !strcmp(e->folder, "diffusers")))
+        return 0;
+    if (in_folders(e, &options[i]))
+        return !strictly || strcmp(e->folder, "text_encoders") || holds(e, i);
+    if (!strcmp(e->folder, "checkpoints"))
+        return strictly ? i == MODEL : holds(e, i);
+    return !*e->folder && holds(e, i);
 }
 
-/* The entry that `name` means: the best answer, of which only the first place with the very same
- * name counts. NULL with *code 0: none; NULL with *code: ambiguous, and said. */
-static const model_entry *pick(const catalog *c, const char *option, const char *name,
-                               const char *const *folders, int *code)
+/* What was typed, among what an option takes. */
+typedef struct choice {
+    const model_entry *best;
+    answer  answer;                     /* of the best */
+    char   *all;                        /* the names of those that answer as well, with commas */
+    int     models;                     /* how many different ones these are */
+} choice;
+
+static void choice_free(choice *c)
 {
-    const model_entry *best = NULL, *other = NULL;
-    int rank = 0;
-    *code = CODE_DONE;
+    free(c->answer.model);
+    free(c->all);
+    *c = (choice){ 0 };
+}
+
+static int choice_add(choice *c, const model_entry *e)
+{
+    char *all = c->all ? format_text("%s, %s", c->all, e->name) : format_text("%s", e->name);
+    free(c->all);
+    c->all = all;
+    return all ? CODE_DONE : no_memory();
+}
+
+/* Is b, which answers as well as a, another model?  Names to the letter and alike are, unless they
+ * are the same; names without a precision are if what is left differs. */
+static int differs(const model_entry *a, const answer *x, const model_entry *b, const answer *y)
+{
+    if (x->how >= ANSWER_ALIKE)
+        return strcmp(a->name, b->name) != 0;
+    return !x->model || !y->model || strcmp(x->model, y->model);
+}
+
+/* Takes an entry's answer into account; a.model is owned here. */
+static int choice_take(choice *c, const model_entry *e, answer a)
+{
+    if (a.how < c->answer.how || !a.how) {
+        free(a.model);
+        return CODE_DONE;
+    }
+    if (a.how > c->answer.how)
+        choice_free(c);
+    const int first = !c->best, other = !first && differs(c->best, &c->answer, e, &a);
+    c->models += first || other;
+    if (first || (!other && a.how < ANSWER_ALIKE && a.precision < c->answer.precision)) {
+        free(c->answer.model);
+        c->answer = a;
+        c->best = e;
+    } else {
+        free(a.model);
+    }
+    return choice_add(c, e);
+}
+
+/* The best answers to a name.  option WANTED: among all that is listed. */
+static int choose(const catalog *c, int option, const char *name, choice *out)
+{
+    int code = CODE_DONE;
+    *out = (choice){ 0 };
+    for (size_t i = 0; i < c->n && !code; i++) {
+        const model_entry *e = &c->entry[i];
+        answer a = { 0 };
+        if (e->shadowed)
+            continue;
+        code = name_answers(e->name, name, &a);
+        const int barred = a.other && option != LORA && option != CONTROLNET;
+        if (code || barred || a.how < out->answer.how || !a.how ||
+            (option != WANTED && !entry_serves(e, options[option].option, 0)))
+            free(a.model);
+        else
+            code = choice_take(out, e, a);
+    }
+    if (code)
+        choice_free(out);
+    return code;
+}
+
+/* The names that may have been meant, nearest first; malloc'ed, NULL if there are none.  ids: only
+ * of the cache. */
+static char *near_names(const catalog *c, int option, const char *name, int ids)
+{
+    enum { MOST = 5 };
+    const model_entry *near[MOST + 1];
+    int far[MOST + 1], n = 0;
+    char *list = NULL;
     for (size_t i = 0; i < c->n; i++) {
         const model_entry *e = &c->entry[i];
-        const int r = in_folders(e, folders) ? answers(e, name) : 0;
-        if (r > rank) {
-            best = e;
-            other = NULL;
-            rank = r;
-        } else if (r && r == rank && strcmp(e->name, best->name) && !other) {
-            other = e;
+        answer a = { 0 };
+        if (e->shadowed || (ids && !is_id(e->name)) || name_answers(e->name, name, &a))
+            continue;
+        const int d = a.how ? 0 : name_distance(e->name, name);
+        free(a.model);
+        if (d >= 1000 || !entry_serves(e, options[option].option, 0))
+            continue;
+        int at = n < MOST ? n++ : MOST;
+        for (; at && far[at - 1] > d; at--) {
+            far[at] = far[at - 1];
+            near[at] = near[at - 1];
         }
+        far[at] = d;
+        near[at] = e;
     }
-    if (!other)
-        return best;
-    *code = complain(
-        CODE_USAGE,
-        "--%s: \"%s\" is ambiguous: %s (%s) and %s (%s) are meant by it; give the whole name",
-        option, name, best->name, best->path, other->name, other->path);
-    return NULL;
+    for (int i = 0; i < n; i++) {
+        char *more = list ? format_text("%s%s%s", list, i == n - 1 ? " or " : ", ", near[i]->name)
+                          : format_text("%s", near[i]->name);
+        free(list);
+        list = more;
+    }
+    return list;
 }
 
-static int missing(const catalog *c, const char *option, const char *name,
-                   const char *const *folders, const char *where)
+/* The name is listed, but is something else: says so.  CODE_DONE: it is not. */
+static int something_else(const catalog *c, int option, const char *name)
 {
+    choice all;
+    int code = choose(c, WANTED, name, &all);
+    if (!code && all.best && all.answer.how > ANSWER_BEGINS) {
+        const int kind = kind_of(all.best);
+        const char *article = kind == MODEL || kind < WANTED ? "a" : "no";
+        if (kind < WANTED && kind != option)
+            code = complain(CODE_MALFORMED, "--%s: %s (%s) is %s %s, not a %s%s; --%s takes it",
+                            options[option].option, all.best->name, all.best->path, article,
+                            options[kind].what, options[option].what,
+                            option == MODEL ? " that draws" : "", options[kind].option);
+    }
+    choice_free(&all);
+    return code;
+}
+
+/* Says that nothing answers to the name, and what could have been meant. */
+static int missing(const catalog *c, int option, const char *name, const char *where)
+{
+    const char *o = options[option].option;
     const size_t last = strlen(name);
-    const char **names = malloc((c->n + 1) * sizeof *names);
-    size_t n = 0;
-    for (size_t i = 0; names && i < c->n; i++)
-        if (in_folders(&c->entry[i], folders))
-            names[n++] = c->entry[i].name;
-    const char *near = names ? near_miss(name, names, n) : NULL;
-    const int file =
-        name[0] == '/' || name[0] == '.' || (last && name[last - 1] == '/') || stem(name) < last;
-    int code;
+    const int file = name[0] == '/' || name[0] == '.' || (last && name[last - 1] == '/') ||
+                     is_model_file(name);
+    int code = something_else(c, option, name);
+    if (code)
+        return code;
+    char *near = near_names(c, option, name, where != NULL);
     if (near)
-        code =
-            complain(CODE_READ, "--%s: there is no \"%s\"; did you mean %s?", option, name, near);
+        code = complain(CODE_READ, "--%s: there is no \"%s\"; did you mean %s?", o, name, near);
     else if (where)
         code = complain(
             CODE_READ,
             "--%s: %s is not in the Hugging Face cache: %s; huggingface-cli download %.*s%s%s "
             "fetches it",
-            option, name, where, (int)strcspn(name, "@"), name,
-            strchr(name, '@') ? " --revision " : "",
+            o, name, where, (int)strcspn(name, "@"), name, strchr(name, '@') ? " --revision " : "",
             strchr(name, '@') ? strchr(name, '@') + 1 : "");
     else if (file)
-        code = complain(CODE_READ, "--%s: %s: %s", option, name, strerror(ENOENT));
+        code = complain(CODE_READ, "--%s: %s: %s", o, name, strerror(ENOENT));
     else
         code = complain(
             CODE_READ,
-            "--%s: \"%s\" is no file or directory, and no name that qwen-image models lists",
-            option, name);
-    free(names);
+            "--%s: \"%s\" is no file or directory, and no name that qwen-image models lists", o,
+            name);
+    free(near);
     return code;
 }
 
@@ -314,13 +275,52 @@ static int need_catalog(finder *f)
     return catalog_make(&f->c, f->s);
 }
 
-static int find_name(finder *f, const char *option, const char *name, const char *const *folders,
-                     char **path)
+/* The path of a listed name.  *listed, if not NULL: what it is called, for the recipe. */
+static int find_listed(finder *f, int option, const char *name, const char *where, char **path,
+                       char **listed)
+{
+    choice c = { 0 };
+    int code = need_catalog(f);
+    if (!code)
+        code = choose(&f->c, option, name, &c);
+    if (!code && c.models > 1)
+        code = complain(CODE_USAGE, "--%s: \"%s\" is ambiguous: it is %s; give the whole name",
+                        options[option].option, name, c.all);
+    else if (!code && c.best)
+        code = copy_path(path, c.best->path);
+    else if (!code)
+        code = missing(&f->c, option, name, where);
+    if (!code) {
+        const int several = c.answer.how < ANSWER_ALIKE && strcmp(c.all, c.best->name);
+        notice(f->s, "%s: %s (%s)%s%s", options[option].what, c.best->name, c.best->path,
+               several ? "; of " : "", several ? c.all : "");
+        if (listed) {
+            free(*listed);
+            *listed = format_text("%s", is_id(c.best->name) && !strcmp(c.best->folder, "diffusers")
+                                            ? c.best->name : base_name(c.best->name));
+            code = *listed ? CODE_DONE : no_memory();
+        }
+    }
+    choice_free(&c);
+    return code;
+}
+
+/* Backslashes of a name from Windows become what they mean; malloc'ed, or NULL. */
+static char *with_slashes(const char *name)
+{
+    char *out = format_text("%s", name);
+    for (char *p = out; p && *p; p++)
+        *p = *p == '\\' ? '/' : *p;
+    return out;
+}
+
+static int find_name(finder *f, int option, const char *name, char **path, char **listed)
 {
     char *where = NULL;
     *path = NULL;
     if (!*name)
-        return complain(CODE_USAGE, "--%s: expected a path or a name, found \"\"", option);
+        return complain(CODE_USAGE, "--%s: expected a path or a name, found \"\"",
+                        options[option].option);
     if (exists(name))
         return copy_path(path, name);
     if (!strcmp(name, "demo") && (*path = find_demo()) && exists(*path))
@@ -329,85 +329,16 @@ static int find_name(finder *f, const char *option, const char *name, const char
     *path = NULL;
     if (is_id(name) && !find_id(name, path, &where))
         return CODE_DONE;
-    int code = need_catalog(f);
-    const model_entry *e = code ? NULL : pick(&f->c, option, name, folders, &code);
-    if (e)
-        code = copy_path(path, e->path);
-    else if (!code)
-        code = missing(&f->c, option, name, folders, where);
+    char *slashed = with_slashes(name);
+    const int code = slashed ? find_listed(f, option, slashed, where, path, listed) : no_memory();
+    free(slashed);
     free(where);
     return code;
 }
 
 /* --- the pieces of a transformer -------------------------------------------------------------- */
 
-typedef struct contents {               /* what the names of a file's tensors say */
-    int     transformer, text, vae;
-    int64_t text_width;                 /* of the transformer's input, or of the encoder */
-} contents;
-
-static int ends_with(const char *s, const char *end)
-{
-    const size_t n = strlen(s), k = strlen(end);
-    return n >= k && !strcmp(s + n - k, end);
-}
-
-static int look_inside(const char *path, contents *c)
-{
-    qwen_file *f = NULL;
-    qwen_file_tensor t;
-    memset(c, 0, sizeof *c);
-    const int status = qwen_file_open(&f, path);
-    for (int64_t i = 0; !status && i < qwen_file_count(f); i++) {
-        if (qwen_file_tensor_at(f, i, &t))
-            continue;
-        if (ends_with(t.name, "txt_norm.weight") && t.rank == 1) {
-            c->transformer = 1;
-            c->text_width = t.dim[0];
-        } else if ((ends_with(t.name, "embed_tokens.weight") ||
-                    !strcmp(t.name, "token_embd.weight")) &&
-                   t.rank == 2) {
-            c->text = 1;
-            if (!c->text_width)
-                c->text_width = t.dim[1];
-        } else if (ends_with(t.name, "decoder.conv1.weight") ||
-                   ends_with(t.name, "decoder.conv_in.weight")) {
-            c->vae = 1;
-        }
-    }
-    qwen_file_close(f);
-    return status;
-}
-
-static int find_piece(finder *f, const char *what, const char *option, const char *folder,
-                      int64_t width, char **path)
-{
-    const model_entry *first = NULL;
-    size_t others = 0;
-    int code = need_catalog(f);
-    for (size_t i = 0; !code && i < f->c.n; i++) {
-        const model_entry *e = &f->c.entry[i];
-        contents c;
-        if (strcmp(e->folder, folder) || look_inside(e->path, &c) ||
-            (width && (!c.text || c.text_width != width)) || (!width && !c.vae))
-            continue;
-        others += first != NULL;
-        first = first ? first : e;
-    }
-    if (!code && !first)
-        notice(f->s, "%s: none in the file, and none was found that fits; --%s PATH gives one",
-               what, option);
-    if (code || !first)
-        return code;
-    code = copy_path(path, first->path);
-    if (!code)
-        notice(f->s, "%s: %s (%s)%s%s", what, first->name, first->path,
-               others ? "; others fit too, choose with --" : "", others ? option : "");
-    return code;
-}
-
-/* The published tokenizer: that of a directory that was found, else the one that came with this
- * program. */
+/* The published tokenizer, that came with this program; else that of a directory that is found. */
 static int find_tokenizer(finder *f, char **path)
 {
     char *demo = find_demo(), *own = demo ? path_join(demo, "tokenizer") : NULL;
@@ -415,26 +346,59 @@ static int find_tokenizer(finder *f, char **path)
     if (own && is_directory(own)) {
         notice(f->s, "tokenizer: the published one, that came with this program");
         *path = own;
-    } else {
-        free(own);
+        return CODE_DONE;
     }
-    return CODE_DONE;
+    free(own);
+    int code = need_catalog(f);
+    for (size_t i = 0; i < f->c.n && !code && !*path; i++) {
+        const model_entry *e = &f->c.entry[i];
+        char *inside = strcmp(e->folder, "diffusers") ? NULL : path_join(e->path, "tokenizer");
+        if (inside && is_directory(inside)) {
+            notice(f->s, "tokenizer: %s (%s)", e->name, inside);
+            *path = inside;
+        } else {
+            free(inside);
+        }
+    }
+    return code;
 }
 
-/* What a single file leaves out. */
+static int has_index(const char *path)
+{
+    char *index = path_join(path, "model_index.json");
+    const int has = index && exists(index);
+    free(index);
+    return has;
+}
+
+/* What a file, or the directory of a transformer alone, leaves out. */
 static int find_pieces(finder *f, found *out)
 {
     const char *file = out->transformer ? out->transformer : out->model;
-    contents c;
-    int code = CODE_DONE;
-    if (!file || is_directory(file) || (out->model && is_directory(out->model)) ||
-        look_inside(file, &c) || !c.transformer)
+    contents c, model = { 0 };
+    int place = 0, code = CODE_DONE;
+    if (!file || (out->model && has_index(out->model)))
         return code;
-    if (!c.text && !out->text_encoder && !f->s->embeds)
-        code = find_piece(f, "text encoder", "text-encoder", "text_encoders", c.text_width,
-                          &out->text_encoder);
-    if (!code && !c.vae && !out->vae)
-        code = find_piece(f, "VAE", "vae", "vae", 0, &out->vae);
+    look_inside(file, &c);
+    if (!c.transformer)
+        return code;
+    if (out->model && out->transformer)
+        look_inside(out->model, &model);
+    if (f->s->variant && !strcmp(f->s->variant, "layered"))
+        c.layered = 1;
+    /* an all-in-one file that was given as the transformer alone */
+    if (!out->model && c.text && !out->text_encoder)
+        code = copy_path(&out->text_encoder, file);
+    if (!code && !out->model && c.vae && !out->vae)
+        code = copy_path(&out->vae, file);
+    const int text = !c.text && !model.text && !out->text_encoder && !f->s->embeds;
+    const int vae = !c.vae && !model.vae && !out->vae;
+    if (!code && (text || vae) && !(code = need_catalog(f)))
+        code = catalog_beside(&f->c, f->s, file, &place);
+    if (!code && text)
+        code = find_piece(&f->c, f->s, PIECE_TEXT, &c, place, &out->text_encoder);
+    if (!code && vae)
+        code = find_piece(&f->c, f->s, PIECE_VAE, &c, place, &out->vae);
     if (!code && !out->tokenizer)
         code = find_tokenizer(f, &out->tokenizer);
     return code;
@@ -442,27 +406,12 @@ static int find_pieces(finder *f, found *out)
 
 /* --- the model -------------------------------------------------------------------------------- */
 
-/* A tokenizer may be named by the model directory that holds it. */
-static int tokenizer_inside(char **path)
-{
-    char *inside = path_join(*path, "tokenizer");
-    if (!inside)
-        return no_memory();
-    if (is_directory(inside)) {
-        free(*path);
-        *path = inside;
-    } else {
-        free(inside);
-    }
-    return CODE_DONE;
-}
-
 static int find_default(finder *f, found *out)
 {
     const char *set = getenv("QWEN_MODEL");
     if (set && *set) {
         out->label = format_text("%s", is_id(set) ? set : base_name(set));
-        return find_name(f, "model", set, model_folders, &out->model);
+        return find_name(f, MODEL, set, &out->model, &out->label);
     }
     if (f->s->transformer)
         return CODE_DONE;
@@ -503,29 +452,31 @@ int find_model(const settings *s, found *out)
     int code;
     if (s->model) {
         out->label = label_of(s->model);
-        code =
-            out->label ? find_name(&f, "model", s->model, model_folders, &out->model) : no_memory();
+        code = out->label ? find_name(&f, MODEL, s->model, &out->model, &out->label) : no_memory();
     } else {
         code = find_default(&f, out);
     }
     const struct {
-        const char *option, *name;
-        const char *const *folders;
+        int option;
+        const char *name;
         char **path;
     } pieces[] = {
-        { "transformer", s->transformer, transformer_folders, &out->transformer },
-        { "text-encoder", s->text_encoder, text_folders, &out->text_encoder },
-        { "vision", s->vision, text_folders, &out->vision },
-        { "vae", s->vae, vae_folders, &out->vae },
-        { "controlnet", s->controlnet, control_folders, &out->controlnet },
-        { "tokenizer", s->tokenizer, tokenizer_folders, &out->tokenizer },
+        { TRANSFORMER, s->transformer, &out->transformer },
+        { TEXT_ENCODER, s->text_encoder, &out->text_encoder },
+        { VISION, s->vision, &out->vision },
+        { VAE, s->vae, &out->vae },
+        { CONTROLNET, s->controlnet, &out->controlnet },
+        { TOKENIZER, s->tokenizer, &out->tokenizer },
     };
-    for (size_t i = 0; !code && i < sizeof pieces / sizeof *pieces; i++)
-        if (pieces[i].name)
-            code =
-                find_name(&f, pieces[i].option, pieces[i].name, pieces[i].folders, pieces[i].path);
-    if (!code && out->tokenizer)
-        code = tokenizer_inside(&out->tokenizer);
+    for (size_t i = 0; !code && i < sizeof pieces / sizeof *pieces; i++) {
+        if (!pieces[i].name)
+            continue;
+        code = find_name(&f, pieces[i].option, pieces[i].name, pieces[i].path, NULL);
+        if (!code)
+            code = piece_inside(pieces[i].path, options[pieces[i].option].component);
+    }
+    if (!code && out->model && !has_index(out->model))
+        code = piece_inside(&out->model, NULL);
     if (!code)
         code = find_pieces(&f, out);
     catalog_free(&f.c);
@@ -537,7 +488,7 @@ int find_model(const settings *s, found *out)
 int find_lora(const settings *s, const char *name, char **path)
 {
     finder f = { .s = s };
-    const int code = find_name(&f, "lora", name, lora_folders, path);
+    const int code = find_name(&f, LORA, name, path, NULL);
     catalog_free(&f.c);
     return code;
 }

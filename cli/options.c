@@ -158,6 +158,9 @@ static const row rows[] = {
     { FOR_TOKENIZE, 0, "jsonl", FLAG, AT(jsonl), NULL, 0, 0,
       "lines {\"text\": ...} in, {\"ids\": [...]} out" },
     { FOR_MODELS, 0, "names", FLAG, AT(names), NULL, 0, 0, "the names alone, opening no file" },
+    { FOR_MODELS, 0, "kind", CHOICE, AT(kind),
+      "model|transformer|text-encoder|vision|vae|controlnet|lora", 0, 0,
+      "only what that option takes" },
     { G, 0, "progress", CHOICE, AT(progress), "auto|bar|plain|none", 0, 0, "how to show progress" },
     { ALL, 'q', "quiet", FLAG, AT(quiet), NULL, 0, 0, "errors only" },
     { GP, 'v', "verbose", FLAG, AT(verbose), NULL, 0, 0, "more about what happens" },
@@ -170,12 +173,11 @@ _Static_assert(ROWS <= (int)sizeof((settings *)0)->given,
 
 /* --- near misses ------------------------------------------------------------------------------ */
 
-/* Edit distance with neighbours swapped at cost 1, up to 31 characters; 99 beyond. */
-static int distance(const char *a, const char *b)
+int edit_distance(const char *a, const char *b)
 {
-    int d[32][32];
+    int d[64][64];
     const int m = (int)strlen(a), n = (int)strlen(b);
-    if (m > 31 || n > 31)
+    if (m > 63 || n > 63)
         return 99;
     for (int i = 0; i <= m; i++)
         for (int j = 0; j <= n; j++) {
@@ -200,7 +202,7 @@ const char *near_miss(const char *word, const char *const *names, size_t n)
     const int length = (int)strlen(word);
     int least = length < 4 ? 2 : length < 8 ? 3 : 4;
     for (size_t i = 0; i < n; i++) {
-        const int far = distance(word, names[i]);
+        const int far = edit_distance(word, names[i]);
         if (far < least) {
             least = far;
             best = names[i];

@@ -1,0 +1,184 @@
+/* cache.c - models that have no path of the user's: the demo, and ids of the Hugging Face cache. */
+#include "cli.h"
+#include <ctype.h>
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int exists(const char *path)
+{
+    struct stat st;
+    return !stat(path, &st);
+}
+
+static int is_directory(const char *path)
+{
+    struct stat st;
+    return !stat(path, &st) && S_ISDIR(st.st_mode);
+}
+
+/* --- the demo --------------------------------------------------------------------------------- */
+
+/* Beside the program, when it has been moved or not been installed: malloc'ed, or NULL. */
+static char *demo_beside(void)
+{
+    static const char *const places[] = { "../share/libqwen/demo", "../data/demo",
+                                          "../../data/demo", "data/demo" };
+    char self[4096];
+    const ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n <= 0)
+        return NULL;
+    self[n] = 0;
+    char *slash = strrchr(self, '/');
+    if (slash)
+        *slash = 0;
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        char *path = path_join(self, places[i]);
+        char *real = path ? realpath(path, NULL) : NULL;
+        free(path);
+        if (real)
+            return real;
+    }
+    return NULL;
+}
+
+char *find_demo(void)
+{
+    const char *set = getenv("QWEN_DATADIR");
+    char *path = path_join(set && *set ? set : QWEN_DATADIR, "demo");
+    if (!path || exists(path) || (set && *set))
+        return path;
+    char *beside = demo_beside();
+    if (!beside)
+        return path;
+    free(path);
+    return beside;
+}
+
+/* --- the Hugging Face cache ------------------------------------------------------------------- */
+
+char *find_cache(void)
+{
+    const char *hub = getenv("HF_HUB_CACHE"), *home = getenv("HF_HOME"),
+               *xdg = getenv("XDG_CACHE_HOME");
+    const char *user = getenv("HOME");
+    if (hub && *hub)
+        return format_text("%s", hub);
+    if (home && *home)
+        return path_join(home, "hub");
+    if (xdg && *xdg)
+        return path_join(xdg, "huggingface/hub");
+    return path_join(user && *user ? user : ".", ".cache/huggingface/hub");
+}
+
+/* "org/name" or "org/name@revision", in the letters that such ids have. */
+int is_id(const char *name)
+{
+    const char *slash = strchr(name, '/'), *at = strchr(name, '@');
+    const size_t n = at ? (size_t)(at - name) : strlen(name);
+    if (!slash || slash == name || (at && at < slash) || (at && !at[1]) || name[0] == '.')
+        return 0;
+    for (size_t i = 0; i < n; i++)
+        if (!isalnum((unsigned char)name[i]) && !strchr("-_./", name[i]))
+            return 0;
+    return slash + 1 < name + n && !memchr(slash + 1, '/', n - (size_t)(slash + 1 - name));
+}
+
+/* The first line of a small file, without white space at its end; malloc'ed, or NULL. */
+static char *first_line(const char *path)
+{
+    char line[256] = "";
+    FILE *f = fopen(path, "r");
+    const int got = f && fgets(line, sizeof line, f);
+    if (f)
+        fclose(f);
+    line[strcspn(line, " \t\r\n")] = 0;
+    return got && *line && !strchr(line, '/') && line[0] != '.' ? format_text("%s", line) : NULL;
+}
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* A snapshot with a model_index.json, else any: the first by name, for want of refs/main. */
+static char *any_snapshot(const char *snapshots)
+{
+    DIR *d = opendir(snapshots);
+    char *best = NULL;
+    int best_whole = 0;
+    for (struct dirent *e; d && (e = readdir(d)); ) {
+        char *path = e->d_name[0] == '.' ? NULL : path_join(snapshots, e->d_name);
+        char *index = path ? path_join(path, "model_index.json") : NULL;
+        const int whole = index && exists(index);
+        free(index);
+        if (path && is_directory(path) && (!best || whole > best_whole ||
+                                           (whole == best_whole && by_name(&path, &best) < 0))) {
+            free(best);
+            best = path;
+            best_whole = whole;
+        } else {
+            free(path);
+        }
+    }
+    if (d)
+        closedir(d);
+    return best;
+}
+
+static int not_there(char **where, char *what)
+{
+    *where = what;
+    return -1;
+}
+
+int find_id(const char *id, char **path, char **where)
+{
+    const char *slash = strchr(id, '/'), *at = strchr(id, '@');
+    const char *revision = at ? at + 1 : "main";
+    const int name = (int)(at ? at - slash - 1 : (int)strlen(slash + 1));
+    char *root = find_cache();
+    char *folder =
+        root ? format_text("%s/models--%.*s--%.*s", root, (int)(slash - id), id, name, slash + 1)
+             : NULL;
+    char *snapshots = folder ? path_join(folder, "snapshots") : NULL;
+    char *ref = folder ? format_text("%s/refs/%s", folder, revision) : NULL;
+    char *commit = ref ? first_line(ref) : NULL;
+    int result = -1;
+    *path = *where = NULL;
+    if (!ref || !snapshots)
+        ;
+    else if (!is_directory(folder))
+        not_there(where, format_text("%s is no directory", folder));
+    else if (!commit && at) {           /* the revision itself may be the commit */
+        *path = strchr(revision, '/') ? NULL : path_join(snapshots, revision);
+        if (!*path || !is_directory(*path))
+            not_there(where, format_text("%s has neither refs/%s nor snapshots/%s", folder,
+                                         revision, revision));
+    } else if (!commit) {
+        *path = exists(ref) ? NULL : any_snapshot(snapshots);
+        if (!*path)
+            not_there(where, format_text(exists(ref) ? "%s holds no commit"
+                                                     : "%s is missing, and there is no snapshot",
+                                         ref));
+    } else {
+        *path = path_join(snapshots, commit);
+        if (*path && !is_directory(*path))
+            not_there(where,
+                      format_text("%s names %s, but %s is no directory", ref, commit, *path));
+    }
+    if (*path && !*where)
+        result = 0;
+    if (result) {
+        free(*path);
+        *path = NULL;
+    }
+    free(root);
+    free(folder);
+    free(snapshots);
+    free(ref);
+    free(commit);
+    return result;
+}

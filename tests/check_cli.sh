@@ -270,6 +270,18 @@ cp "$pictures/photo_wide.png" one/
 ok 'an edit again' cmp -s one/e2.png one/e3.png
 cp "$pictures/photo_tall.png" one/photo_wide.png
 run 4 'SHA-256' generate -q -m "$data/tiny-edit" --from one/e2.png -o one/e4.png
+mkdir two; cp "$pictures/photo_tall.png" photo_wide.png         # another of that name is here
+cp one/e2.png "$pictures/photo_wide.png" two/
+run 0 '' generate -q -m "$data/tiny-edit" --from two/e2.png -o two/e4.png
+run 0 '' compare two/e2.png two/e4.png
+rm photo_wide.png
+run 0 '' generate $edit -i - x -o one/stdin.png <"$pictures/photo_wide.png"
+run 3 'standard input' generate -q -m "$data/tiny-edit" --from one/stdin.png -o one/e4.png
+run 0 "" generate ${edit#-q } -v -i "$pictures/photo_wide.png" --size 32x48 x -o one/v.png
+ok 'sizes are told' grep -q '^input [0-9]*x[0-9]*: vision tower .*; VAE [0-9]*x[0-9]*$' err
+ok 'the output is told' grep -q '^output 32x48: latent 4x6, 6 tokens$' err
+run 0 '' plan $edit -i "$pictures/photo_wide.png" x; says '^input 1: .* for the VAE '
+run 0 '' plan $edit -i "$pictures/photo_wide.png" --json x; says '"role": "input"'
 run 0 '' generate -q -m "$data/tiny-edit" --from one/e2.png -i "$pictures/photo_wide.png" -o \
     one/e4.png
 run 0 '' compare one/e2.png one/e4.png
@@ -290,12 +302,39 @@ run 2 'multiple of 16' generate -q -m "$tiny" -i one/a.png --extend left=8 x -o 
 run 0 '' generate -q -m "$data/tiny-layered" -s 1 -g 1 --layers 2 --reference-area 1024 -i \
     "$pictures/rgba.png" x -o one/l.png
 ok 'layers are numbered' test -f one/l-2.png
+run 0 'caption' generate -m "$data/tiny-layered" -s 1 -g 1 --layers 1 --reference-area 1024 -i \
+    "$pictures/rgba.png" '' -o one/l1.png
+run 2 'caption' generate -q -m "$data/tiny-layered" -i "$pictures/rgba.png"
+run 2 'expects one picture' generate -q -m "$data/tiny-layered" x
+run 2 'layered' generate $small --layers 2 x
+run 1 '' compare "$kinds/rgb.png" "$kinds/rgba.png"
 run 2 'transparent' generate -q -m "$data/tiny-layered" -s 1 --layers 2 -i "$pictures/rgba.png" \
     x -o one/l.jpg
 control="-q -m $data/tiny-controlnet -s 1 -g 1 --seed 5 --size 32x32"
 run 0 '' generate $control --control "$pictures/edges.png" x -o one/k.png
 run 0 '' generate $control --control "canny:$pictures/photo_wide.png" x -o one/k2.png
 run 1 '' compare one/k.png one/k2.png
+run 5 'variant t2i' generate $edit -i "$pictures/photo_wide.png" --control "$pictures/edges.png" x
+run 0 'none of 1 steps' generate -m "$data/tiny-controlnet" -s 1 -g 1 --seed 5 --size 32x32 --control \
+    "$pictures/edges.png" --control-start 0.5 x -o one/k3.png
+run 0 'no control picture' generate -m "$data/tiny" --controlnet "$data/tiny-controlnet/controlnet" -s 1 \
+    -g 1 --size 32x32 x -o one/k4.png
+run 0 'no mask' generate -m "$tiny" -s 1 -g 1 --size 32x32 --no-paste x -o one/k5.png
+
+# --- what is advised, and large pictures ---
+ln -s "$tiny" Qwen-Image-2512
+run 0 '' generate -q -m ./Qwen-Image-2512 -s 1 -g 2 --size 32x32 -n default x -o one/n.png
+run 0 '' inspect one/n.png; says '低分辨率'
+ln -s "$tiny" Qwen-Rapid-AIO-v1
+run 0 'distilled.*4 steps' plan -m ./Qwen-Rapid-AIO-v1 --size 32x32 x; says '4 steps, 1 pass'
+run 0 '' generate -m ./Qwen-Rapid-AIO-v1 -s 1 -g 1 --size 32x32 x -o one/n2.png
+ok 'nothing is said where all is given' not grep -q distilled err
+run 0 'decodes in .* bands' generate -m "$tiny" -s 1 -g 1 --seed 5 --size 32x512 --memory 1500k x -o \
+    one/band.png
+run 0 '' generate -q -m "$tiny" -s 1 -g 1 --seed 5 --size 32x512 x -o one/whole.png
+run 0 '' compare one/whole.png one/band.png
+run 0 '' inspect one/band.png; says 'vae-bands-decode'
+run 0 '' plan -m "$tiny" -s 1 --size 32x512 --memory 1500k x; says 'decodes in .* row bands'
 
 # --- tensors ---
 run 0 '' generate $small -s 2 x -o one/f.png --dump f.safetensors --save-embeds e.safetensors

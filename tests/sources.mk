@@ -6,7 +6,7 @@ unit_tests = \
 	check_names check_config check_quant check_loader check_lora check_residency \
 	check_streaming check_vae check_layouts check_tokenizer check_rng check_schedule \
 	check_sampler check_image check_nets check_parts check_bands check_geometry check_inspect \
-	check_api check_stages check_generate check_golden check_oom
+	check_api check_stages check_generate check_edits check_golden check_oom
 script_tests = tests/check_includes.sh tests/check_docs.sh tests/check_symbols.sh tests/check_cli.sh tests/fuzz/replay.sh
 
 # what the tests share
@@ -115,6 +115,9 @@ check_stages_LDADD = $(unit_libs)
 check_generate_SOURCES = tests/check_generate.c tests/api.h
 check_generate_CPPFLAGS = $(test_cppflags)
 check_generate_LDADD = $(unit_libs)
+check_edits_SOURCES = tests/check_edits.c tests/api.h
+check_edits_CPPFLAGS = $(test_cppflags)
+check_edits_LDADD = $(unit_libs)
 check_golden_SOURCES = tests/check_golden.c
 check_golden_CPPFLAGS = $(test_cppflags)
 check_golden_LDADD = $(unit_libs)

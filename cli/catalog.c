@@ -386,12 +386,25 @@ static int scan(walk *w, const char *path, const char *before, const char *type,
 
 int walk_directory(walk *w, const char *path, const char *before, const char *type, int depth)
 {
+    enum { MOST_ABOVE = 64 };
+    chain above[MOST_ABOVE];
     struct stat st;
-    chain here;
-    if (stat(path, &st) || !S_ISDIR(st.st_mode))
-        return CODE_DONE;
-    enter(&here, &st, NULL);
-    return scan(w, path, before, type, depth, &here);
+    char *up = format_text("%s", path);
+    int n = 0;
+    /* from the directory itself to the root: a link to any of them is a loop */
+    while (up && n < MOST_ABOVE && !stat(up, &st) && S_ISDIR(st.st_mode) &&
+           !(n && above[n - 1].device == st.st_dev && above[n - 1].inode == st.st_ino)) {
+        above[n] = (chain){ .device = st.st_dev, .inode = st.st_ino };
+        if (n)
+            above[n - 1].above = &above[n];
+        n++;
+        char *more = path_join(up, "..");
+        free(up);
+        up = more;
+    }
+    const int failed = !up;
+    free(up);
+    return failed ? no_memory() : n ? scan(w, path, before, type, depth, above) : CODE_DONE;
 }
 
 int walk_first(walk *w, const char *path, const char *type)

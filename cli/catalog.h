@@ -35,8 +35,9 @@ int  walk_model(walk *w, const char *name, const char *path, int *is);
 enum { MOST_ENTRIES = 100000, MOST_DEPTH = 8 };
 
 int  catalog_demo(catalog *c, const settings *s);  /* adds the demo */
-/* The place of a file (or a component's directory).  One that no place lists gets a place of its
- * own: the ComfyUI folder, the model directory or else the directory that it lies in. */
+/* The place of a file (or a component's directory), whose pieces come first.  One that no place
+ * lists adds the ComfyUI folder or the model directory that it lies in; else the other files of its
+ * directory, which come last (*place 0). */
 int  catalog_beside(catalog *c, const settings *s, const char *path, int *place);
 
 /* --- find.c ----------------------------------------------------------------------------------- */

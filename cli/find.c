@@ -90,7 +90,8 @@ int entry_serves(const model_entry *e, const char *option, int strictly)
     int i = 0;
     while (i < WANTED && strcmp(options[i].option, option))
         i++;
-    if (i == WANTED || (strictly && i && !strcmp(e->folder, "diffusers")))
+    const int directory = !strcmp(e->folder, "diffusers");
+    if (i == WANTED || (strictly && directory && i != MODEL && i != TOKENIZER))
         return 0;
     if (in_folders(e, &options[i]))
         return !strictly || strcmp(e->folder, "text_encoders") || holds(e, i);
@@ -104,7 +105,7 @@ typedef struct choice {
     const model_entry *best;
     answer  answer;                     /* of the best */
     char   *all;                        /* the names of those that answer as well, with commas */
-    int     models;                     /* how many different ones these are */
+    int     n, models;                  /* how many these are, and how many different models */
 } choice;
 
 static void choice_free(choice *c)
@@ -119,6 +120,7 @@ static int choice_add(choice *c, const model_entry *e)
     char *all = c->all ? format_text("%s, %s", c->all, e->name) : format_text("%s", e->name);
     free(c->all);
     c->all = all;
+    c->n++;
     return all ? CODE_DONE : no_memory();
 }
 
@@ -188,7 +190,7 @@ static char *near_names(const catalog *c, int option, const char *name, int ids)
         answer a = { 0 };
         if (e->shadowed || (ids && !is_id(e->name)) || name_answers(e->name, name, &a))
             continue;
-        const int d = a.how ? 0 : name_distance(e->name, name);
+        const int d = a.how ? a.other ? 5 : 0 : name_distance(e->name, name);
         free(a.model);
         if (d >= 1000 || !entry_serves(e, options[option].option, 0))
             continue;
@@ -291,9 +293,11 @@ static int find_listed(finder *f, int option, const char *name, const char *wher
     else if (!code)
         code = missing(&f->c, option, name, where);
     if (!code) {
-        const int several = c.answer.how < ANSWER_ALIKE && strcmp(c.all, c.best->name);
-        notice(f->s, "%s: %s (%s)%s%s", options[option].what, c.best->name, c.best->path,
-               several ? "; of " : "", several ? c.all : "");
+        char more[64] = "";
+        if (c.answer.how < ANSWER_ALIKE && c.n > 1)
+            snprintf(more, sizeof more, "; the list has %d more precision%s of it", c.n - 1,
+                     c.n > 2 ? "s" : "");
+        notice(f->s, "%s: %s (%s)%s", options[option].what, c.best->name, c.best->path, more);
         if (listed) {
             free(*listed);
             *listed = format_text("%s", is_id(c.best->name) && !strcmp(c.best->folder, "diffusers")

@@ -159,7 +159,7 @@ static const row rows[] = {
       "lines {\"text\": ...} in, {\"ids\": [...]} out" },
     { FOR_MODELS, 0, "names", FLAG, AT(names), NULL, 0, 0, "the names alone, opening no file" },
     { FOR_MODELS, 0, "kind", CHOICE, AT(kind),
-      "model|transformer|text-encoder|vision|vae|controlnet|lora", 0, 0,
+      "model|transformer|text-encoder|vision|vae|controlnet|lora|tokenizer", 0, 0,
       "only what that option takes" },
     { G, 0, "progress", CHOICE, AT(progress), "auto|bar|plain|none", 0, 0, "how to show progress" },
     { ALL, 'q', "quiet", FLAG, AT(quiet), NULL, 0, 0, "errors only" },

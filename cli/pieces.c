@@ -160,10 +160,11 @@ static int fitness(const contents *c, int piece, const contents *of)
 
 static int rank_of(const model_entry *e, const kind *k, const contents *c, int fit, int place)
 {
+    const int tower = k == &kinds[PIECE_TEXT] && c->vision;
     const int alone = !c->transformer && strcmp(e->folder, "diffusers");
     const int says = name_has_word(e->name, k->word[0]) &&
                      (!k->word[1] || name_has_word(e->name, k->word[1]));
-    return fit << 5 | (place && e->place == place) << 4 | c->vision << 3 | says << 2 |
+    return fit << 5 | (place && e->place == place) << 4 | tower << 3 | says << 2 |
            (!strcmp(e->folder, k->folder) ? 2 : alone);
 }
 

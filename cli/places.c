@@ -347,24 +347,24 @@ static int cut_last(char *path)
     return 1;
 }
 
-/* From the directory of a file upwards: the models folder of a ComfyUI, or the model directory. */
-static int scan_around(walk *w, char *directory)
+/* From the directory of a file upwards: *is the models folder of a ComfyUI, or the model directory;
+ * else that directory's files. */
+static int scan_around(walk *w, const char *directory, int *is)
 {
     char *at = format_text("%s", directory);
-    int code = at ? CODE_DONE : no_memory(), is = 0;
-    for (int up = 0; !code && !is && up < 4; up++) {
-        if ((up && is_models_folder(at))) {
+    int code = at ? CODE_DONE : no_memory();
+    *is = 0;
+    for (int up = 0; !code && !*is && up < 4; up++) {
+        if (up && is_models_folder(at)) {
             code = scan_comfyui(w, at);
-            is = 1;
+            *is = 1;
         } else if (up < 2) {
-            w->place++;
-            code = walk_model(w, base_name(at), at, &is);
+            code = walk_model(w, base_name(at), at, is);
         }
         if (!cut_last(at))
             break;
     }
-    w->place++;
-    if (!code && !is)
+    if (!code && !*is)
         code = walk_directory(w, directory, "", "", 0);
     free(at);
     return code;
@@ -377,13 +377,16 @@ int catalog_beside(catalog *c, const settings *s, const char *path, int *place)
     if (stat(path, &st))
         return CODE_DONE;
     for (size_t i = 0; i < c->n && !*place; i++)
+        *place = strcmp(c->entry[i].path, path) ? 0 : c->entry[i].place;
+    for (size_t i = 0; i < c->n && !*place; i++)
         if (!stat(c->entry[i].path, &other) && st.st_dev == other.st_dev &&
             st.st_ino == other.st_ino)
             *place = c->entry[i].place;
     if (*place)
         return CODE_DONE;
-    walk w = { .c = c, .s = s, .place = c->places };
+    walk w = { .c = c, .s = s, .place = c->places + 1 };
     const size_t before = c->n;
+    int is = 0;
     char *directory = format_text("%s", path), *real;
     if (!directory)
         return no_memory();
@@ -395,10 +398,11 @@ int catalog_beside(catalog *c, const settings *s, const char *path, int *place)
     else
         strcpy(directory, ".");
     real = realpath(directory, NULL);
-    const int code = real ? scan_around(&w, real) : CODE_DONE;
-    for (size_t i = before; i < c->n; i++)      /* whichever it was, it is one place */
-        c->entry[i].place = w.place;
-    *place = c->places = w.place;
+    const int code = real ? scan_around(&w, real, &is) : CODE_DONE;
+    for (size_t i = before; i < c->n; i++)
+        c->entry[i].place = w.place;    /* scan_comfyui may have counted on */
+    c->places = w.place;
+    *place = is ? w.place : 0;
     free(real);
     free(directory);
     free(w.seen);

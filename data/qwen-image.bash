@@ -1,5 +1,29 @@
 # qwen-image.bash - completion of the command qwen-image for bash.
-# Options come from the command's own --help, names from `qwen-image models --names`.
+# Options come from the command's own --help, names from `qwen-image models --names --kind KIND`, among the folders of
+# the --models that stand on the line.
+
+# The listed names that begin with the word $2 and that the option --$1 takes; if there is none, those that do when case
+# is ignored and - _ . and space are alike.
+_qwen_image_names()
+{
+    local kind=$1 cur=$2 i w name begin plain folders=() exact=() alike=()
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        [ "${COMP_WORDS[i]}" = --models ] || continue
+        w=${COMP_WORDS[i + 1]}
+        [ "$w" = = ] && w=${COMP_WORDS[i + 2]}
+        w=${w//[\'\"\\]/}
+        [[ $w == '~'* ]] && w=$HOME${w:1}
+        [ -d "$w" ] && folders+=(--models "$w")
+    done
+    cur=${cur//[\'\"\\]/} begin=${cur,,} begin=${begin//[-_. ]/-}
+    while IFS= read -r name; do
+        plain=${name,,} plain=${plain//[-_. ]/-}
+        [[ $name == "$cur"* ]] && exact+=("$name")
+        [[ $plain == "$begin"* ]] && alike+=("$name")
+    done < <(qwen-image models --names -q ${kind:+--kind "$kind"} "${folders[@]}" 2>/dev/null)
+    [ ${#exact[@]} -gt 0 ] && alike=("${exact[@]}")
+    COMPREPLY+=("${alike[@]}")
+}
 
 _qwen_image()
 {
@@ -23,11 +47,12 @@ _qwen_image()
     fi
     case $prev in
     -m|--model|--transformer|--text-encoder|--vision|--vae|--controlnet|--tokenizer|--lora)
-        words=$(qwen-image models --names 2>/dev/null)
-        local IFS=$'\n'
-        mapfile -t COMPREPLY < <(compgen -W "$words" -- "$cur"; compgen -f -- "$cur")
+        mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+        [ "$prev" = -m ] && prev=--model
+        _qwen_image_names "${prev#--}" "$cur"
         compopt -o filenames 2>/dev/null
         return ;;
+    --kind) words='model transformer text-encoder vision vae controlnet lora tokenizer' ;;
     --models)
         mapfile -t COMPREPLY < <(compgen -d -- "$cur")
         compopt -o filenames 2>/dev/null
@@ -61,6 +86,7 @@ _qwen_image()
         return
     fi
     mapfile -t COMPREPLY < <(compgen -f -- "$cur")
+    [ "$sub" = inspect ] && _qwen_image_names '' "$cur"
     compopt -o filenames 2>/dev/null
 }
 complete -F _qwen_image qwen-image

@@ -7,7 +7,8 @@ unit_tests = \
 	check_streaming check_vae check_layouts check_tokenizer check_rng check_schedule \
 	check_sampler check_image check_nets check_parts check_bands check_geometry check_inspect \
 	check_api check_stages check_generate check_edits check_golden check_oom
-script_tests = tests/check_includes.sh tests/check_docs.sh tests/check_symbols.sh tests/check_cli.sh tests/fuzz/replay.sh
+script_tests = tests/check_includes.sh tests/check_docs.sh tests/check_symbols.sh tests/check_cli.sh \
+	tests/check_discovery.sh tests/fuzz/replay.sh
 
 # what the tests share
 testing_sources = tests/testing.h tests/values.h tests/values.c tests/files.h tests/files.c \

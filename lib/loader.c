@@ -67,18 +67,25 @@ static void wrong_shape(qw_loader *l, const qw_entry *e, const char *expected)
             expected);
 }
 
-/* All values of an entry in order, blocks included; malloc'ed. */
-static float *decoded(qw_loader *l, const qw_entry *e)
+/* A device that computes nothing needs no values, which would have to be read. */
+static int planned(const qw_loader *l) { return qw_is_plan(qw_residency_device(l->res)); }
+
+static int number(qw_loader *l, const qw_entry *e)
 {
-    const int64_t n = elements(e);
     switch (e->dtype) {
     case QW_I64: case QW_I16: case QW_U8: case QW_U16: case QW_U32: case QW_U64: case QW_BOOL:
     case QW_F4: case QW_F8E8M0:
         qw_fail(l->err, QWEN_EUNSUPPORTED, "%s: tensor \"%s\" is %s, expected numbers of a weight",
                 qw_store_path(l->store, e->file), e->key, qw_dtype_name(e->dtype));
-        return NULL;
-    default: break;
+        return 0;
+    default: return 1;
     }
+}
+
+/* All values of an entry in order, blocks included; malloc'ed. */
+static float *decoded(qw_loader *l, const qw_entry *e)
+{
+    const int64_t n = elements(e);
     float *x = malloc((size_t)(n ? n : 1) * sizeof *x);
     if (!x) {
         qw_fail(l->err, QWEN_ENOMEM, "no memory for tensor \"%s\"", e->key);
@@ -100,7 +107,12 @@ static float *decoded(qw_loader *l, const qw_entry *e)
 static void keep(qw_loader *l, qw_tensor *t, const float *x, int64_t n, qw_dtype type)
 {
     const size_t bytes = qw_row_bytes(type, n);
-    void *staged = malloc(bytes ? bytes : 1);
+    void *staged = x ? malloc(bytes ? bytes : 1) : NULL;
+    t->dtype = type;
+    if (!x) {                           /* a plan: an address is enough */
+        t->data = qw_residency_keep(l->res, NULL, bytes, l->err);
+        return;
+    }
     if (!staged) {
         qw_fail(l->err, QWEN_ENOMEM, "no memory for %zu bytes of weights", bytes);
         return;
@@ -113,7 +125,6 @@ static void keep(qw_loader *l, qw_tensor *t, const float *x, int64_t n, qw_dtype
         default: ((float *)staged)[i] = x[i]; break;
         }
     t->data = qw_residency_keep(l->res, staged, bytes, l->err);
-    t->dtype = type;
     free(staged);
 }
 
@@ -132,8 +143,9 @@ static void load_vector(qw_loader *l, qw_tensor *t, int64_t n, const char *name)
         wrong_shape(l, e, expected);
         return;
     }
-    float *x = decoded(l, e);
-    if (x) keep(l, t, x, n, qw_residency_device(l->res)->wide);
+    if (!number(l, e)) return;
+    float *x = planned(l) ? NULL : decoded(l, e);
+    if (x || planned(l)) keep(l, t, x, n, qw_residency_device(l->res)->wide);
     free(x);
 }
 
@@ -159,6 +171,8 @@ static int join_halves(qw_loader *l, const char *name, int64_t n, int64_t k, qw_
     for (int h = 0; h < 2; h++)
         if (elements(half[h]) != n * k / 2 || !c || k % (2 * c)) {
             wrong_shape(l, half[h], "half of the patch embedding");
+            return 1;
+        } else if (!number(l, half[h])) {
             return 1;
         }
     float *joined = qw_store_own(l->store, (size_t)(n * k) * sizeof *joined, l->err);
@@ -246,13 +260,15 @@ static void load_conv(qw_loader *l, qw_conv *c, int64_t co, int64_t ci, int64_t 
         wrong_shape(l, e, expected);
         return;
     }
-    float *x = decoded(l, e), *y = x ? malloc((size_t)(co * ci * plane) * sizeof *y) : NULL;
+    if (!number(l, e)) return;
+    float *x = planned(l) ? NULL : decoded(l, e),
+          *y = x ? malloc((size_t)(co * ci * plane) * sizeof *y) : NULL;
     if (x && !y) qw_fail(l->err, QWEN_ENOMEM, "no memory for \"%s\"", name);
     for (int64_t o = 0; y && o < co; o++)
         for (int64_t i = 0; i < ci; i++)
             for (int64_t p = 0; p < plane; p++)
                 y[(o * plane + p) * ci + i] = x[((o * ci + i) * taps + taps - 1) * plane + p];
-    if (y) {
+    if (y || planned(l)) {
         c->w = qw_dense4(NULL, QW_NONE, co, kernel, kernel, ci);
         keep(l, &c->w, y, co * ci * plane, qw_residency_device(l->res)->prefer);
     }

@@ -57,6 +57,8 @@ static int loaded(qwen *q, qw_component *c, const char *what, qw_loader *l)
         return q->error.status;
     }
     c->opened = 1;
+    if (!q->plan_of)
+        qw_store_read_ahead(c->store);
     qw_say(q, 1, "%s: %.1f MB in %s", what, (double)c->file_bytes / 1e6,
            c->path ? c->path : "the text encoder's file");
     if (!c->borrowed && c != &q->text_files)

@@ -66,7 +66,14 @@ static int map(qw_file *f, int fd, qw_error *err)
         return qw_fail(err, QWEN_EIO, "%s cannot be mapped: %s", f->path, strerror(errno));
     f->map = p;
     f->bytes = (size_t)st.st_size;
+    posix_madvise(p, f->bytes, POSIX_MADV_RANDOM);      /* headers, norms, biases: small and far apart */
     return QWEN_OK;
+}
+
+void qw_store_read_ahead(const qw_store *s)
+{
+    for (int i = 0; i < s->files; i++)
+        posix_madvise((void *)(uintptr_t)s->file[i].map, s->file[i].bytes, POSIX_MADV_NORMAL);
 }
 
 int qw_store_map(qw_store *s, const char *path, int *index, qw_error *err)

@@ -68,13 +68,13 @@ static int kind_of(const model_entry *e)
 }
 
 /* Files of no type, and all in one, say by their tensors what they can serve as; what cannot be
- * read may be anything, and is refused when it is opened. */
-static int holds(const model_entry *e, int option)
+ * read may be anything, and is refused when it is opened (strictly: nothing). */
+static int holds(const model_entry *e, int option, int strictly)
 {
     contents c;
     look_inside(e->path, &c);
     if (!c.readable)
-        return 1;
+        return !strictly;
     switch (option) {
     case MODEL: case TRANSFORMER: return c.transformer;
     case TEXT_ENCODER:            return c.text;
@@ -94,10 +94,10 @@ int entry_serves(const model_entry *e, const char *option, int strictly)
     if (i == WANTED || (strictly && directory && i != MODEL && i != TOKENIZER))
         return 0;
     if (in_folders(e, &options[i]))
-        return !strictly || strcmp(e->folder, "text_encoders") || holds(e, i);
+        return !strictly || strcmp(e->folder, "text_encoders") || holds(e, i, 1);
     if (!strcmp(e->folder, "checkpoints"))
-        return strictly ? i == MODEL : holds(e, i);
-    return !*e->folder && holds(e, i);
+        return strictly ? i == MODEL : holds(e, i, 0);
+    return !*e->folder && holds(e, i, strictly);
 }
 
 /* What was typed, among what an option takes. */

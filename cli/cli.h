@@ -113,6 +113,8 @@ typedef struct found {                  /* paths for qwen_options; owned */
 } found;
 int  find_model(const settings *s, found *out);
 int  find_lora(const settings *s, const char *name, char **path);
+/* Whatever is listed under the name; the name itself if nothing is. */
+int  find_any(const settings *s, const char *name, char **path);
 void found_free(found *f);
 char *find_demo(void);                  /* malloc'ed path of the demo's directory, or NULL */
 char *find_cache(void);                 /* root of the Hugging Face cache; malloc'ed, or NULL */

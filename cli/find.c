@@ -509,3 +509,24 @@ void found_free(found *f)
     free(f->label);
     memset(f, 0, sizeof *f);
 }
+
+int find_any(const settings *s, const char *name, char **path)
+{
+    finder f = { .s = s };
+    choice c = { 0 };
+    char *slashed = with_slashes(name);
+    int code = slashed ? need_catalog(&f) : no_memory();
+    if (!code)
+        code = choose(&f.c, WANTED, slashed, &c);
+    if (!code && c.models > 1)
+        code = complain(CODE_USAGE, "\"%s\" is ambiguous: it is %s; give the whole name", name,
+                        c.all);
+    else if (!code)
+        code = copy_path(path, c.best ? c.best->path : name);
+    if (!code && c.best)
+        notice(s, "%s (%s)", c.best->name, c.best->path);
+    choice_free(&c);
+    free(slashed);
+    catalog_free(&f.c);
+    return code;
+}

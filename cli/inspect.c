@@ -192,10 +192,12 @@ static int find_path(settings *s, char **path)
     found f;
     const char *name = s->words.item[0];
     *path = NULL;
-    if (!stat(name, &st) || (!is_id(name) && strcmp(name, "demo"))) {
+    if (!stat(name, &st)) {
         *path = format_text("%s", name);
         return *path ? CODE_DONE : no_memory();
     }
+    if (!is_id(name) && strcmp(name, "demo"))
+        return find_any(s, name, path);
     s->model = name;
     const int code = find_model(s, &f);
     if (!code) {

@@ -397,10 +397,13 @@ static int split_lora(const char *text, char **name, double *strength)
     *name = NULL;
     if (colon && stat(text, &st)) {
         const double x = strtod(colon + 1, &end);
-        if (!colon[1] || *end || !isfinite(x))
+        if (!colon[1] || (!*end && !isfinite(x)))
             return complain(CODE_USAGE, "--lora: expected a strength after the colon, found \"%s\"",
                             text);
-        *strength = x;
+        if (*end)
+            colon = NULL;               /* no number: it belongs to the name */
+        else
+            *strength = x;
     }
     *name = format_text("%.*s", (int)(colon && stat(text, &st) ? colon - text : (long)strlen(text)),
                         text);

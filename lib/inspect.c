@@ -153,7 +153,8 @@ static void check_nets(report *r, qwen *q)
 static void say_model(report *r, const qwen *q)
 {
     const qw_dit_config *d = &q->dit_config;
-    say(r, "variant", "%s", qw_variant_name(q->variant));
+    if (q->dit_files.store || q->pipeline_class)
+        say(r, "variant", "%s", qw_variant_name(q->variant));
     if (q->pipeline_class)
         say(r, "pipeline", "%s", q->pipeline_class);
     if (q->edit_class)

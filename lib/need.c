@@ -152,7 +152,7 @@ static int vision_store(qwen *q)
         c->borrowed = 1;
         c->file_bytes = qw_part_bytes(c->store, 1);
         c->config = qw_strdup(q->text_files.config);
-        return QWEN_OK;
+        return !c->config && q->text_files.config ? qw_no_memory(q) : QWEN_OK;
     }
     return q->text_files.path && !qw_is_directory(q->text_files.path) ? find_mmproj(q) : QWEN_OK;
 }

@@ -186,8 +186,11 @@ static int plan_make(plan *p, const qw_vision_config *c, const double *pixels, c
 static void tap_input_order(qw_run *r, qw_tensor x, const plan *p, const qw_vision_config *c)
 {
     const int64_t n = p->patches * c->width;
+    if (!r->tap || !r->detail) return;
     double *a = malloc((size_t)(2 * n) * sizeof *a);
-    if (a && r->tap && r->detail) {
+    if (!a) {
+        qw_run_fail(r, QWEN_ENOMEM, "no memory to show the patch embedding");
+    } else {
         qw_get(r, x, a);
         permute(a, p->order, p->units, c->merge * c->merge * c->width, 1, a + n);
         qw_tap_doubles(r, a + n, 2, (const int64_t[]){ p->patches, c->width }, "patch_embed");

@@ -207,5 +207,13 @@ if command -v bash >/dev/null; then
     complete qwen-image generate --text-encoder ''; says '^qwen_2.5_vl_7b'; silent 'bf16'
 fi
 
+# --- inspect, and a LoRA with a colon in its name ---
+QWEN_MODELS=$work/a; export QWEN_MODELS
+run 0 'qwen_image_vae.safetensors (' inspect qwen-image-vae; says '^kind  *VAE'
+run 3 '' inspect nothing-of-that-name
+put "$comfy/loras/peft_bare.safetensors" "$work/a/models/loras/my:lora.safetensors"
+plan 0 '^LoRA: my:lora.safetensors' -m qwen-image --lora my:lora
+plan 0 '^LoRA: my:lora.safetensors' -m qwen-image --lora my:lora:0.5
+
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ]

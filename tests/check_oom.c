@@ -139,6 +139,51 @@ static int open_model(const char *path)
     return status;
 }
 
+/* --- drawing ---------------------------------------------------------------------------------- */
+
+/* Edits a picture on a handle that was opened when memory was plenty; allocation k fails (0: none).
+ * What is drawn without it, a cache say, is the same picture. */
+static int draw(const char *path, long k, uint8_t *pixels, uint8_t *drawn)
+{
+    const qwen_options opt = { .size = sizeof opt, .model = path, .device = "ref", .threads = 1 };
+    const qwen_array input = { .data = pixels, .dtype = QWEN_U8, .rank = 3, .dim = { 32, 32, 3 } };
+    const qwen_request r = { .size = sizeof r, .prompt = "a cat", .negative = "", .input = &input,
+                             .inputs = 1, .mask = &input, .steps = 2, .guidance = 2,
+                             .reference_area = 32 * 32, .condition_area = 56 * 56, .seed = 1 };
+    qwen_result out = { .size = sizeof out };
+    qwen *q = NULL;
+    in_jansson = 0;
+    ck_assert_int_eq(qwen_open(&q, &opt), QWEN_OK);
+    allocations = 0;
+    countdown = k;
+    const int status = qwen_generate(q, &r, &out);
+    countdown = 0;
+    ck_assert(!status == (out.image != NULL));
+    if (!status) memcpy(drawn, out.image[0].data, 32 * 32 * 3);
+    qwen_result_free(&out);
+    qwen_close(q);
+    return status;
+}
+
+/* Every allocation of the first 40, then a sample: a picture takes a tenth of a second. */
+START_TEST(drawing)
+{
+    static uint8_t pixels[32 * 32 * 3], whole[32 * 32 * 3], drawn[32 * 32 * 3];
+    const char *every = getenv("QW_OOM_EVERY");         /* all of them, for a patient person */
+    for (size_t i = 0; i < sizeof pixels; i++)
+        pixels[i] = (uint8_t)(i * 7);
+    ck_assert_int_eq(draw(testdata("tiny-edit"), 0, pixels, whole), QWEN_OK);
+    const long total = allocations;
+    for (long k = 1; k <= total; k += every || k < 40 ? 1 : k / 10) {
+        const int status = draw(testdata("tiny-edit"), k, pixels, drawn);
+        ck_assert_msg(status == QWEN_ENOMEM ||
+                          (status == QWEN_OK && !memcmp(drawn, whole, sizeof whole)),
+                      "allocation %ld of %ld fails and the answer is %d (%s)", k, total, status,
+                      qwen_strerror(status));
+    }
+}
+END_TEST
+
 START_TEST(safetensors) { sweep(open_store, testdata("tiny/vae/diffusion_pytorch_model.safetensors")); }
 END_TEST
 START_TEST(shards) { sweep(open_store, testdata("tiny/transformer")); }
@@ -179,6 +224,7 @@ int main(void)
     tcase_add_test(c, tokenizer);
     tcase_add_test(c, small_tokenizer);
     tcase_add_test(c, model);
+    tcase_add_test(c, drawing);
     suite_add_tcase(s, c);
     SRunner *r = srunner_create(s);
     srunner_run_all(r, CK_ENV);

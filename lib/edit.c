@@ -461,6 +461,19 @@ static int prepare_edit(qw_job *j, const qwen_array *input)
     return QWEN_OK;
 }
 
+/* The picture without what the mask repaints, beside the control picture: mid-grey there. */
+static int add_inpaint(qw_job *j)
+{
+    const qw_image *from = &j->reference[0].image;
+    qw_reference *f = &j->reference[j->references];
+    if (new_image(j->q, &f->image, from->w, from->h, from->channels))
+        return j->q->error.status;
+    memcpy(f->image.data, from->data, (size_t)(from->w * from->h * from->channels));
+    f->masked = 1;
+    j->inpaint = j->references++;
+    return QWEN_OK;
+}
+
 /* The control picture, stretched; holes of an inpainting one are -1 once it is encoded. */
 static int prepare_control(qw_job *j)
 {
@@ -486,6 +499,8 @@ static int prepare_control(qw_job *j)
     const int sampled = kind == QW_CONTROL_INSTANTX && !q->comfy;
     if (add_reference(j, r->control, j->width, j->height, (int)q->vae_config.channels, sampled))
         return q->error.status;
+    if (features == 2 * plain + 4 && j->task == QW_INPAINT)
+        return add_inpaint(j);
     if (features != plain + 4)
         return QWEN_OK;
     j->reference[j->control].holes = 1;
@@ -542,7 +557,7 @@ int qw_job_init(qw_job *j, qwen *q, const qwen_request *req)
     memset(j, 0, sizeof *j);
     j->q = q;
     j->req = req;
-    j->control = -1;
+    j->control = j->inpaint = -1;
     j->view_hash = 0xcbf29ce484222325u;
     if (!req->prompt && !req->embeds)
         return qw_fail(&q->error, QWEN_EARG, "the request has no prompt");

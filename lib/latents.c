@@ -111,8 +111,8 @@ static int pack_mask(qw_job *j)
     return j->q->error.status;
 }
 
-/* What the ControlNet reads: the control latent; for inpainting the mask of what is kept; zeros
- * beyond that. */
+/* What the ControlNet reads: the control latent; for inpainting the mask of what is kept and, in a
+ * Fun one, the latent of the picture without the rest; zeros beyond that. */
 static int make_condition(qw_job *j)
 {
     qwen *q = j->q;
@@ -121,8 +121,11 @@ static int make_condition(qw_job *j)
     j->condition = qw_doubles(q, j->tokens * features, "a control latent");
     if (latent && j->condition) {
         memcpy(latent, j->reference[j->control].latent, (size_t)(j->z * n) * sizeof *latent);
-        for (int64_t i = 0; j->reference[j->control].holes && i < n; i++)
+        for (int64_t i = 0; (j->reference[j->control].holes || j->inpaint >= 0) && i < n; i++)
             latent[j->z * n + i] = !j->mask[8 * (i / j->w) * j->width + 8 * (i % j->w)];
+        if (j->inpaint >= 0)
+            memcpy(latent + (j->z + 1) * n, j->reference[j->inpaint].latent,
+                   (size_t)(j->z * n) * sizeof *latent);
         qw_pack(latent, features / 4, j->h, j->w, j->condition);
         qw_show(j, q->dev, j->condition, 2, (int64_t[]){ j->tokens, features }, "control");
     }

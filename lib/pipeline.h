@@ -211,6 +211,7 @@ typedef struct qw_job {
     int        sequence_references;     /* the first of them follow the noise in the sequence */
     qw_reference reference[QW_MAX_PICTURES];
     int        control;                 /* the control picture among the references, or -1 */
+    int        inpaint;                 /* the picture with holes that a Fun ControlNet reads, or -1 */
     double    *condition;               /* [tokens][features of the ControlNet] */
     double     control_strength, control_start, control_end;
     uint8_t   *mask;                    /* [height][width], 0 or 1: 1 is repainted */

@@ -240,7 +240,11 @@ int qw_residency_commit(qw_residency *s, qw_error *err)
 {
     if (err->status) return err->status;
     if (!s->dev->host) return commit_device(s, err);
-    for (int i = 0; i < s->groups; i++) s->kept += s->group[i]->bytes;
+    for (int i = 0; i < s->groups; i++) {       /* pages beyond the bound come and go */
+        const uint64_t bytes = s->group[i]->bytes;
+        if (s->memory && s->kept + bytes > s->memory) s->streamed += bytes;
+        else s->kept += bytes;
+    }
     return QWEN_OK;
 }
 

@@ -3,6 +3,7 @@
 #include "files.h"
 #include <dirent.h>
 #include <jansson.h>
+#include <math.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -201,6 +202,70 @@ START_TEST(control_inpaints)
     qwen_result_free(&out);
     qwen_close(q);
     free(picture.data);
+}
+END_TEST
+
+typedef struct control_tap { float *x; int64_t rows, columns; } control_tap;
+
+static void take_control(void *user, const char *name, const qwen_array *a)
+{
+    control_tap *t = user;
+    if (strcmp(name, "control"))
+        return;
+    t->rows = a->dim[0];
+    t->columns = a->dim[1];
+    t->x = malloc((size_t)(t->rows * t->columns) * sizeof *t->x);
+    ck_assert_ptr_nonnull(t->x);
+    memcpy(t->x, a->data, (size_t)(t->rows * t->columns) * sizeof *t->x);
+}
+
+/* A Fun ControlNet reads, beside the control picture, the mask of what is kept and the latent of the
+ * picture with mid-grey where it is repainted. */
+START_TEST(fun_inpaints)
+{
+    enum { W = 48, H = 32, Z = 16 };
+    const qwen_array picture = gradient(W, H, 3), edges = gradient(40, 40, 3);
+    uint8_t grey[H * W];
+    float hole[H * W * 3];
+    for (int i = 0; i < H * W; i++) {
+        grey[i] = i % W < 24 ? 255 : 0;
+        for (int k = 0; k < 3; k++)
+            hole[3 * i + k] = grey[i] ? 0 : (float)(((uint8_t *)picture.data)[3 * i + k] / 127.5 - 1);
+    }
+    const qwen_array mask = { .data = grey, .dtype = QWEN_U8, .rank = 2, .dim = { H, W } };
+    const qwen_array with_hole = { .data = hole, .dtype = QWEN_F32, .rank = 3, .dim = { H, W, 3 } };
+    qwen_array latent = { 0 };
+    control_tap t = { 0 };
+    qwen_options o = options(tiny);
+    o.controlnet = testdata("fun-controlnet/fun_controlnet_tiny.safetensors");
+    qwen *q;
+    ck_assert_msg(!qwen_open(&q, &o), "%s", qwen_error(q));
+    qwen_request r = over(&picture);
+    r.mask = &mask;
+    r.control = &edges;
+    r.tap = take_control;
+    r.user = &t;
+    qwen_result out = drawn(q, &r);
+    ck_assert_int_eq(t.rows, W / 16 * (H / 16));
+    ck_assert_int_eq(t.columns, 4 * (2 * Z + 1));
+    ck_assert_msg(!qwen_encode(q, &with_hole, &latent), "%s", qwen_error(q));
+    const float *z = latent.data;
+    for (int64_t row = 0; row < t.rows; row++)
+        for (int f = 0; f < 4; f++) {   /* features of a channel: the four corners of a patch */
+            const int64_t y = row / (W / 16) * 2 + f / 2, x = row % (W / 16) * 2 + f % 2;
+            const float *v = t.x + row * t.columns;
+            ck_assert(v[4 * Z + f] == (float)!grey[8 * y * W + 8 * x]);
+            for (int c = 0; c < Z; c++) {
+                const double want = z[(c * (H / 8) + y) * (W / 8) + x];
+                ck_assert(fabs(v[4 * (Z + 1 + c) + f] - want) < 1e-5);
+            }
+        }
+    qwen_array_free(&latent);
+    qwen_result_free(&out);
+    qwen_close(q);
+    free(t.x);
+    free(picture.data);
+    free(edges.data);
 }
 END_TEST
 
@@ -433,6 +498,7 @@ int main(void)
     tcase_add_test(c, older_result);
     tcase_add_test(c, edit_inpaint_sizes);
     tcase_add_test(c, control_inpaints);
+    tcase_add_test(c, fun_inpaints);
     tcase_add_test(c, too_long);
     tcase_add_test(c, variant_2511);
     tcase_add_test(c, wrong_vae);

@@ -2,7 +2,7 @@
  *
  *     cc draw.c -o draw `pkg-config --cflags --libs libqwen`
  *     ./draw path/to/model "a red circle on a blue background" out.ppm */
-#include <qwen.h>
+#include <qwen/qwen.h>
 #include <stdio.h>
 
 static int show(void *user, const qwen_progress *p)

@@ -145,6 +145,27 @@ static int after_step(void *user, int step, double sigma_next, double *x)
     return QWEN_OK;
 }
 
+int64_t qw_reference_tokens(const qw_reference *f)
+{
+    return (f->image.w / 8 + 1) / 2 * ((f->image.h / 8 + 1) / 2);
+}
+
+/* A latent in tokens of 2 x 2.  Odd sides, of ComfyUI's references only, go on from their beginning
+ * (its pad_to_patch_size is circular). */
+static int pack_reference(qwen *q, const double *latent, int64_t z, int64_t h, int64_t w,
+                          double *tokens)
+{
+    const int64_t H = (h + 1) / 2 * 2, W = (w + 1) / 2 * 2;
+    double *even = h == H && w == W ? NULL : qw_doubles(q, z * H * W, "a reference");
+    if (q->error.status)
+        return q->error.status;
+    for (int64_t i = 0; even && i < z * H * W; i++)
+        even[i] = latent[(i / (H * W) * h + i / W % H % h) * w + i % W % w];
+    qw_pack(even ? even : latent, z, H, W, tokens);
+    free(even);
+    return QWEN_OK;
+}
+
 /* Sequence of pictures: the noise, then the references. */
 static int set_sequence(denoising *d)
 {
@@ -153,7 +174,7 @@ static int set_sequence(denoising *d)
     const int grids = (int)j->frames + j->sequence_references;
     int64_t rows = step_rows(j), at = rows;
     for (int k = 0; k < j->sequence_references; k++)
-        rows += j->reference[k].image.w / 16 * (j->reference[k].image.h / 16);
+        rows += qw_reference_tokens(&j->reference[k]);
     const int64_t n = step_rows(j) * 4 * j->z;
     d->grid = calloc((size_t)grids, sizeof *d->grid);
     d->in = qw_doubles(q, rows * 4 * j->z, "the sequence");
@@ -166,10 +187,10 @@ static int set_sequence(denoising *d)
         const int f = k - (int)j->frames;
         const qw_reference *ref = f >= 0 ? &j->reference[f] : NULL;
         const int64_t h = ref ? ref->image.h / 8 : j->h, w = ref ? ref->image.w / 8 : j->w;
-        d->grid[k] = (qw_grid){ 1, (int32_t)(h / 2), (int32_t)(w / 2) };
-        if (ref && ref->latent)
-            qw_pack(ref->latent, j->z, h, w, d->in + at * 4 * j->z);
-        at += ref ? h / 2 * (w / 2) : 0;
+        d->grid[k] = (qw_grid){ 1, (int32_t)((h + 1) / 2), (int32_t)((w + 1) / 2) };
+        if (ref && ref->latent && pack_reference(q, ref->latent, j->z, h, w, d->in + at * 4 * j->z))
+            return q->error.status;
+        at += ref ? qw_reference_tokens(ref) : 0;
     }
     for (int p = 0; p < j->passes; p++)
         d->work.seq[p] = (qw_dit_sequence){ .x = d->in,

@@ -340,22 +340,31 @@ static int add_view(qw_job *j, const qwen_array *a)
     qwen *q = j->q;
     const qw_vision_config *c = &q->vision_config;
     qw_image *v = &j->view[j->views];
-    int64_t w, h;
-    fit_area(a, condition_area(j), &w, &h);
-    if (take_picture(q, v, a, 3))
-        return q->error.status;
-    j->view_area[j->views][0] = w;
-    j->view_area[j->views++][1] = h;
-    if (resize_picture(q, v, w, h, QW_LANCZOS) ||
-        qw_smart_resize(w, h, c->patch * c->merge, c->min_pixels, c->max_pixels, &w, &h,
-                        &q->error) ||
-        resize_picture(q, v, w, h, QW_BICUBIC))
-        return q->error.status;
+    int64_t w, h, *area = j->view_area[j->views];
+    if (q->comfy && j->task == QW_EDITING) {
+        j->views++;
+        if (qw_comfy_view(j, a, condition_area(j), v, area))
+            return q->error.status;
+        w = v->w;
+        h = v->h;
+    } else {
+        fit_area(a, condition_area(j), &area[0], &area[1]);
+        if (take_picture(q, v, a, 3))
+            return q->error.status;
+        j->views++;
+        if (resize_picture(q, v, area[0], area[1], QW_LANCZOS) ||
+            qw_smart_resize(area[0], area[1], c->patch * c->merge, c->min_pixels, c->max_pixels, &w,
+                            &h, &q->error) ||
+            resize_picture(q, v, w, h, QW_BICUBIC))
+            return q->error.status;
+    }
     qw_grid *g = &j->view_grid[j->views - 1];
     *g = (qw_grid){ 1, (int32_t)(h / c->patch), (int32_t)(w / c->patch) };
     j->view_tokens[j->views - 1] = (int64_t)g->rows * g->cols / (c->merge * c->merge);
     j->feature_rows += j->view_tokens[j->views - 1];
-    j->view_hash = hash_bytes(hash_bytes(j->view_hash, g, sizeof *g), v->data, (size_t)(w * h * 3));
+    j->view_hash = hash_bytes(j->view_hash, g, sizeof *g);
+    j->view_hash = v->data ? hash_bytes(j->view_hash, v->data, (size_t)(w * h * 3))
+                           : hash_bytes(j->view_hash, v->value, (size_t)(w * h * 3) * 8);
     return QWEN_OK;
 }
 
@@ -453,9 +462,15 @@ static int prepare_edit(qw_job *j, const qwen_array *input)
             w = j->width;
             h = j->height;
         }
-        if (add_view(j, &input[i]) ||
-            add_reference(j, &input[i], w, h, 3, j->task == QW_EDIT_INPAINT))
+        if (add_view(j, &input[i]))
             return q->error.status;
+        if (q->comfy && j->task == QW_EDITING) {
+            if (qw_comfy_reference(j, &input[i], reference_area(j),
+                                   &j->reference[j->references++].image))
+                return q->error.status;
+        } else if (add_reference(j, &input[i], w, h, 3, j->task == QW_EDIT_INPAINT)) {
+            return q->error.status;
+        }
     }
     j->sequence_references = j->references;
     return QWEN_OK;
@@ -602,10 +617,13 @@ int qw_job_init(qw_job *j, qwen *q, const qwen_request *req)
 
 void qw_job_free(qw_job *j)
 {
-    for (int i = 0; i < j->views; i++)
+    for (int i = 0; i < j->views; i++) {
         free(j->view[i].data);
+        free(j->view[i].value);
+    }
     for (int i = 0; i < j->references; i++) {
         free(j->reference[i].image.data);
+        free(j->reference[i].image.value);
         free(j->reference[i].mean);
         free(j->reference[i].logvar);
         free(j->reference[i].latent);

@@ -273,11 +273,11 @@ int qw_smart_resize(int64_t w, int64_t h, int64_t factor, int64_t min_pixels, in
 
 /* --- the vision tower's input ----------------------------------------------------------------- */
 
-/* rgb [h][w][3] -> out [(h/p)(w/p)][3 t p p].  Patches of one merge group follow each other:
+/* rgb or fine [h][w][3] -> out [(h/p)(w/p)][3 t p p].  Patches of one merge group follow each other:
  * patch ((by (gw/m) + bx) m + my) m + mx is row m by + my, column m bx + mx; feature
  * ((c t + f) p + y) p + x, all t frames equal; h and w are multiples of m p. */
-void qw_vision_pixels(const uint8_t *rgb, int64_t w, int64_t h, const qw_vision_config *c,
-                      double *out)
+void qw_vision_pixels(const uint8_t *rgb, const double *fine, int64_t w, int64_t h,
+                      const qw_vision_config *c, double *out)
 {
     const int64_t p = c->patch, m = c->merge, t = c->temporal, features = 3 * t * p * p;
     const int64_t gw = w / p, gh = h / p;
@@ -292,7 +292,9 @@ void qw_vision_pixels(const uint8_t *rgb, int64_t w, int64_t h, const qw_vision_
             for (int64_t k = 0; k < 3; k++)
                 for (int64_t f = 0; f < t; f++)
                     for (int64_t y = row * p; y < (row + 1) * p; y++)
-                        for (int64_t x = column * p; x < (column + 1) * p; x++)
-                            *o++ = value[k][rgb[(y * w + x) * 3 + k]];
+                        for (int64_t x = column * p; x < (column + 1) * p; x++) {
+                            const int64_t i = (y * w + x) * 3 + k;
+                            *o++ = rgb ? value[k][rgb[i]] : (fine[i] - c->mean[k]) / c->std[k];
+                        }
         }
 }

@@ -53,7 +53,9 @@ static int encode_one(qw_job *j, qw_stage *s, int k)
         for (int64_t i = 0; i < H * W; i++)
             for (int64_t m = 0; m < c; m++)
                 picture[i * c + m] = f->masked && j->mask[i] ? 0
-                    : f->holes && j->mask[i] ? -1 : f->image.data[i * c + m] / 127.5 - 1;
+                    : f->holes && j->mask[i] ? -1
+                    : f->image.data ? f->image.data[i * c + m] / 127.5 - 1
+                                    : f->image.value[i * c + m] * 2 - 1;
         for (int64_t i = 0; shown && i < H * W; i++)
             for (int64_t m = 0; m < c; m++)
                 chw[m * H * W + i] = picture[i * c + m];

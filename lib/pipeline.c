@@ -73,7 +73,7 @@ static void report(const qwen *q, const qw_job *j, const qw_tally *t, qwen_plan_
     out->image_tokens = j->frames * j->tokens;
     out->text_tokens = j->text_rows[0];
     for (int k = 0; k < j->sequence_references; k++)
-        out->reference_tokens += j->reference[k].image.w / 16 * (j->reference[k].image.h / 16);
+        out->reference_tokens += qw_reference_tokens(&j->reference[k]);
     out->weights_text = bytes_of(&q->text_files);
     out->weights_vision = bytes_of(&q->vision_files);
     out->weights_transformer = bytes_of(&q->dit_files);
@@ -161,7 +161,7 @@ static int too_large(const qw_job *j)
     qwen_plan_report out = { .size = sizeof out };
     int64_t tokens = j->frames * j->tokens;
     for (int k = 0; k < j->references; k++)
-        tokens += j->reference[k].image.w / 16 * (j->reference[k].image.h / 16);
+        tokens += qw_reference_tokens(&j->reference[k]);
     return tokens > LONG ? walk(j->q, j->req, &t, &out) : QWEN_OK;
 }
 

@@ -159,9 +159,10 @@ typedef struct qw_tally {               /* what qwen_plan counts */
 } qw_tally;
 void qw_tally_free(qw_tally *t);
 
-/* A picture of 8 bits. */
+/* A picture of 8 bits; or, as ComfyUI prepares it, of numbers. */
 typedef struct qw_image {
     uint8_t *data;                      /* [h][w][channels] */
+    double  *value;                     /* the same in 0..1, if data is NULL */
     int64_t  w, h;
     int      channels;
 } qw_image;
@@ -235,6 +236,12 @@ int  qw_job_schedule(qw_job *j);
 int  qw_control_step(const qw_job *j, int step);        /* is this step, of all, one of the ControlNet's? */
 
 void qw_tell_geometry(qw_job *j);       /* geometry.c */
+/* comfy.c: the copies of a picture for the vision tower (sizes: of its area, before that) and for the
+ * VAE, of about `area` pixels. */
+int  qw_comfy_view(qw_job *j, const qwen_array *a, int64_t area, qw_image *view, int64_t sizes[2]);
+int  qw_comfy_reference(qw_job *j, const qwen_array *a, int64_t area, qw_image *out);
+/* Tokens of a reference; a row or column of the latent that has no partner meets the first one. */
+int64_t qw_reference_tokens(const qw_reference *f);
 
 /* words.c, latents.c, denoise.c, decode.c */
 int  qw_embed_prompt(qw_job *j, int negative);      /* text[negative], text_rows[negative] */

@@ -76,7 +76,7 @@ static int make_features(qw_job *j)
     for (int i = 0; i < j->views; i++) {
         qw_vision_work w = { q, pixels + row * unit * width, j->view_grid[i],
                              j->features + row * c->out };
-        qw_vision_pixels(j->view[i].data, j->view[i].w, j->view[i].h, c,
+        qw_vision_pixels(j->view[i].data, j->view[i].value, j->view[i].w, j->view[i].h, c,
                          pixels + row * unit * width);
         s.run.step = i;
         qw_stage_reserve(&s, qw_vision_body, &w);

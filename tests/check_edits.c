@@ -101,7 +101,7 @@ START_TEST(older_result)
 }
 END_TEST
 
-/* Edit-inpainting: the pipeline's size, the caller's, or that of an extended picture, which stays. */
+/* Edit-inpainting: the pipeline's size, the caller's, or an extended picture's, which stays. */
 START_TEST(edit_inpaint_sizes)
 {
     const qwen_array picture = gradient(64, 32, 3);
@@ -219,8 +219,8 @@ static void take_control(void *user, const char *name, const qwen_array *a)
     memcpy(t->x, a->data, (size_t)(t->rows * t->columns) * sizeof *t->x);
 }
 
-/* A Fun ControlNet reads, beside the control picture, the mask of what is kept and the latent of the
- * picture with mid-grey where it is repainted. */
+/* A Fun ControlNet reads, beside the control picture, the mask of what is kept and the latent of
+ * the picture with mid-grey where it is repainted. */
 START_TEST(fun_inpaints)
 {
     enum { W = 48, H = 32, Z = 16 };
@@ -230,7 +230,8 @@ START_TEST(fun_inpaints)
     for (int i = 0; i < H * W; i++) {
         grey[i] = i % W < 24 ? 255 : 0;
         for (int k = 0; k < 3; k++)
-            hole[3 * i + k] = grey[i] ? 0 : (float)(((uint8_t *)picture.data)[3 * i + k] / 127.5 - 1);
+            hole[3 * i + k] =
+                grey[i] ? 0 : (float)(((uint8_t *)picture.data)[3 * i + k] / 127.5 - 1);
     }
     const qwen_array mask = { .data = grey, .dtype = QWEN_U8, .rank = 2, .dim = { H, W } };
     const qwen_array with_hole = { .data = hole, .dtype = QWEN_F32, .rank = 3, .dim = { H, W, 3 } };
@@ -284,6 +285,51 @@ START_TEST(too_long)
     qwen_close(q);
     free(picture[0].data);
     free(picture[1].data);
+}
+END_TEST
+
+/* --- as ComfyUI prepares an edit ------------------------------------------------------------- */
+
+static void take_sizes(void *user, const qwen_geometry *g) { *(qwen_geometry *)user = *g; }
+
+/* Its nodes fit areas without multiples of 32: an Edit's copy is cropped to multiples of 8, a 2509's
+ * is made in them; sides of the latent may be odd. */
+START_TEST(comfy_sizes)
+{
+    static const struct { int plus, w, h, area, vw, vh, cw, ch; int64_t tokens; } cases[] = {
+        { 0, 100, 60, 48 * 48, 62, 37, 56, 32, 8 },     /* 61.97 x 37.18; 56 x 32; 4 x 2 tokens */
+        { 1, 100, 60, 48 * 48, 72, 43, 64, 40, 12 },    /* 7.75 and 4.65 eights; 4 x 3 tokens */
+        { 1, 64, 64, 64 * 64, 56, 56, 64, 64, 16 },
+    };
+    const qwen_array picture = gradient(cases[_i].w, cases[_i].h, 3);
+    qwen_options o = options(cases[_i].plus ? testdata("tiny-edit-plus") : edit);
+    o.like = "comfyui";
+    qwen *q;
+    ck_assert_msg(!qwen_open(&q, &o), "%s", qwen_error(q));
+    qwen_request r = over(&picture);
+    r.reference_area = cases[_i].area;
+    r.width = 32;
+    r.height = 48;
+    qwen_geometry g = { .size = 0 };
+    qwen_plan_report plan = { .size = sizeof plan, .geometry = take_sizes, .user = &g };
+    ck_assert_msg(!qwen_plan(q, &r, &plan), "%s", qwen_error(q));
+    if (!cases[_i].plus) {
+        ck_assert_int_eq(g.area_width, cases[_i].vw);
+        ck_assert_int_eq(g.area_height, cases[_i].vh);
+    }
+    ck_assert_int_eq(g.coded_width, cases[_i].cw);
+    ck_assert_int_eq(g.coded_height, cases[_i].ch);
+    ck_assert_int_eq(plan.reference_tokens, cases[_i].tokens);
+    qwen_result out[2] = { drawn(q, &r), { .size = sizeof(qwen_result) } };
+    ck_assert_int_eq(out[0].width, 32);
+    qwen_close(q);
+    q = opened(o.model);                /* and another picture than diffusers' */
+    out[1] = drawn(q, &r);
+    ck_assert(!same_picture(&out[0].image[0], &out[1].image[0]));
+    qwen_result_free(&out[0]);
+    qwen_result_free(&out[1]);
+    qwen_close(q);
+    free(picture.data);
 }
 END_TEST
 
@@ -500,6 +546,7 @@ int main(void)
     tcase_add_test(c, control_inpaints);
     tcase_add_test(c, fun_inpaints);
     tcase_add_test(c, too_long);
+    tcase_add_loop_test(c, comfy_sizes, 0, 3);
     tcase_add_test(c, variant_2511);
     tcase_add_test(c, wrong_vae);
     tcase_add_test(c, without_vision);

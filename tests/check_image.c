@@ -2,6 +2,7 @@
 #include "host.h"
 #include "testing.h"
 #include "values.h"
+#include <math.h>
 #include <png.h>
 #include <string.h>
 
@@ -60,6 +61,42 @@ START_TEST(resize_pillow)               /* byte for byte */
     ck_assert_int_eq(qw_resize(px, 1, 0, 3, QW_BICUBIC, 1, 1, px, &err), QWEN_EARG);
     err.status = 0;
     ck_assert_int_eq(qw_resize(px, 1, 1, 3, QW_BICUBIC, 1, INT64_MAX, px, &err), QWEN_EARG);
+}
+END_TEST
+
+/* Interpolation as torch does it, from the pictures' values in 0..1: within float32's rounding. */
+START_TEST(resize_torch)
+{
+    qw_store *const s = open_data("units/resize/torch.safetensors");
+    const qw_entry *e;
+    int done = 0;
+    for (int64_t i = 0; (e = qw_store_entry(s, i)); i++) {
+        int w, h, W, H;
+        char mode[32], name[64];
+        qw_error err = { 0 };
+        ck_assert_int_eq(sscanf(e->name, "%dx%d_%31[a-z-]_%dx%d", &w, &h, mode, &W, &H), 5);
+        if (strcmp(mode, "area") && strcmp(mode, "bilinear")) continue;
+        snprintf(name, sizeof name, "in_%dx%d_rgb.png", w, h);
+        const picture in = read_png(name, 3);
+        int64_t n;
+        double *const want = values(s, e->name, &n);
+        double *const x = malloc((size_t)(3 * w * h) * sizeof *x), *const y = malloc(
+                                                                       (size_t)n * sizeof *y);
+        ck_assert(x && y && n == 3 * W * H);
+        for (int k = 0; k < 3 * w * h; k++) x[k] = in.data[k] / 255.0;
+        ck_assert(!qw_interpolate(*mode == 'a' ? QW_AREA : QW_BILINEAR, x, w, h, 3, W, H, y, &err));
+        for (int64_t k = 0; k < n; k++) {
+            const double a = want[k % 3 * W * H + k / 3];       /* theirs is [3][H][W] */
+            ck_assert_msg(fabs(y[k] - a) < 2e-6, "%s: %g, expected %g", e->name, y[k], a);
+        }
+        done++;
+        free(x);
+        free(y);
+        free(want);
+        free(in.data);
+    }
+    ck_assert_int_gt(done, 10);
+    qw_store_free(s);
 }
 END_TEST
 
@@ -130,7 +167,7 @@ START_TEST(vision_patches)
     double *const out = malloc(sizeof *out * GW * GH * F);
     ck_assert(rgb && out);
     for (int i = 0; i < W * H * 3; i++) rgb[i] = (uint8_t)((i * 7919 + i / 255) & 255);
-    qw_vision_pixels(rgb, W, H, &c, out);
+    qw_vision_pixels(rgb, NULL, W, H, &c, out);
     int patch = 0;
     for (int by = 0; by < GH / M; by++)
         for (int bx = 0; bx < GW / M; bx++)
@@ -155,6 +192,7 @@ int main(void)
     TCase *c = tcase_create("pictures");
     tcase_set_timeout(c, 60);
     tcase_add_test(c, resize_pillow);
+    tcase_add_test(c, resize_torch);
     tcase_add_test(c, packing);
     tcase_add_test(c, sizes);
     tcase_add_test(c, vision_patches);

@@ -4,20 +4,7 @@
 #include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
-
-static int exists(const char *path)
-{
-    struct stat st;
-    return !stat(path, &st);
-}
-
-static int is_directory(const char *path)
-{
-    struct stat st;
-    return !stat(path, &st) && S_ISDIR(st.st_mode);
-}
 
 /* --- the demo --------------------------------------------------------------------------------- */
 
@@ -48,7 +35,7 @@ char *find_demo(void)
 {
     const char *set = getenv("QWEN_DATADIR");
     char *path = path_join(set && *set ? set : QWEN_DATADIR, "demo");
-    if (!path || exists(path) || (set && *set))
+    if (!path || path_exists(path) || (set && *set))
         return path;
     char *beside = demo_beside();
     if (!beside)
@@ -112,9 +99,9 @@ static char *any_snapshot(const char *snapshots)
     for (struct dirent *e; d && (e = readdir(d)); ) {
         char *path = e->d_name[0] == '.' ? NULL : path_join(snapshots, e->d_name);
         char *index = path ? path_join(path, "model_index.json") : NULL;
-        const int whole = index && exists(index);
+        const int whole = index && path_exists(index);
         free(index);
-        if (path && is_directory(path) && (!best || whole > best_whole ||
+        if (path && path_is_directory(path) && (!best || whole > best_whole ||
                                            (whole == best_whole && by_name(&path, &best) < 0))) {
             free(best);
             best = path;
@@ -150,22 +137,22 @@ int find_id(const char *id, char **path, char **where)
     *path = *where = NULL;
     if (!ref || !snapshots)
         ;
-    else if (!is_directory(folder))
+    else if (!path_is_directory(folder))
         not_there(where, format_text("%s is no directory", folder));
     else if (!commit && at) {           /* the revision itself may be the commit */
         *path = strchr(revision, '/') ? NULL : path_join(snapshots, revision);
-        if (!*path || !is_directory(*path))
+        if (!*path || !path_is_directory(*path))
             not_there(where, format_text("%s has neither refs/%s nor snapshots/%s", folder,
                                          revision, revision));
     } else if (!commit) {
-        *path = exists(ref) ? NULL : any_snapshot(snapshots);
+        *path = path_exists(ref) ? NULL : any_snapshot(snapshots);
         if (!*path)
-            not_there(where, format_text(exists(ref) ? "%s holds no commit"
+            not_there(where, format_text(path_exists(ref) ? "%s holds no commit"
                                                      : "%s is missing, and there is no snapshot",
                                          ref));
     } else {
         *path = path_join(snapshots, commit);
-        if (*path && !is_directory(*path))
+        if (*path && !path_is_directory(*path))
             not_there(where,
                       format_text("%s names %s, but %s is no directory", ref, commit, *path));
     }

@@ -7,19 +7,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-
-static int exists(const char *path)
-{
-    struct stat st;
-    return !stat(path, &st);
-}
-
-static int is_directory(const char *path)
-{
-    struct stat st;
-    return !stat(path, &st) && S_ISDIR(st.st_mode);
-}
 
 /* --- a name ----------------------------------------------------------------------------------- */
 
@@ -325,9 +312,9 @@ static int find_name(finder *f, int option, const char *name, char **path, char 
     if (!*name)
         return complain(CODE_USAGE, "--%s: expected a path or a name, found \"\"",
                         options[option].option);
-    if (exists(name))
+    if (path_exists(name))
         return copy_path(path, name);
-    if (!strcmp(name, "demo") && (*path = find_demo()) && exists(*path))
+    if (!strcmp(name, "demo") && (*path = find_demo()) && path_exists(*path))
         return CODE_DONE;
     free(*path);
     *path = NULL;
@@ -347,7 +334,7 @@ static int find_tokenizer(finder *f, char **path)
 {
     char *demo = find_demo(), *own = demo ? path_join(demo, "tokenizer") : NULL;
     free(demo);
-    if (own && is_directory(own)) {
+    if (own && path_is_directory(own)) {
         notice(f->s, "tokenizer: the published one, that came with this program");
         *path = own;
         return CODE_DONE;
@@ -357,7 +344,7 @@ static int find_tokenizer(finder *f, char **path)
     for (size_t i = 0; i < f->c.n && !code && !*path; i++) {
         const model_entry *e = &f->c.entry[i];
         char *inside = strcmp(e->folder, "diffusers") ? NULL : path_join(e->path, "tokenizer");
-        if (inside && is_directory(inside)) {
+        if (inside && path_is_directory(inside)) {
             notice(f->s, "tokenizer: %s (%s)", e->name, inside);
             *path = inside;
         } else {
@@ -370,7 +357,7 @@ static int find_tokenizer(finder *f, char **path)
 static int has_index(const char *path)
 {
     char *index = path_join(path, "model_index.json");
-    const int has = index && exists(index);
+    const int has = index && path_exists(index);
     free(index);
     return has;
 }
@@ -424,7 +411,7 @@ static int find_default(finder *f, found *out)
     out->demo = 1;
     if (!out->model || !out->label)
         return no_memory();
-    if (!exists(out->model))
+    if (!path_exists(out->model))
         return complain(CODE_READ,
                         "no model was named (--model or $QWEN_MODEL), and the demo is not in %s",
                         out->model);
@@ -443,7 +430,7 @@ static char *label_of(const char *name)
     char *trimmed = format_text("%.*s", (int)n, name);
     char *label =
         trimmed
-            ? format_text("%s", is_id(trimmed) && !exists(trimmed) ? trimmed : base_name(trimmed))
+            ? format_text("%s", is_id(trimmed) && !path_exists(trimmed) ? trimmed : base_name(trimmed))
             : NULL;
     free(trimmed);
     return label;

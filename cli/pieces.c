@@ -78,12 +78,6 @@ void look_inside(const char *path, contents *c)
 
 /* --- directories ------------------------------------------------------------------------------ */
 
-static int is_directory(const char *path)
-{
-    struct stat st;
-    return !stat(path, &st) && S_ISDIR(st.st_mode);
-}
-
 /* The only GGUF file of a directory without other weights, mmproj aside; of a set the first part.
  * malloc'ed; NULL: there is no such file. */
 static char *only_gguf(const char *directory)
@@ -111,12 +105,12 @@ static char *only_gguf(const char *directory)
 
 int piece_inside(char **path, const char *component)
 {
-    if (!is_directory(*path))
+    if (!path_is_directory(*path))
         return CODE_DONE;
     char *inside = component ? path_join(*path, component) : NULL;
     if (component && !inside)
         return no_memory();
-    if (!inside || !is_directory(inside)) {
+    if (!inside || !path_is_directory(inside)) {
         free(inside);
         inside = only_gguf(*path);
     }

@@ -511,7 +511,7 @@ static void run_vae(const char *device, const char *stage, const char *folder, d
                   n = 64 * h * w;
     const int64_t z = c.z * h * w;
     double *picture = malloc((size_t)(n * c.channels) * sizeof *picture),
-           *turned = malloc((size_t)(n * c.channels) * 8);
+           *turned = calloc((size_t)(n * c.channels), 8);
     double *mean = malloc((size_t)(4 * z) * sizeof *mean), *logvar = mean + z, *std = logvar + z,
            *norm = std + z;
     qw_vae_decode(&b.run, v, latent, h, w, 0, picture);

@@ -4,7 +4,20 @@
 #include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
+
+int path_exists(const char *path)
+{
+    struct stat st;
+    return !stat(path, &st);
+}
+
+int path_is_directory(const char *path)
+{
+    struct stat st;
+    return !stat(path, &st) && S_ISDIR(st.st_mode);
+}
 
 /* --- the demo --------------------------------------------------------------------------------- */
 

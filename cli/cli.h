@@ -62,8 +62,6 @@ int64_t utf8_invalid(const char *text, size_t bytes);
 char *format_text(const char *format, ...) CLI_PRINTF(1, 2);    /* malloc'ed, NULL without memory */
 char *path_join(const char *directory, const char *name);   /* malloc'ed, or NULL */
 const char *base_name(const char *path);
-int  path_exists(const char *path);
-int  path_is_directory(const char *path);
 /* Everything of a file ("-" is stdin), with a zero after the end; free() *data. */
 int  read_file(const char *path, uint64_t most, char **data, size_t *bytes);
 int  write_stdout(const char *text);    /* CODE_WRITE when stdout cannot be written */
@@ -124,6 +122,8 @@ char *find_cache(void);                 /* root of the Hugging Face cache; mallo
  * is not there.  Both are malloc'ed. */
 int  find_id(const char *id, char **path, char **where);
 int  is_id(const char *name);
+int  path_exists(const char *path);
+int  path_is_directory(const char *path);
 
 /* --- picture.c, png.c: pictures in ------------------------------------------------------------ */
 enum { PICTURE_NONE, PICTURE_PNG, PICTURE_JPEG, PICTURE_WEBP };

@@ -46,7 +46,7 @@ typedef struct settings {
     json_t     *recipe;                 /* of --from; owns the strings that came from it */
 } settings;
 
-/* --- main.c ----------------------------------------------------------------------------------- */
+/* --- say.c ------------------------------------------------------------------------------------ */
 #if defined __GNUC__
 #define CLI_PRINTF(f, a) __attribute__((format(printf, f, a)))
 #else

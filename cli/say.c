@@ -1,0 +1,193 @@
+/* say.c - what all subcommands use: messages, text, files as a whole. */
+#include "cli.h"
+#include <errno.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* --- messages --------------------------------------------------------------------------------- */
+
+/* Length of the well-formed UTF-8 sequence at s (n bytes left), or 0. */
+static size_t utf8_sequence(const unsigned char *s, size_t n)
+{
+    const size_t need = s[0] < 0x80                   ? 1
+                        : s[0] >= 0xc2 && s[0] < 0xe0 ? 2
+                        : s[0] >= 0xe0 && s[0] < 0xf0 ? 3
+                        : s[0] >= 0xf0 && s[0] < 0xf5 ? 4
+                                                      : 0;
+    if (!need || need > n)
+        return 0;
+    for (size_t i = 1; i < need; i++)
+        if ((s[i] & 0xc0) != 0x80)
+            return 0;
+    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
+        (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
+        return 0;
+    return need;
+}
+
+int64_t utf8_invalid(const char *text, size_t bytes)
+{
+    const unsigned char *s = (const unsigned char *)text;
+    for (size_t i = 0; i < bytes; ) {
+        const size_t n = utf8_sequence(s + i, bytes - i);
+        if (!n)
+            return (int64_t)i;
+        i += n;
+    }
+    return -1;
+}
+
+/* One line on stderr: what could move the cursor or is not UTF-8 is shown as \xNN. */
+static void say_line(const char *before, const char *text)
+{
+    const unsigned char *s = (const unsigned char *)text;
+    fputs(before, stderr);
+    for (size_t left = strlen(text); left; ) {
+        const size_t n = utf8_sequence(s, left);
+        if (*s == '\n')
+            fputs("\\n", stderr);
+        else if (!n || *s < 0x20 || *s == 0x7f || (*s == 0xc2 && s[1] < 0xa0))
+            fprintf(stderr, "\\x%02x", *s);
+        else
+            fwrite(s, 1, n, stderr);
+        const size_t used = !n || *s < 0x20 ? 1 : n;
+        left -= used;
+        s += used;
+    }
+    fputc('\n', stderr);
+}
+
+int complain(int code, const char *format, ...)
+{
+    char text[4096];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    say_line("qwen-image: ", text);
+    return code;
+}
+
+void notice(const settings *s, const char *format, ...)
+{
+    char text[4096];
+    va_list args;
+    if (s && s->quiet)
+        return;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    say_line("", text);
+}
+
+int no_memory(void)
+{
+    return complain(CODE_MEMORY, "no memory");
+}
+
+int code_of(int status)
+{
+    switch (status) {
+    case QWEN_OK:           return CODE_DONE;
+    case QWEN_EARG:         return CODE_USAGE;
+    case QWEN_EIO:          return CODE_READ;
+    case QWEN_EFORMAT:
+    case QWEN_EMODEL:       return CODE_MALFORMED;
+    case QWEN_EUNSUPPORTED: return CODE_UNSUPPORTED;
+    case QWEN_ECANCELLED:   return CODE_CANCELLED;
+    case QWEN_ENUMERIC:     return CODE_NUMERIC;
+    default:                return CODE_MEMORY;
+    }
+}
+
+/* --- text and files --------------------------------------------------------------------------- */
+
+char *format_text(const char *format, ...)
+{
+    va_list args, again;
+    va_start(args, format);
+    va_copy(again, args);
+    const int n = vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    char *text = n < 0 ? NULL : malloc((size_t)n + 1);
+    if (text)
+        vsnprintf(text, (size_t)n + 1, format, again);
+    va_end(again);
+    return text;
+}
+
+char *path_join(const char *directory, const char *name)
+{
+    const size_t n = strlen(directory);
+    return format_text("%s%s%s", directory, n && directory[n - 1] != '/' ? "/" : "", name);
+}
+
+const char *base_name(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash && slash[1] ? slash + 1 : path;
+}
+
+/* The rest of `from`, at most `most` bytes. */
+static int read_all(FILE *from, const char *path, uint64_t most, char **data, size_t *bytes)
+{
+    char *all = NULL;
+    size_t used = 0, room = 0, got;
+    do {
+        if (room - used < 65536) {
+            room = room ? room + room / 2 : 131072;
+            char *more = realloc(all, room);
+            if (!more) {
+                free(all);
+                return no_memory();
+            }
+            all = more;
+        }
+        got = fread(all + used, 1, room - used - 1, from);
+        used += got;
+    } while (got && used <= most);
+    if (ferror(from) || used > most) {
+        free(all);
+        return ferror(from) ? complain(CODE_READ, "%s: %s", path, strerror(errno))
+                            : complain(CODE_MALFORMED, "%s: more than %llu bytes", path,
+                                       (unsigned long long)most);
+    }
+    all[used] = 0;
+    *data = all;
+    *bytes = used;
+    return CODE_DONE;
+}
+
+int read_file(const char *path, uint64_t most, char **data, size_t *bytes)
+{
+    struct stat st;
+    *data = NULL;
+    *bytes = 0;
+    if (!strcmp(path, "-"))
+        return read_all(stdin, "standard input", most, data, bytes);
+    FILE *f = fopen(path, "rb");
+    if (!f)
+        return complain(CODE_READ, "%s: %s", path, strerror(errno));
+    if (!fstat(fileno(f), &st) && S_ISDIR(st.st_mode)) {
+        fclose(f);
+        return complain(CODE_READ, "%s: is a directory, expected a file", path);
+    }
+    const int code = read_all(f, path, most, data, bytes);
+    fclose(f);
+    return code;
+}
+
+int flush_stdout(void)
+{
+    if (fflush(stdout) || ferror(stdout))
+        return complain(CODE_WRITE, "standard output: %s", strerror(errno));
+    return CODE_DONE;
+}
+
+int write_stdout(const char *text)
+{
+    fputs(text, stdout);
+    return flush_stdout();
+}

@@ -37,12 +37,6 @@ const char *type_named(const char *name)
     return NULL;
 }
 
-static int exists(const char *path)
-{
-    struct stat st;
-    return !stat(path, &st);
-}
-
 /* --- entries ---------------------------------------------------------------------------------- */
 
 static int add(walk *w, const char *name, const char *path, const char *type, uint64_t bytes,
@@ -144,12 +138,6 @@ static int enter(chain *here, const struct stat *st, const chain *above)
     return 0;
 }
 
-static int ends_with(const char *s, const char *end)
-{
-    const size_t n = strlen(s), k = strlen(end);
-    return n > k && !strcmp(s + n - k, end);
-}
-
 /* Do all shards of an index lie beside it?  One that cannot be read is not whole. */
 static int index_whole(const char *directory, const char *name)
 {
@@ -163,7 +151,7 @@ static int index_whole(const char *directory, const char *name)
         if (!file || (last && !strcmp(last, file)))
             continue;
         char *at = path_join(directory, file);
-        whole &= at && exists(at);
+        whole &= at && path_exists(at);
         free(at);
         last = file;
     }
@@ -204,7 +192,7 @@ static int parts_missing(const char *path)
     int missing = 0;
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
         char *inside = path_join(path, parts[i]);
-        missing |= !inside || !exists(inside);
+        missing |= !inside || !path_exists(inside);
         free(inside);
     }
     return missing;
@@ -226,23 +214,6 @@ int walk_model(walk *w, const char *name, const char *path, int *is)
 
 /* --- sets of files ---------------------------------------------------------------------------- */
 
-/* "NAME-00002-of-00003.EXT": the length of NAME; 0: it is no such name. */
-static size_t part_name(const char *name, int *part, int *parts)
-{
-    const size_t n = name_stem(name), k = strlen("-00001-of-00003");
-    if (n <= k || n == strlen(name))
-        return 0;
-    const char *s = name + n - k;
-    for (size_t i = 0; i < k; i++) {
-        const char want = "-00000-of-00000"[i];
-        if (want == '0' ? !isdigit((unsigned char)s[i]) : s[i] != want)
-            return 0;
-    }
-    *part = atoi(s + 1);
-    *parts = atoi(s + strlen("-00001-of-"));
-    return n - k;
-}
-
 typedef struct set { size_t stem; int parts, found; uint64_t bytes; } set;
 
 /* The set that the file `at` of a sorted listing begins; 0 if it belongs to one that began before
@@ -251,11 +222,12 @@ static int set_begins(const listing *l, const char *directory, size_t at, set *o
 {
     int part, parts;
     const char *first = l->name[at], *extension = first + name_stem(first);
-    *out = (set){ .stem = part_name(first, &part, &parts), .parts = parts };
+    const size_t stem = name_part(first, &part, &parts);
+    *out = (set){ .stem = stem, .parts = stem ? parts : 0 };
     for (size_t i = 0; out->stem && i < l->n; i++) {
         int other, of;
         struct stat st;
-        const size_t n = part_name(l->name[i], &other, &of);
+        const size_t n = name_part(l->name[i], &other, &of);
         if (n != out->stem || of != parts || strncmp(l->name[i], first, n) ||
             strcmp(l->name[i] + name_stem(l->name[i]), extension))
             continue;
@@ -274,7 +246,7 @@ static int set_begins(const listing *l, const char *directory, size_t at, set *o
 static int part_of_set(const char *name)
 {
     int part, parts;
-    return part_name(name, &part, &parts) != 0;
+    return name_part(name, &part, &parts) != 0;
 }
 
 /* Safetensors are opened through their index, GGUF through the first part. */
@@ -285,7 +257,7 @@ static int add_set(walk *w, const listing *l, const char *directory, const char 
     char *index = format_text("%.*s%s.index.json", (int)s->stem, first, extension);
     char *name = format_text("%s%.*s%s", before, (int)s->stem, first, extension);
     const int indexed = index && listing_has(l, index);
-    const int gguf = tolower((unsigned char)extension[1]) == 'g';
+    const int gguf = is_gguf(first);
     char *path = path_join(directory, indexed ? index : first);
     const int code = index && name && path
                          ? add(w, name, path, type, s->bytes,

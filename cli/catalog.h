@@ -63,6 +63,10 @@ int  name_distance(const char *listed, const char *typed);
 int  name_has_word(const char *name, const char *word);
 size_t name_stem(const char *name);     /* its length without the extension of a model file */
 int  is_model_file(const char *name);
+int  is_gguf(const char *name);
+int  ends_with(const char *s, const char *end);
+/* "NAME-00002-of-00003.EXT": the length of NAME; 0: it is no such name. */
+size_t name_part(const char *name, int *part, int *parts);
 
 /* --- pieces.c: what files hold ---------------------------------------------------------------- */
 

@@ -217,6 +217,9 @@ static int compare_pictures(const settings *s, const qwen_array *a, const qwen_a
     int64_t differ = 0;
     double squares = 0;
     int most = 0;
+    if (a->dim[2] != b->dim[2])
+        notice(s, "A has %s alpha, B has %s: a picture without it counts as opaque",
+               a->dim[2] == 4 ? "an" : "no", b->dim[2] == 4 ? "one" : "none");
     if (a->dim[0] != b->dim[0] || a->dim[1] != b->dim[1]) {
         printf(s->json ? "{\"differs\": true, \"a\": \"%lldx%lld\", \"b\": \"%lldx%lld\"}\n"
                        : "sizes differ: A is %lldx%lld, B is %lldx%lld\n",

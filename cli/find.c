@@ -175,8 +175,12 @@ static char *near_names(const catalog *c, int option, const char *name, int ids)
     for (size_t i = 0; i < c->n; i++) {
         const model_entry *e = &c->entry[i];
         answer a = { 0 };
-        if (e->shadowed || (ids && !is_id(e->name)) || name_answers(e->name, name, &a))
+        if (e->shadowed || (ids && !is_id(e->name)))
             continue;
+        if (name_answers(e->name, name, &a)) {  /* no memory, and said: no suggestion either */
+            free(a.model);
+            break;
+        }
         const int d = a.how ? a.other ? 5 : 0 : name_distance(e->name, name);
         free(a.model);
         if (d >= 1000 || !entry_serves(e, options[option].option, 0))

@@ -20,15 +20,20 @@ static int print_json(json_t *o)
 
 /* --- models ----------------------------------------------------------------------------------- */
 
-/* A key that comes again makes a list of its values. */
+/* A key that may come for each component is a list; another that comes again becomes one. */
 static void take_line(void *user, const char *key, const char *value)
 {
     line_list *l = user;
     json_t *text = json_string(value), *before = json_object_get(l->all, key);
+    static const char *const lists[] = { "component", "tensors", "dtypes", "parameters", "bytes",
+                                         "missing", "unknown", "wrong" };
+    int list = 0;
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
+        list |= !strcmp(key, lists[i]);
     if (!text)
         text = json_string("(not UTF-8)");
     if (!before)
-        json_object_set_new(l->all, key, text);
+        json_object_set_new(l->all, key, list ? json_pack("[o]", text) : text);
     else if (json_is_array(before))
         json_array_append_new(before, text);
     else
@@ -188,18 +193,20 @@ static int inspect_dump(const settings *s, qwen_file *f)
 /* The path itself, or what it names. */
 static int find_path(settings *s, char **path)
 {
-    struct stat st;
     found f;
     const char *name = s->words.item[0];
     *path = NULL;
-    if (!stat(name, &st)) {
+    if (path_exists(name)) {
         *path = format_text("%s", name);
         return *path ? CODE_DONE : no_memory();
     }
-    if (!is_id(name) && strcmp(name, "demo"))
-        return find_any(s, name, path);
+    int code = strcmp(name, "demo") ? find_any(s, name, path) : CODE_DONE;
+    if (code || (*path && (strcmp(*path, name) || !is_id(name))))
+        return code;
+    free(*path);
+    *path = NULL;
     s->model = name;
-    const int code = find_model(s, &f);
+    code = find_model(s, &f);
     if (!code) {
         *path = f.model;
         f.model = NULL;

@@ -15,7 +15,7 @@ static const subcommand subcommands[] = {
     { "plan",     FOR_PLAN,     run_plan,     "[options] [PROMPT]", "says what that would cost" },
     { "devices",  FOR_DEVICES,  run_devices,  "[options]",          "lists what can compute" },
     { "models",   FOR_MODELS,   run_models,   "[options]",          "lists models found by name" },
-    { "inspect",  FOR_INSPECT,  run_inspect,  "[options] PATH",     "says what a file is" },
+    { "inspect",  FOR_INSPECT,  run_inspect,  "[options] PATH|NAME", "says what a file is" },
     { "compare",  FOR_COMPARE,  run_compare,  "[options] A B",      "says where B parts from A" },
     { "tokenize", FOR_TOKENIZE, run_tokenize, "[options] [TEXT]",   "turns text into token ids" },
 };

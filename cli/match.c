@@ -45,6 +45,17 @@ int is_model_file(const char *name)
     return name_stem(name) < strlen(name);
 }
 
+int is_gguf(const char *name)
+{
+    return is_model_file(name) && tolower((unsigned char)name[name_stem(name) + 1]) == 'g';
+}
+
+int ends_with(const char *s, const char *end)
+{
+    const size_t n = strlen(s), k = strlen(end);
+    return n >= k && !strcmp(s + n - k, end);
+}
+
 /* --- one form for all spellings --------------------------------------------------------------- */
 
 static int separates(char c)
@@ -52,18 +63,34 @@ static int separates(char c)
     return c == '-' || c == '_' || c == '.' || c == ' ';
 }
 
-/* "-00001-of-00003", with which a part of a set may be meant. */
-static size_t without_part(const char *s, size_t n)
+/* Where "-00001-of-00003" begins that ends the first n letters of a name, or 0. */
+static size_t part_at(const char *name, size_t n, int *part, int *parts)
 {
     const size_t k = strlen("-00001-of-00003");
+    const char *s = name + n - k;
     if (n <= k)
-        return n;
+        return 0;
     for (size_t i = 0; i < k; i++) {
-        const char want = "-00000-of-00000"[i], c = s[n - k + i];
-        if (want == '0' ? !isdigit((unsigned char)c) : c != want)
-            return n;
+        const char want = "-00000-of-00000"[i];
+        if (want == '0' ? !isdigit((unsigned char)s[i]) : s[i] != want)
+            return 0;
     }
+    *part = atoi(s + 1);
+    *parts = atoi(s + strlen("-00001-of-"));
     return n - k;
+}
+
+size_t name_part(const char *name, int *part, int *parts)
+{
+    return is_model_file(name) ? part_at(name, name_stem(name), part, parts) : 0;
+}
+
+/* A part of a set may be meant by its name. */
+static size_t without_part(const char *name, size_t n)
+{
+    int part, parts;
+    const size_t at = part_at(name, n, &part, &parts);
+    return at ? at : n;
 }
 
 /* Small letters, words joined by one '-', parts by '/', no extension; malloc'ed, or NULL. */
@@ -324,6 +351,22 @@ int name_answers(const char *listed, const char *typed, answer *out)
     return code;
 }
 
+/* The words of a form without those of a precision, joined; malloc'ed, or NULL. */
+static char *letters_of(const char *form)
+{
+    char *out = malloc(strlen(form) + 1);
+    size_t k = 0, n;
+    int q;
+    for (; out && (n = next_word(&form)); form += n)
+        if (!precision_word(form, n, &q)) {
+            memcpy(out + k, form, n);
+            k += n;
+        }
+    if (out)
+        out[k] = 0;
+    return out;
+}
+
 int name_distance(const char *listed, const char *typed)
 {
     char *name = called(listed), *plain = name ? plain_form(name) : NULL;
@@ -344,6 +387,13 @@ int name_distance(const char *listed, const char *typed)
             const int d = edit_distance(model_wanted, model);
             far = d <= 2 && d + 10 < far ? d + 10 : far;
         }
+        char *letters = letters_of(base_name(plain)), *typed_letters = letters_of(base_name(wanted));
+        if (far && letters && typed_letters && strlen(typed_letters) >= 4) {
+            const int d = edit_distance(typed_letters, letters);
+            far = d <= 2 && d + 10 < far ? d + 10 : far;
+        }
+        free(letters);
+        free(typed_letters);
         if (far == 1000 && n >= 3 && strstr(plain, wanted))
             far = 20 + (int)(strlen(plain) - strlen(wanted));
         free(model);

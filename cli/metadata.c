@@ -15,10 +15,20 @@ static void put_text(json_t *o, const char *key, const char *value)
         json_object_set_new(o, key, json_string(value));
 }
 
+/* A component's directory goes by the name of the model that it is in. */
 static void put_file(json_t *o, const char *key, const char *path)
 {
+    static const char *const parts[] = { "transformer", "text_encoder", "vae", "controlnet",
+                                         "tokenizer" };
+    char *model = NULL;
+    for (size_t i = 0; path && i < sizeof parts / sizeof *parts; i++) {
+        const size_t before = (size_t)(base_name(path) - path);
+        if (!strcmp(base_name(path), parts[i]) && before > 1)
+            model = format_text("%.*s", (int)before - 1, path);
+    }
     if (path)
-        put_text(o, key, base_name(path));
+        put_text(o, key, base_name(model ? model : path));
+    free(model);
 }
 
 static json_t *input_of(const char *path)

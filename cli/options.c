@@ -78,7 +78,7 @@ static const row rows[] = {
     { GP, 0, "size", SIZE, AT(size), "WxH", 1, 1 << 20, "both" },
     { GP, 0, "aspect", TEXT, AT(aspect), "A:B", 0, 0,
       "the published size of that aspect: 1:1, 16:9, 9:16, 4:3, 3:4, 3:2, 2:3" },
-    { GP, 's', "steps", INTEGER, AT(steps), "N", 1, 100000, "denoising steps" },
+    { GP, 's', "steps", INTEGER, AT(steps), "N", 1, 10000, "denoising steps" },
     { GP, 'g', "guidance", NUMBER, AT(guidance), "X", 0, 1e6,
       "true classifier-free guidance; up to 1: one pass, no negative prompt" },
     { GP, 0, "guidance-norm", CHOICE, AT(guidance_norm), "on|off", 0, 0,
@@ -157,7 +157,7 @@ static const row rows[] = {
       "relative difference (pictures: levels) that is none (default 0)" },
     { FOR_TOKENIZE, 0, "jsonl", FLAG, AT(jsonl), NULL, 0, 0,
       "lines {\"text\": ...} in, {\"ids\": [...]} out" },
-    { FOR_MODELS, 0, "names", FLAG, AT(names), NULL, 0, 0, "the names alone, opening no file" },
+    { FOR_MODELS, 0, "names", FLAG, AT(names), NULL, 0, 0, "the names alone, opening no file that --kind does not ask for" },
     { FOR_MODELS, 0, "kind", CHOICE, AT(kind),
       "model|transformer|text-encoder|vision|vae|controlnet|lora|tokenizer", 0, 0,
       "only what that option takes" },
@@ -372,22 +372,22 @@ static int set_extend(const row *r, const char *value, int *extend)
 {
     static const char *const side[] = { "left", "right", "top", "bottom" };
     const char *at = value;
-    int any = 0;
+    int seen = 0;
     while (*at) {
         int k = 0;
         int64_t n;
         while (k < 4 && strncmp(at, side[k], strlen(side[k])))
             k++;
-        if (k == 4 || at[strlen(side[k])] != '=' ||
+        if (k == 4 || at[strlen(side[k])] != '=' || seen & 1 << k ||
             !read_integer(at + strlen(side[k]) + 1, &n, &at) || n < 0 || (double)n > r->hi ||
             (*at && *at != ','))
-            return expected(r, "left=N,right=N,top=N,bottom=N (some of them)", value);
+            return expected(r, "left=N,right=N,top=N,bottom=N (some of them, each once)", value);
         extend[k] = (int)n;
-        any = 1;
+        seen |= 1 << k;
         if (*at == ',')
             at++;
     }
-    return any ? CODE_DONE : expected(r, "left=N,right=N,top=N,bottom=N (some of them)", value);
+    return seen ? CODE_DONE : expected(r, "left=N,right=N,top=N,bottom=N (some of them, each once)", value);
 }
 
 static int set_choice(const row *r, const char *value, const char **out)

@@ -15,12 +15,6 @@
 
 /* --- contents --------------------------------------------------------------------------------- */
 
-static int ends_with(const char *s, const char *end)
-{
-    const size_t n = strlen(s), k = strlen(end);
-    return n >= k && !strcmp(s + n - k, end);
-}
-
 typedef struct signs { int norm, blocks, control, bias, key_norm, decoder, gamma; } signs;
 
 static void look_at(const qwen_file_tensor *t, contents *c, signs *s)
@@ -88,13 +82,13 @@ static char *only_gguf(const char *directory)
     if (listing_make(&l, directory))
         return NULL;
     for (size_t i = 0; i < l.n; i++) {
-        const char *name = l.name[i], *of = strstr(name, "-of-");
-        const int gguf = is_model_file(name) && ends_with(name + name_stem(name), "f");
+        const char *name = l.name[i];
+        const int gguf = is_gguf(name);
+        int part = 0, parts;
         if (!is_model_file(name) || (gguf && name_has_word(name, "mmproj")))
             continue;
-        if (one && of && strstr(one, "-of-") && of > name + 6 &&
-            !strncmp(one, name, (size_t)(of - name) - 6))
-            continue;                   /* a later part */
+        if (gguf && name_part(name, &part, &parts) && part > 1)
+            continue;                   /* the first part stands for all */
         others += !gguf || one;
         one = gguf && !one ? name : one;
     }
@@ -140,11 +134,12 @@ static char *path_of(const model_entry *e, const kind *k)
                                           : path_join(e->path, k->component);
 }
 
-/* 0: it does not fit; else the greater the better. */
-static int fitness(const contents *c, int piece, const contents *of)
+/* 0: it does not fit; else the greater the better.  A language model in safetensors without a tower
+ * is Qwen2, if nothing beside it says otherwise. */
+static int fitness(const contents *c, int piece, const contents *of, const char *path)
 {
     if (piece == PIECE_TEXT)
-        return c->text && c->gives == of->reads ? 2 : 0;
+        return !c->text || c->gives != of->reads ? 0 : c->vision || is_gguf(path) ? 2 : 1;
     if (!c->vae || c->vae_latents != of->latents)
         return 0;
     if (of->layered)
@@ -188,7 +183,7 @@ int find_piece(const catalog *c, const settings *s, int piece, const contents *o
         if (!at)
             continue;
         look_inside(at, &inside);
-        const int fit = fitness(&inside, piece, of);
+        const int fit = fitness(&inside, piece, of, at);
         const int rank = fit ? rank_of(e, k, &inside, fit, place) : 0;
         n[fit] += !*path || !same_file(at, *path);
         if (rank > best_rank) {

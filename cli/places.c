@@ -13,16 +13,10 @@
 #include <sys/stat.h>
 #include <yaml.h>
 
-static int exists(const char *path)
-{
-    struct stat st;
-    return !stat(path, &st);
-}
-
 static int exists_in(const char *directory, const char *name)
 {
     char *path = path_join(directory, name);
-    const int is = path && exists(path);
+    const int is = path && path_exists(path);
     free(path);
     return is;
 }
@@ -196,7 +190,7 @@ static int scan_models_folder(walk *w, const char *models)
 static int scan_comfyui(walk *w, const char *path)
 {
     char *inside = path_join(path, "models"), *parent = path_join(path, "..");
-    const int is_base = inside && exists(inside);
+    const int is_base = inside && path_exists(inside);
     const char *base = is_base ? path : parent, *models = is_base ? inside : path;
     char *yaml = base ? path_join(base, "extra_model_paths.yaml") : NULL;
     int code = inside && yaml ? CODE_DONE : no_memory();
@@ -241,7 +235,7 @@ static int scan_listed(walk *w, const char *list)
         char *path = format_text("%.*s", n, list);
         if (!path)
             code = no_memory();
-        else if (*path && exists(path))
+        else if (*path && path_exists(path))
             code = scan_comfyui(w, path);
         free(path);
         list += n;
@@ -295,7 +289,7 @@ static int scan_all(walk *w)
     const settings *s = w->s;
     int code = CODE_DONE;
     for (size_t i = 0; i < s->models.n && !code; i++) {
-        if (!exists(s->models.item[i]))
+        if (!path_exists(s->models.item[i]))
             return complain(CODE_READ, "--models: %s: %s", s->models.item[i], strerror(errno));
         code = scan_comfyui(w, s->models.item[i]);
     }
@@ -303,10 +297,10 @@ static int scan_all(walk *w)
         code = scan_listed(w, getenv("QWEN_MODELS"));
     if (!code && is_comfyui("."))
         code = scan_comfyui(w, ".");
-    if (!code && exists("ComfyUI"))
+    if (!code && path_exists("ComfyUI"))
         code = scan_comfyui(w, "ComfyUI");
     char *home = getenv("HOME") ? path_join(getenv("HOME"), "ComfyUI") : NULL;
-    if (!code && home && exists(home))
+    if (!code && home && path_exists(home))
         code = scan_comfyui(w, home);
     free(home);
     if (!code)

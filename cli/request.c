@@ -312,8 +312,8 @@ static int check_together(const settings *s)
         (size_t)s->steps != s->sigmas.n)
         return complain(CODE_USAGE, "--steps: expected %zu, as many as --sigmas has, found %d",
                         s->sigmas.n, s->steps);
-    if (s->controlnet && !s->control)
-        notice(s, "The ControlNet is not used: there is no control picture (--control)");
+    if (s->embeds && (s->prompt || s->words.n || s->prompt_file))
+        notice(s, "The prompt is not read: --embeds takes its place");
     if (s->no_paste && !s->mask && !extend)
         notice(s, "--no-paste changes nothing: there is no mask");
     if (s->lora_partial && !s->loras.n)

@@ -5,14 +5,20 @@
  * of the whole picture, to the device's rounding (on the reference devices: bit by bit).  What it
  * costs is the rows that are computed twice. */
 #include "pipeline.h"
+#include "residency.h"
 
-/* Bytes that the maps may take; 0: no bound is known. */
+/* Bytes that the maps may take beside the weights: the VAE's, and on a device of its own memory
+ * those of every net that is there.  0: no bound is known. */
 static uint64_t room(const qwen *q, const qw_device *dev)
 {
-    const uint64_t weights = qw_residency_bytes(q->vae_files.res, 0);
-    if (q->opt.memory)
-        return q->opt.memory > weights ? q->opt.memory - weights : 1;
-    return dev->memory - dev->memory / 4;
+    const qw_component *c[] = { &q->vae_files, &q->text_files, &q->vision_files, &q->dit_files,
+                                &q->control_files };
+    const uint64_t bound = q->opt.memory ? q->opt.memory : dev->memory - dev->memory / 4;
+    uint64_t weights = 0;
+    for (size_t i = 0; i < sizeof c / sizeof *c; i++)
+        if (c[i]->res && qw_residency_device(c[i]->res) == dev && (i == 0 || !dev->host))
+            weights += qw_residency_bytes(c[i]->res, 0);
+    return !bound ? 0 : bound > weights ? bound - weights : 1;
 }
 
 /* Rows of the latent to a band, 0 for the whole picture; the smallest band is one that the rows
@@ -37,20 +43,23 @@ static int64_t choose(const qwen *q, const qw_device *dev, int encoder, int64_t 
     return (h + bands - 1) / bands;
 }
 
-/* Chooses, says so once, and keeps it for the result. */
+/* Chooses, says so of the largest so far, and keeps the most bands of a picture for the result. */
 static int64_t settle(qw_stage *s, int encoder, int64_t h, int64_t w)
 {
     qwen *q = s->q;
     const int64_t rows = s->run.error.status ? 0 : choose(q, s->run.dev, encoder, h, w);
     const int bands = rows ? (int)((h + rows - 1) / rows) : 0;
+    const double whole = (double)qw_vae_scratch(q->vae, encoder, h, w, 0) *
+                         (double)qw_row_bytes(s->run.dev->prefer, 1);
     s->blocks = bands;
-    q->bands[encoder] = bands;
-    if (rows && q->band_rows[encoder] != rows)
-        qw_say(q, 0, "the VAE %s in %d bands of %lld rows: the whole needs %.1f GB of maps",
+    if (bands > q->bands[encoder])
+        q->bands[encoder] = bands;
+    if (rows && whole > q->told_maps[encoder]) {
+        qw_say(q, 0, "the VAE %s in %d bands of %lld rows: the whole needs %.4g %s of maps",
                encoder ? "encodes" : "decodes", bands, (long long)(8 * rows),
-               (double)qw_vae_scratch(q->vae, encoder, h, w, 0) *
-                   (double)qw_row_bytes(s->run.dev->prefer, 1) / 1e9);
-    q->band_rows[encoder] = rows;
+               whole < 1e9 ? whole / 1e6 : whole / 1e9, whole < 1e9 ? "MB" : "GB");
+        q->told_maps[encoder] = whole;
+    }
     return rows;
 }
 

@@ -184,7 +184,9 @@ static int text_config(qw_text_config *c, const reader *from, const qw_store *s)
     if (done(&r)) return err->status;
     settle(&r, "vocab_size", &c->vocab, rows_of(s, "model.embed_tokens.weight", 0),
            "model.embed_tokens.weight");
-    settle(&r, "hidden_size", &c->width, rows_of(s, "model.norm.weight", 0), "model.norm.weight");
+    const char *norm = rows_of(s, "model.norm.weight", 0) ? "model.norm.weight"
+                                                          : "model.layers.0.input_layernorm.weight";
+    settle(&r, "hidden_size", &c->width, rows_of(s, norm, 0), norm);
     settle(&r, "intermediate_size", &c->ff, rows_of(s, "model.layers.0.mlp.gate_proj.weight", 0),
            "model.layers.0.mlp.gate_proj.weight");
     settle_layers(&r, "num_hidden_layers", &c->layers, s, "model.layers.");
@@ -347,7 +349,7 @@ static void dit_store(qw_dit_config *c, const reader *r, const qw_store *s)
     if (in == 128 && rows_of(s, "transformer_blocks.0.img_mod.1.weight", 0))
         qw_fail(r->err, QWEN_EMODEL,
                 "%s: img_in.weight is [%lld, 128] wide, expected 64: it belongs to another "
-                "model family",
+                "model family, as Mage Flow's does",
                 r->where, (long long)width);
     settle(r, "in_channels", &c->in, in, "img_in.weight");
     settle(r, "joint_attention_dim", &c->text_width, rows_of(s, "txt_norm.weight", 0),

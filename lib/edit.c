@@ -258,6 +258,9 @@ static int decide_size(qw_job *j)
             qw_say(q, 0, "the picture of %lldx%lld becomes %lldx%lld", (long long)last->dim[1],
                    (long long)last->dim[0], (long long)w, (long long)h);
     }
+    if (w > 200 * h || h > 200 * w)
+        return qw_fail(&q->error, QWEN_EARG, "a picture of %lldx%lld is longer than 200 to 1",
+                       (long long)w, (long long)h);
     if (w > INT_MAX || h > INT_MAX)
         return qw_fail(&q->error, QWEN_EARG, "a picture of %lldx%lld", (long long)w, (long long)h);
     j->width = (int)w;
@@ -279,15 +282,15 @@ static int check_memory(qw_job *j)
         return QWEN_OK;
     return qw_fail(&q->error, QWEN_ENOMEM,
                    "a picture of %dx%d needs at least %.1f GB, device %s has %.1f GB", j->width,
-                   j->height, need / 1e9, q->dev->name, have / 1e9);
+                   j->height, need / 1e9, qw_device_name(q, q->dev), have / 1e9);
 }
 
 static int decide_numbers(qw_job *j)
 {
     const qwen_request *r = j->req;
     qwen *q = j->q;
-    if (r->steps < 0 || r->steps > 100000)
-        return qw_fail(&q->error, QWEN_EARG, "steps is %d, not 1 to 100000", r->steps);
+    if (r->steps < 0 || r->steps > 10000)
+        return qw_fail(&q->error, QWEN_EARG, "steps is %d, not 1 to 10000", r->steps);
     if (!(r->guidance >= 0 && r->guidance <= 1e6))
         return qw_fail(&q->error, QWEN_EARG, "guidance is %g", r->guidance);
     if (!(r->strength >= 0 && r->strength <= 1))
@@ -304,7 +307,8 @@ static int decide_numbers(qw_job *j)
     if (r->tiling && strcmp(r->tiling, "reference"))
         return qw_fail(&q->error, QWEN_EARG, "tiling \"%s\" is not reference", r->tiling);
     if (!qw_sampler_known(r->sampler ? r->sampler : "euler"))
-        return qw_fail(&q->error, QWEN_EARG, "there is no sampler %s", r->sampler);
+        return qw_fail(&q->error, QWEN_EARG, "there is no sampler %s (%s)", r->sampler,
+                       qw_sampler_names());
     const int raw = r->schedule && !strcmp(r->schedule, "raw");
     if (r->n_sigmas && r->steps && !raw && r->steps != r->n_sigmas)
         return qw_fail(&q->error, QWEN_EARG, "steps is %d, but %d sigmas are given", r->steps,
@@ -392,6 +396,10 @@ static int extend_picture(qw_job *j, const qwen_array *a, const int extend[4], q
                        (long long)w, (long long)h, (long long)(w / 16 * 16),
                        (long long)(h / 16 * 16), (long long)((w + 15) / 16 * 16),
                        (long long)((h + 15) / 16 * 16));
+    if (w > 200 * h || h > 200 * w)
+        return qw_fail(&q->error, QWEN_EARG,
+                       "the extended picture (extend) is %lldx%lld, longer than 200 to 1",
+                       (long long)w, (long long)h);
     if (new_image(q, &j->canvas, w, h, (int)n))
         return q->error.status;
     for (int64_t y = 0; y < h; y++)
@@ -509,7 +517,10 @@ static int prepare_control(qw_job *j)
                        q->control_files.path, (long long)features);
     if (features == plain + 4 && (!r->mask || r->inputs))
         return qw_fail(&q->error, QWEN_EARG,
-                       "this ControlNet is for inpainting: it takes a control picture and a mask");
+                       r->inputs
+                           ? "this ControlNet inpaints the control picture: it takes no other "
+                             "picture (input)"
+                           : "this ControlNet inpaints: it takes a control picture and a mask");
     j->control = j->references;
     const int sampled = kind == QW_CONTROL_INSTANTX && !q->comfy;
     if (add_reference(j, r->control, j->width, j->height, (int)q->vae_config.channels, sampled))
@@ -585,6 +596,10 @@ int qw_job_init(qw_job *j, qwen *q, const qwen_request *req)
                            (long long)at);
     }
     const int other = q->variant != QW_T2I && !(req->strength > 0);
+    if (!req->control && q->control_files.store && !q->told_control) {
+        q->told_control = 1;
+        qw_say(q, 0, "the ControlNet is not used: there is no control picture (control)");
+    }
     if (check_inputs(j) || (req->control && !other && qw_need_control(q)) || decide_task(j) ||
         decide_numbers(j) || qw_rng_init(&j->rng, j->rng_name, req->seed, &q->error))
         return q->error.status;

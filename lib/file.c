@@ -130,6 +130,7 @@ int qwen_file_read(qwen_file *f, const char *name, qwen_array *out)
     memset(&f->error, 0, sizeof f->error);
     if (!name || !out)
         return qw_fail(&f->error, QWEN_EARG, "no name, or nowhere to put the tensor");
+    qw_store_read_ahead(f->store);
     const qw_entry *e = qw_store_find(f->store, name);
     char seen[200];
     if (!e)

@@ -273,7 +273,7 @@ int qw_smart_resize(int64_t w, int64_t h, int64_t factor, int64_t min_pixels, in
 
 /* --- the vision tower's input ----------------------------------------------------------------- */
 
-/* rgb or fine [h][w][3] -> out [(h/p)(w/p)][3 t p p].  Patches of one merge group follow each other:
+/* rgb or fine [h][w][3] -> [(h/p)(w/p)][3 t p p].  Patches of one merge group follow each other:
  * patch ((by (gw/m) + bx) m + my) m + mx is row m by + my, column m bx + mx; feature
  * ((c t + f) p + y) p + x, all t frames equal; h and w are multiples of m p. */
 void qw_vision_pixels(const uint8_t *rgb, const double *fine, int64_t w, int64_t h,

@@ -15,6 +15,7 @@ typedef struct report {
     void     *user;
     qw_error  error;
     int64_t   unknown, problems;
+    int       contents;                 /* were said */
     const char *part;                   /* "transformer: " before what is missing, or NULL */
 } report;
 
@@ -47,6 +48,7 @@ static void say_contents(report *r, const char *what, const qw_store *s)
     uint64_t bytes = 0;
     char line[600] = "";
     const qw_entry *e;
+    r->contents = 1;
     for (; (e = qw_store_entry(s, tensors)); tensors++) {
         count[e->dtype]++;
         parameters += elements(e);
@@ -111,8 +113,11 @@ static int keep_net(report *r, qwen *q, int status)
 /* The tower lies in the text encoder's files, or nowhere. */
 static int wants_vision(const qwen *q)
 {
-    return qw_store_find(q->text_files.store, "visual.merger.ln_q.weight") ||
-           q->variant == QW_EDIT || q->variant == QW_EDIT_2509 || q->variant == QW_EDIT_2511 ||
+    const qw_entry *e;
+    for (int64_t i = 0; (e = qw_store_entry(q->text_files.store, i)); i++)
+        if (!strncmp(e->name, "visual.", 7))
+            return 1;
+    return q->variant == QW_EDIT || q->variant == QW_EDIT_2509 || q->variant == QW_EDIT_2511 ||
            q->edit_class;
 }
 
@@ -143,6 +148,8 @@ static void check_nets(report *r, qwen *q)
         }
         if (seen && files[i]->store)
             qw_store_unused(files[i]->store, say_unknown, r);
+        if (i == 2 && q->vae && qw_vae_enlarges(q->vae) > 1)
+            say(r, "note", "the VAE draws at %" PRId64 " times the size", qw_vae_enlarges(q->vae));
     }
     if (q->tokenizer_path || q->pipeline_class) {
         qw_need_tokenizer(q);
@@ -308,7 +315,8 @@ static void inspect_file(report *r, const char *path)
     say(r, "kind", "%s", qw_kind_name(kind));
     const int model = kind == QW_KIND_TRANSFORMER || kind == QW_KIND_TEXT ||
                       kind == QW_KIND_VISION || kind == QW_KIND_VAE || kind == QW_KIND_CHECKPOINT;
-    if (!model || r->error.status)
+    const int known = model && !r->error.status;
+    if (!known)
         say_contents(r, "", s);
     if (kind == QW_KIND_UNKNOWN && !r->error.status) {
         char seen[100];
@@ -321,12 +329,12 @@ static void inspect_file(report *r, const char *path)
     if (!r->error.status &&
         (kind == QW_KIND_CONTROLNET || kind == QW_KIND_BLOCKWISE || kind == QW_KIND_FUN))
         inspect_control(r, s, kind, path);
-    qw_store_free(s);
-    if (r->error.status)
-        return;
-    if (model)
+    if (known)
         inspect_model(r, path, kind);
-    else if (kind == QW_KIND_LORA)
+    if (known && !r->contents)          /* refused before its nets were looked at */
+        say_contents(r, "", s);
+    qw_store_free(s);
+    if (!r->error.status && kind == QW_KIND_LORA)
         inspect_lora(r, path);
 }
 

@@ -56,7 +56,7 @@ int   qw_follow_link_file(const char *path, char **resolved, qw_error *err);
 const char *qw_store_path(const qw_store *s, int file);
 /* From now on weights are read through: until this, pages come one by one, so that opening a file of
  * many gigabytes reads little of it. */
-void  qw_store_read_ahead(const qw_store *s);
+void  qw_store_read_ahead(qw_store *s);
 /* A string of the safetensors __metadata__ or of a GGUF key (strings and numbers printed), or
  * NULL. */
 const char *qw_store_metadata(const qw_store *s, const char *key);

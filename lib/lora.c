@@ -217,6 +217,7 @@ int qw_lora_open(qw_lora **out, const char *path, double strength, qw_error *err
     for (int64_t i = 0; !status && i < l->modules; i++)
         status = check_module(l, &l->module[i], err);
     if (!status) status = read_metadata(l, err);
+    if (!status) qw_store_read_ahead(l->store);         /* all of it will be read */
     if (!status && !l->modules)
         status = qw_fail(err, QWEN_EMODEL, "%s is no LoRA: none of its keys (\"%s\" ...) is one",
                          path, l->stray ? l->stray : "none");

@@ -53,8 +53,8 @@ static int class_named(const char *name, qw_variant *out)
     return 0;
 }
 
-/* Where word ends in the last part of a path, or NULL.  Case is ignored; '-', '_' and '.' are alike;
- * whole: no letter stands beside it. */
+/* Where word ends in the last part of a path, or NULL.  Case is ignored; '-', '_' and '.' are
+ * alike; whole: no letter stands beside it. */
 static const char *in_name(const char *path, const char *word, int whole)
 {
     const char *slash = path ? strrchr(path, '/') : NULL, *name = slash ? slash + 1 : path;
@@ -85,7 +85,7 @@ static qw_variant variant_of_file(const char *path)
         return QW_LAYERED;
     if (qw_name_has(path, "2511"))
         return QW_EDIT_2511;
-    if (qw_name_has(path, "2509") || qw_name_has(path, "edit.plus"))
+    if (qw_name_has(path, "2509") || qw_name_has(path, "edit.plus") || qw_name_has(path, "firered"))
         return QW_EDIT_2509;
     return qw_name_has(path, "edit") ? QW_EDIT : QW_T2I;
 }
@@ -404,9 +404,12 @@ static int open_dit(qwen *q)
 static int is_language_model(qwen *q)
 {
     const qw_component *c = &q->text_files;
-    if (qw_store_find(c->store, "visual.patch_embed.proj.weight") || q->opt.vision ||
-        qw_store_metadata(c->store, "general.architecture"))
+    if (q->opt.vision || qw_store_metadata(c->store, "general.architecture"))
         return 0;
+    const qw_entry *e;
+    for (int64_t i = 0; (e = qw_store_entry(c->store, i)); i++)
+        if (!strncmp(e->name, "visual.", 7))
+            return 0;
     json_t *json = NULL;
     char *config = qw_config_beside(c->path, &q->error);
     if (!q->error.status)
@@ -658,6 +661,7 @@ int qw_distilled(qwen *q, const char *path)
         if (!in_name(path, distilled[i].word, distilled[i].whole))
             continue;
         q->distilled = distilled[i].word;
+        q->told_distilled = 0;
         q->flat_shift = distilled[i].shift;
         q->steps = qw_steps_in_name(path) ? qw_steps_in_name(path) : distilled[i].steps;
         q->guidance = 1;
@@ -730,6 +734,15 @@ int qw_model_open(qwen *q)
         return q->error.status;
     qw_say(q, 1, "variant %s, device %s", qw_variant_name(q->variant), q->dev->name);
     return QWEN_OK;
+}
+
+const char *qw_device_name(const qwen *q, const qw_device *dev)
+{
+    const qwen *of = q->plan_of;
+    return !of                ? dev->name
+           : dev == q->vae_dev && dev != q->dev  ? of->vae_dev->name
+           : dev == q->text_dev && dev != q->dev ? of->text_dev->name
+                                                 : of->dev->name;
 }
 
 static void close_device(qw_device *dev)

@@ -46,6 +46,8 @@ static int loading(qwen *q, qw_component *c, qw_device *dev, const char *what, c
     if (qw_residency_new(&c->res, dev, q->opt.memory, &q->error))
         return q->error.status;
     l->res = c->res;
+    if (!q->plan_of && !qw_is_plan(dev))        /* weights will be read */
+        qw_store_read_ahead(c->store);
     return QWEN_OK;
 }
 
@@ -57,8 +59,6 @@ static int loaded(qwen *q, qw_component *c, const char *what, qw_loader *l)
         return q->error.status;
     }
     c->opened = 1;
-    if (!q->plan_of)
-        qw_store_read_ahead(c->store);
     qw_say(q, 1, "%s: %.1f MB in %s", what, (double)c->file_bytes / 1e6,
            c->path ? c->path : "the text encoder's file");
     if (!c->borrowed && c != &q->text_files)
@@ -129,6 +129,16 @@ static int find_mmproj(qwen *q)
     return q->error.status;
 }
 
+/* Any of its tensors: one that is missing is said when it is loaded. */
+static int has_tower(const qw_store *s)
+{
+    const qw_entry *e;
+    for (int64_t i = 0; (e = qw_store_entry(s, i)); i++)
+        if (!strncmp(e->name, "visual.", 7))
+            return 1;
+    return 0;
+}
+
 int qw_open_vision(qwen *q)
 {
     qw_component *c = &q->vision_files;
@@ -147,7 +157,7 @@ static int vision_store(qwen *q)
     qw_component *c = &q->vision_files;
     if (c->store)
         return QWEN_OK;
-    if (q->text_files.store && qw_store_find(q->text_files.store, "visual.merger.ln_q.weight")) {
+    if (q->text_files.store && has_tower(q->text_files.store)) {
         c->store = q->text_files.store;
         c->borrowed = 1;
         c->file_bytes = qw_part_bytes(c->store, 1);
@@ -355,6 +365,7 @@ void qw_lora_drop(qwen *q)
     q->steps = q->plain.steps;
     q->guidance = q->plain.guidance;
     q->flat_shift = q->plain.flat_shift;
+    q->told_distilled = 0;
     q->distilled = q->plain.distilled;
     memset(&q->plain, 0, sizeof q->plain);
 }

@@ -51,7 +51,8 @@ struct qwen {
     int64_t    reference_area, condition_area;
     int        comfy;
     const char *distilled;              /* by what: a word of its name; NULL: it is not */
-    int        told_distilled;
+    int        told_distilled, told_control;
+    uint64_t   told_scratch;            /* the most that was told to be more than options.memory */
     double     flat_shift;              /* the shift of every size that the distillation wants; 0: none */
     qw_kind    whole;                   /* what the model is if it is a single file */
 
@@ -82,7 +83,7 @@ struct qwen {
     char       told[3][64];             /* names of the last result: schedule, sampler, rng */
     uint64_t   peak_scratch;            /* of the stages of this request, for device_bytes */
     int        bands[2];                /* of the VAE in this request, decoder and encoder; 0: whole */
-    int64_t    band_rows[2];            /* the last that were told */
+    double     told_maps[2];            /* bytes of the largest picture of which bands were told */
 };
 int  qw_model_new(qwen **out, const qwen_options *opt, const qwen *plan_of);    /* as qwen_open */
 void qw_model_free(qwen *q);            /* NULL is fine */
@@ -114,6 +115,8 @@ void qw_close_component(qw_component *c);
 char *qw_config_beside(const char *path, qw_error *err);
 int  qw_lora_add(qwen *q, const char *path, double strength, int partial);
 void qw_lora_drop(qwen *q);             /* all of them */
+/* What a device is called, also by a handle that only plans. */
+const char *qw_device_name(const qwen *q, const qw_device *dev);
 void qw_say(const qwen *q, int level, const char *format, ...) QW_PRINTF(3, 4);
 char *qw_strdup(const char *s);         /* NULL for NULL, or without memory */
 char *qw_path_join(const char *directory, const char *name);    /* malloc'ed */

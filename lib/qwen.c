@@ -190,8 +190,11 @@ int qwen_lora(qwen *q, const char *path, double strength, unsigned flags)
     const int status = usable(q);
     if (status)
         return status;
-    if (!path || !(fabs(strength) <= 1e6))
-        return qw_fail(&q->error, QWEN_EARG, "LoRA: no path, or strength %g", strength);
+    if (!path)
+        return qw_fail(&q->error, QWEN_EARG, "LoRA: no path");
+    if (!(fabs(strength) <= 1e6))
+        return qw_fail(&q->error, QWEN_EARG, "%s: strength %g, expected -1e6 to 1e6", path,
+                       strength);
     if (flags & ~(unsigned)QWEN_LORA_PARTIAL)
         return qw_fail(&q->error, QWEN_EUNSUPPORTED, "LoRA: flags %#x", flags);
     return qw_lora_add(q, path, strength, flags & QWEN_LORA_PARTIAL);

@@ -1,4 +1,4 @@
-/* residency.h - what the loader asks of residency.c. */
+/* residency.h - what the loader and bands.c ask of residency.c. */
 #ifndef QW_RESIDENCY_H
 #define QW_RESIDENCY_H
 #include "load.h"

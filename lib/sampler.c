@@ -415,6 +415,12 @@ int qw_sampler_known(const char *name)
     return find(name) != NULL;
 }
 
+const char *qw_sampler_names(void)
+{
+    return "euler, heun, dpm_2, dpmpp_2m, res_multistep, ipndm, lms, gradient_estimation, "
+           "uni_pc, uni_pc_bh2, euler_ancestral, lcm";
+}
+
 static int run_steps(walk *w, const struct entry *e)
 {
     for (w->step = 0; w->step < w->steps; w->step++)

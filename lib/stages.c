@@ -111,9 +111,16 @@ void qw_tally_free(qw_tally *t)
 static void require_room(qw_stage *s, uint64_t bytes)
 {
     const qw_device *dev = s->run.dev;
+    qwen *q = s->q;
     if (dev->memory && bytes > dev->memory)
         qw_run_fail(&s->run, QWEN_ENOMEM, "%s needs %.1f GB of scratch, device %s has %.1f GB free",
-                    s->name, (double)bytes / 1e9, dev->name, (double)dev->memory / 1e9);
+                    s->name, (double)bytes / 1e9, qw_device_name(q, dev),
+                    (double)dev->memory / 1e9);
+    else if (q->opt.memory && bytes > q->opt.memory && bytes > q->told_scratch) {
+        q->told_scratch = bytes;
+        qw_say(q, 0, "%s needs %.4g MB of scratch, more than the memory of %.4g MB to stay under",
+               s->name, (double)bytes / 1e6, (double)q->opt.memory / 1e6);
+    }
 }
 
 int qw_stage_reserve(qw_stage *s, qw_body body, void *arg)

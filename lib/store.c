@@ -70,10 +70,12 @@ static int map(qw_file *f, int fd, qw_error *err)
     return QWEN_OK;
 }
 
-void qw_store_read_ahead(const qw_store *s)
+void qw_store_read_ahead(qw_store *s)
 {
-    for (int i = 0; i < s->files; i++)
-        posix_madvise((void *)(uintptr_t)s->file[i].map, s->file[i].bytes, POSIX_MADV_NORMAL);
+    for (; s->ahead < s->files; s->ahead++) {
+        const qw_file *f = &s->file[s->ahead];
+        posix_madvise((void *)(uintptr_t)f->map, f->bytes, POSIX_MADV_NORMAL);
+    }
 }
 
 int qw_store_map(qw_store *s, const char *path, int *index, qw_error *err)
@@ -159,6 +161,26 @@ static char *joined(const char *folder, const char *name, qw_error *err)
     return path;
 }
 
+/* What people give by mistake, from its first bytes; NULL: none of these. */
+static const char *other_format(const qw_file *f)
+{
+    static const struct { const char *head, *what; } formats[] = {
+        { "\x89PNG\r\n", "a PNG picture" },
+        { "\xff\xd8\xff", "a JPEG picture" },
+        { "PK\x03\x04", "a zip archive (as PyTorch's .ckpt and .pth are)" },
+        { "\x80\x02", "a Python pickle (an old PyTorch checkpoint)" },
+        { "<!DOCTYPE", "a web page" },
+        { "<!doctype", "a web page" },
+        { "<html", "a web page" },
+        { "version https://git-lfs", "a Git LFS pointer, whose file was not downloaded" },
+    };
+    for (size_t i = 0; i < sizeof formats / sizeof *formats; i++) {
+        const size_t n = strlen(formats[i].head);
+        if (f->bytes > n + 8 && !memcmp(f->map, formats[i].head, n)) return formats[i].what;
+    }
+    return NULL;
+}
+
 static int add_file(qw_store *s, const char *path, qw_error *err)
 {
     int file;
@@ -168,6 +190,8 @@ static int add_file(qw_store *s, const char *path, qw_error *err)
     free(target);
     if (status) return status;
     qw_file *f = &s->file[file];
+    const char *other = other_format(f);
+    if (other) return qw_fail(err, QWEN_EFORMAT, "%s is %s, expected weights", f->path, other);
     f->gguf = f->bytes >= 4 && !memcmp(f->map, "GGUF", 4);
     if (f->gguf || ends_with(path, ".gguf")) return qw_gguf_read(s, file, err);
     return qw_safetensors_read(s, file, err);

@@ -15,6 +15,7 @@ typedef struct qw_file {
 struct qw_store {
     qw_file  *file;
     int       files;
+    int       ahead;                    /* of these, so many are read ahead */
     qw_entry *entry;
     int64_t   entries, room;
     int64_t *slot; /* hash of names -> entry + 1; 0 empty; a power of two of them */

@@ -172,6 +172,36 @@ START_TEST(memory_decides)
 }
 END_TEST
 
+/* Of several pictures the most bands count, and what was told is not told again. */
+START_TEST(several_pictures)
+{
+    static uint8_t tall[512 * 48 * 3], small[48 * 48 * 3];
+    const qwen_array pictures[] = {
+        { .data = tall, .dtype = QWEN_U8, .rank = 3, .dim = { 512, 48, 3 } },
+        { .data = small, .dtype = QWEN_U8, .rank = 3, .dim = { 48, 48, 3 } },
+    };
+    int notices = 0;
+    qwen *q;
+    qwen_options o = { .size = sizeof o, .model = testdata("tiny-edit-plus"), .device = "ref",
+                       .memory = 3000000, .log = take_line, .user = &notices };
+    qwen_request r = { .size = sizeof r, .prompt = "a", .input = pictures, .inputs = 2, .steps = 1,
+                       .guidance = 1, .width = 32, .height = 32, .reference_area = 448 * 96,
+                       .condition_area = 56 * 56 };
+    qwen_open(&q, &o);
+    ck_assert_msg(!*qwen_error(q), "%s", qwen_error(q));
+    for (int i = 0; i < 2; i++) {
+        qwen_result out = { .size = sizeof out };
+        ck_assert_msg(!qwen_generate(q, &r, &out), "%s", qwen_error(q));
+        ck_assert_int_gt(out.bands_encode, 1);
+        ck_assert_int_eq(out.bands_decode, 0);
+        qwen_result_free(&out);
+        ck_assert(i ? !notices : notices > 0);
+        notices = 0;
+    }
+    qwen_close(q);
+}
+END_TEST
+
 /* What no machine has is refused before anything is computed. */
 START_TEST(absurd_sizes)
 {
@@ -184,6 +214,9 @@ START_TEST(absurd_sizes)
     ck_assert_msg(!*qwen_error(q), "%s", qwen_error(q));
     ck_assert_int_eq(qwen_generate(q, &r, &out), QWEN_ENOMEM);
     ck_assert_ptr_nonnull(strstr(qwen_error(q), " GB"));
+    r.width = 16;
+    ck_assert_int_eq(qwen_generate(q, &r, &out), QWEN_EARG);
+    ck_assert_ptr_nonnull(strstr(qwen_error(q), "longer than 200 to 1"));
     qwen_close(q);
 }
 END_TEST
@@ -198,6 +231,7 @@ int main(void)
     tcase_add_test(c, bands_wide);
     tcase_add_test(c, bands_bf16);
     tcase_add_test(c, memory_decides);
+    tcase_add_test(c, several_pictures);
     tcase_add_test(c, absurd_sizes);
     suite_add_tcase(s, c);
     return run_suite(s);

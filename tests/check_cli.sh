@@ -321,6 +321,18 @@ run 0 'no control picture' generate -m "$data/tiny" --controlnet "$data/tiny-con
     -g 1 --size 32x32 x -o one/k4.png
 run 0 'no mask' generate -m "$tiny" -s 1 -g 1 --size 32x32 --no-paste x -o one/k5.png
 
+# --- what is given by mistake ---
+run 2 'longer than 200 to 1' generate -q -m "$tiny" --size 16x3216 x
+run 2 'longer than 200 to 1' generate -q -m "$tiny" -i one/a.png --extend left=8000 x
+run 2 'each once' generate -q -m "$tiny" -i one/a.png --extend left=16,left=16 x
+run 4 'is a PNG picture' plan -m "$tiny" --vae one/a.png x
+printf 'version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n' >lfs.safetensors
+run 4 'Git LFS pointer' plan -m "$tiny" --vae lfs.safetensors x
+run 2 'no sampler bogus (euler, heun' generate -q -m "$tiny" --sampler bogus x
+run 2 'strength 1e+99' plan -m "$tiny" --lora "$data/formats/bad/lora_nan.safetensors:1e99" x
+run 0 'not read' generate -m "$tiny" -s 1 -g 1 --size 32x32 --embeds "$data/pipelines/t2i_64.safetensors" \
+    other -o one/e5.png
+
 # --- what is advised, and large pictures ---
 ln -s "$tiny" Qwen-Image-2512
 run 0 '' generate -q -m ./Qwen-Image-2512 -s 1 -g 2 --size 32x32 -n default x -o one/n.png

@@ -72,6 +72,8 @@ for n in 'sub\a_B' 'sub/a b.gguf' 'a-b'; do plan 0 'model: sub/A b.gguf' -m "$n"
 plan 3 'did you mean qwen_image_edit_2509_fp8_e4m3fn.safetensors or ' -m qwen-image-edit-2590
 plan 3 'did you mean.*qwen_image_edit_fp8_e4m3fn.safetensors' -m qwen-image-edti
 plan 3 'did you mean qwen_image_bf16.safetensors' -m qwen-image-fp8
+plan 3 'did you mean qwen_image_bf16.safetensors' -m qwen-imgae
+plan 3 'did you mean qwen_image_edit_fp8_e4m3fn.safetensors' -m qwenimageedti
 plan 3 'did you mean qwen_image_bf16.safetensors' -m bf16
 plan 3 'did you mean qwen_image_bf16.safetensors' -m qwen_image_bf16.gguf
 plan 3 'is no file or directory' -m pigs_and_cows

@@ -9,6 +9,7 @@ typedef enum qw_variant {
 } qw_variant;
 const char *qw_variant_name(qw_variant v);
 int  qw_variant_named(const char *name, qw_variant *out);       /* nonzero: found */
+int  qw_class_named(const char *name, qw_variant *out);         /* a pipeline class; nonzero: found */
 
 /* --- template.c: chat templates --------------------------------------------------------------- */
 typedef struct qw_prompt {
@@ -88,6 +89,9 @@ struct qwen {
 int  qw_model_new(qwen **out, const qwen_options *opt, const qwen *plan_of);    /* as qwen_open */
 void qw_model_free(qwen *q);            /* NULL is fine */
 int  qw_model_open(qwen *q);
+/* variant.c: after the files are known */
+int  qw_decide_variant(qwen *q);
+int  qw_decide_defaults(qwen *q);
 void qw_model_close(qwen *q);
 /* Loads what a stage needs if it is not there yet. */
 int  qw_need_tokenizer(qwen *q);
@@ -101,7 +105,6 @@ int  qw_name_has(const char *path, const char *word);
 const char *qw_recommended_negative(const qwen *q);
 int  qw_distilled(qwen *q, const char *path);   /* nonzero: its name says so, and the defaults are set */
 int  qw_open_vision(qwen *q);                   /* the file of options.vision, if there is one */
-int  qw_steps_in_name(const char *path);
 int  qw_is_directory(const char *path);
 int  qw_no_memory(qwen *q);
 int  qw_load_json(qwen *q, const char *path, json_t **out);     /* NULL path: NULL */

@@ -9,5 +9,5 @@ lib_sources = \
 	lib/net.h lib/linear.c lib/rope.c lib/text.c lib/vision.c lib/dit.h lib/dit.c lib/vae.c lib/control.c \
 	lib/host.h lib/tokenizer.h lib/tokenizer.c lib/tokenizer_load.c lib/unicode.c \
 	lib/rng.c lib/math.c lib/schedule.c lib/sampler.c lib/image.c \
-	lib/pipeline.h lib/template.c lib/model.c lib/need.c lib/edit.c lib/comfy.c lib/geometry.c lib/stages.c lib/words.c lib/latents.c \
+	lib/pipeline.h lib/template.c lib/model.c lib/variant.c lib/need.c lib/edit.c lib/comfy.c lib/geometry.c lib/stages.c lib/words.c lib/latents.c \
 	lib/denoise.c lib/decode.c lib/bands.c lib/tiles.c lib/pipeline.c lib/qwen.c lib/file.c lib/inspect.c

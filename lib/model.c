@@ -6,7 +6,6 @@
  * weights are loaded by the qw_need_ functions. */
 #include "pipeline.h"
 #include <dirent.h>
-#include <errno.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>

@@ -97,12 +97,20 @@ static void rotate_row(double *x, int64_t k, int64_t group)
         }
 }
 
+/* Scale i of a weight; like the data it need not be aligned. */
+static double scale_at(const qw_tensor *w, int64_t i)
+{
+    float s;
+    memcpy(&s, (const char *)w->scale + (size_t)i * sizeof s, sizeof s);
+    return (double)s;
+}
+
 static void scale_blocks(const qw_tensor *w, int64_t i, double *x)
 {
     const int64_t k = w->dim[1], size = w->dtype == QW_MXFP8 ? 32 : 16,
                   blocks = (k + size - 1) / size;
     const uint8_t *code = w->block_scale;
-    const double second = w->scale ? w->scale[0] : 1;
+    const double second = w->scale ? scale_at(w, 0) : 1;
     for (int64_t j = 0; j < k; j++) {
         const uint8_t c = code[qw_block_scale_at(i, j / size, blocks)];
         x[j] *= w->dtype == QW_MXFP8 ? (double)qw_f8e8m0_to_f32(c) : qw_f8e4m3_to_f32(c) * second;
@@ -121,7 +129,7 @@ void qw_weight_row(const qw_tensor *w, int64_t i, double *out, float *scratch)
     }
     if (w->dtype == QW_MXFP8 || w->dtype == QW_NVFP4) scale_blocks(w, i, out);
     else if (w->scale)
-        for (int64_t j = 0; j < k; j++) out[j] *= w->scale[i * w->scale_stride];
+        for (int64_t j = 0; j < k; j++) out[j] *= scale_at(w, i * w->scale_stride);
     if (w->rotated) rotate_row(out, k, w->rotated);
 }
 

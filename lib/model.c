@@ -336,7 +336,8 @@ static int is_language_model(qwen *q)
     char *config = qw_config_beside(c->path, &q->error);
     if (!q->error.status)
         qw_load_json(q, config, &json);
-    const int seen = json_object_get(json, "vision_config") != NULL;
+    const char *type = json_string_value(json_object_get(json, "model_type"));
+    const int seen = json_object_get(json, "vision_config") || (type && strstr(type, "_vl"));
     json_decref(json);
     free(config);
     return !seen && !q->error.status;

@@ -3,7 +3,7 @@
 #
 # Needs QWEN_IMAGE (the binary), QWEN_DATADIR (for the tokenizer) and QW_TESTDATA.  Ends with "N passed, N failed".
 set -u
-qi=${QWEN_IMAGE:?} data=${QW_TESTDATA:?}
+qi=${QWEN_IMAGE:?} data=$(cd "${QW_TESTDATA:?}" && pwd -P)     # paths are printed without ".."
 source=$(cd "${srcdir:-.}" && pwd)
 work=$(mktemp -d "${TMPDIR:-/tmp}/check_discovery.XXXXXX") || exit 1
 trap 'rm -rf "$work"' EXIT

@@ -27,9 +27,11 @@ typedef struct qw_gemm_args {
 typedef struct qw_attention_args {
     qw_tensor y, q;                     /* [nq][hq][d] */
     qw_tensor k, v;                     /* [nk][hk][d], hq = g hk; head h reads h/g */
-    const int32_t *first, *last;        /* [nq] each, host memory, not decreasing; NULL: every key */
+    /* [nq] each, host memory, not decreasing; NULL: every key */
+    const int32_t *first, *last;
     double    scale;
-} qw_attention_args;                    /* causal: last[i] = nk - nq + i + 1; windows: equal ranges */
+} qw_attention_args;                    /* causal: last[i] = nk - nq + i + 1;
+                                         * windows: equal ranges */
 
 /* y = res + up(x) * w + bias, channels last; right and bottom padding follow from y's size */
 typedef struct qw_conv2d_args {
@@ -55,16 +57,18 @@ typedef struct qw_norm_rope_args {
     double    eps;
 } qw_norm_rope_args;
 
-typedef struct qw_swiglu_args     { qw_tensor y, x; } qw_swiglu_args;      /* y = silu(x[:, :n]) x[:, n:] */
+/* y = silu(x[:, :n]) x[:, n:] */
+typedef struct qw_swiglu_args     { qw_tensor y, x; } qw_swiglu_args;
 
-/* y = res + H x: dtype, strides, addition; H is the identity, or the Hadamard rotation of each group of
- * `rotate` columns; a y of QW_I8 is quantised row by row into y.data and y.scale */
+/* y = res + H x: dtype, strides, addition; H is the identity, or the Hadamard rotation of each
+ * group of `rotate` columns; a y of QW_I8 is quantised row by row into y.data and y.scale */
 typedef struct qw_convert_args    { qw_tensor y, x, res; int rotate; } qw_convert_args;
 
 #define QW_OPS(X) X(gemm) X(attention) X(conv2d) X(rms_norm) X(ln_mod) \
                   X(norm_rope) X(swiglu) X(convert)
 
-typedef struct qw_arith {               /* what the arithmetic inside an op promises (unit roundoffs) */
+/* what the arithmetic inside an op promises (unit roundoffs) */
+typedef struct qw_arith {
     float mul;                          /* operands before multiplying: 0 kept, 2^-11 TF32, ... */
     float acc;                          /* accumulator: 2^-24 for f32 */
     float mid;                          /* stored intermediates, e.g. softmax weights */
@@ -80,15 +84,19 @@ struct qw_device {                      /* first member of each backend's own de
     char        name[32];               /* "cuda:0", "cpu:avx2" */
     uint64_t    memory;                 /* bytes free when opened */
     int         host;                   /* device pointers are host pointers */
-    int         threads;                /* host threads an op may use; 0: all that this process may use */
-    qw_dtype    prefer;                 /* dtype of branches it is fastest with: F32 or BF16, never F16 */
-    qw_dtype    wide;                   /* dtype of streams and of every 1-D operand: F32; F64 on ref64 */
+    /* host threads an op may use; 0: all that this process may use */
+    int         threads;
+    /* dtype of branches it is fastest with: F32 or BF16, never F16 */
+    qw_dtype    prefer;
+    /* dtype of streams and of every 1-D operand: F32; F64 on ref64 */
+    qw_dtype    wide;
     void      (*close)(qw_device *);
 
     int       (*alloc)(qw_device *, size_t bytes, void **out);     /* 256-byte aligned */
     void      (*free )(qw_device *, void *);
     int       (*put  )(qw_device *, int queue, void *dst, const void *src, size_t bytes);
-    int       (*get  )(qw_device *, int queue, void *dst, const void *src, size_t bytes);  /* waits */
+    int       (*get  )(qw_device *, int queue, void *dst, const void *src,
+                       size_t bytes);                              /* waits */
     int       (*mark )(qw_device *, int queue, uint64_t *ticket);  /* a point in the queue */
     int       (*wait )(qw_device *, int queue, uint64_t ticket);   /* queue waits for it */
     int       (*sync )(qw_device *);                               /* host waits for both queues */
@@ -107,7 +115,8 @@ struct qw_device {                      /* first member of each backend's own de
 typedef struct qw_backend {
     uint32_t    abi;
     const char *name;
-    int       (*open)(int i, qw_device **out);  /* i-th device or variant; QW_DECLINE past the last */
+    /* i-th device or variant; QW_DECLINE past the last */
+    int       (*open)(int i, qw_device **out);
 } qw_backend;
 
 #if defined _WIN32

@@ -183,7 +183,8 @@ void qwen_file_close(qwen_file *f)
 
 int qwen_aspect(const char *aspect, int *width, int *height)
 {
-    static const struct { const char *name; int w, h; } table[] = {     /* of the published model card */
+    /* of the published model card */
+    static const struct { const char *name; int w, h; } table[] = {
         { "1:1", 1328, 1328 }, { "16:9", 1664, 928 }, { "9:16", 928, 1664 }, { "4:3", 1472, 1104 },
         { "3:4", 1104, 1472 }, { "3:2", 1584, 1056 }, { "2:3", 1056, 1584 },
     };

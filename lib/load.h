@@ -54,8 +54,8 @@ const qw_entry *qw_store_entry(const qw_store *s, int64_t i); /* NULL past the l
  * on systems without them), 1 and that path, malloc'ed; else 0. */
 int   qw_follow_link_file(const char *path, char **resolved, qw_error *err);
 const char *qw_store_path(const qw_store *s, int file);
-/* From now on weights are read through: until this, pages come one by one, so that opening a file of
- * many gigabytes reads little of it. */
+/* From now on weights are read through: until this, pages come one by one, so that opening a file
+ * of many gigabytes reads little of it. */
 void  qw_store_read_ahead(qw_store *s);
 /* A string of the safetensors __metadata__ or of a GGUF key (strings and numbers printed), or
  * NULL. */
@@ -149,8 +149,8 @@ void  qw_group_end(qw_run *r, qw_group *g);
 
 /* What a net's load function is given.  Every call checks shapes against the entry, records the
  * first failure in err and does nothing after it: a net is checked once, at its end.  With `each`
- * the calls go on: it hears of every tensor that is missing (its name, else NULL) or wrong, and what
- * was loaded serves for nothing but qw_loader_end, which gives the first failure back. */
+ * the calls go on: it hears of every tensor that is missing (its name, else NULL) or wrong, and
+ * what was loaded serves for nothing but qw_loader_end, which gives the first failure back. */
 typedef struct qw_loader {
     qw_store     *store;
     qw_residency *res;

@@ -8,8 +8,8 @@ typedef enum qw_variant {
     QW_T2I, QW_EDIT, QW_EDIT_2509, QW_EDIT_2511, QW_LAYERED, QW_NVARIANTS
 } qw_variant;
 const char *qw_variant_name(qw_variant v);
-int  qw_variant_named(const char *name, qw_variant *out);       /* nonzero: found */
-int  qw_class_named(const char *name, qw_variant *out);         /* a pipeline class; nonzero: found */
+int  qw_variant_named(const char *name, qw_variant *out);   /* nonzero: found */
+int  qw_class_named(const char *name, qw_variant *out);     /* a pipeline class; nonzero: found */
 
 /* --- template.c: chat templates --------------------------------------------------------------- */
 typedef struct qw_prompt {
@@ -54,7 +54,8 @@ struct qwen {
     const char *distilled;              /* by what: a word of its name; NULL: it is not */
     int        told_distilled, told_control;
     uint64_t   told_scratch;            /* the most that was told to be more than options.memory */
-    double     flat_shift;              /* the shift of every size that the distillation wants; 0: none */
+    /* the shift of every size that the distillation wants; 0: none */
+    double     flat_shift;
     qw_kind    whole;                   /* what the model is if it is a single file */
 
     qw_device *dev, *text_dev, *vae_dev, *ref;      /* the last two may equal the first */
@@ -76,14 +77,17 @@ struct qwen {
     qw_lora   *lora[QW_MAX_LORAS];      /* in the order they were added */
     int        loras;
     qw_overlay *overlay;                /* all of them over the transformer */
-    struct { int steps; const char *distilled; double guidance, flat_shift; } plain;     /* without them */
+    /* without them */
+    struct { int steps; const char *distilled; double guidance, flat_shift; } plain;
     const qwen *plan_of;                /* computes nothing: stands for that handle's devices */
     struct qw_tally *tally;             /* qwen_plan: stages are walked and counted, not run */
-    void     (*problem)(void *user, const char *missing, const char *sentence);    /* inspect: a loader's `each` */
+    /* inspect: a loader's `each` */
+    void     (*problem)(void *user, const char *missing, const char *sentence);
     void      *problem_user;
     char       told[3][64];             /* names of the last result: schedule, sampler, rng */
     uint64_t   peak_scratch;            /* of the stages of this request, for device_bytes */
-    int        bands[2];                /* of the VAE in this request, decoder and encoder; 0: whole */
+    /* of the VAE in this request, decoder and encoder; 0: whole */
+    int        bands[2];
     double     told_maps[2];            /* bytes of the largest picture of which bands were told */
 };
 int  qw_model_new(qwen **out, const qwen_options *opt, const qwen *plan_of);    /* as qwen_open */
@@ -103,7 +107,8 @@ int  qw_need_vae(qwen *q, int parts);
 /* need.c; what it shares with model.c */
 int  qw_name_has(const char *path, const char *word);
 const char *qw_recommended_negative(const qwen *q);
-int  qw_distilled(qwen *q, const char *path);   /* nonzero: its name says so, and the defaults are set */
+/* nonzero: its name says so, and the defaults are set */
+int  qw_distilled(qwen *q, const char *path);
 int  qw_open_vision(qwen *q);                   /* the file of options.vision, if there is one */
 int  qw_is_directory(const char *path);
 int  qw_no_memory(qwen *q);
@@ -218,7 +223,8 @@ typedef struct qw_job {
     int        sequence_references;     /* the first of them follow the noise in the sequence */
     qw_reference reference[QW_MAX_PICTURES];
     int        control;                 /* the control picture among the references, or -1 */
-    int        inpaint;                 /* the picture with holes that a Fun ControlNet reads, or -1 */
+    /* the picture with holes that a Fun ControlNet reads, or -1 */
+    int        inpaint;
     double    *condition;               /* [tokens][features of the ControlNet] */
     double     control_strength, control_start, control_end;
     uint8_t   *mask;                    /* [height][width], 0 or 1: 1 is repainted */
@@ -239,11 +245,12 @@ typedef struct qw_job {
 int  qw_job_init(qw_job *j, qwen *q, const qwen_request *req);
 void qw_job_free(qw_job *j);
 int  qw_job_schedule(qw_job *j);
-int  qw_control_step(const qw_job *j, int step);        /* is this step, of all, one of the ControlNet's? */
+/* is this step, of all, one of the ControlNet's? */
+int  qw_control_step(const qw_job *j, int step);
 
 void qw_tell_geometry(qw_job *j);       /* geometry.c */
-/* comfy.c: the copies of a picture for the vision tower (sizes: of its area, before that) and for the
- * VAE, of about `area` pixels. */
+/* comfy.c: the copies of a picture for the vision tower (sizes: of its area, before that) and for
+ * the VAE, of about `area` pixels. */
 int  qw_comfy_view(qw_job *j, const qwen_array *a, int64_t area, qw_image *view, int64_t sizes[2]);
 int  qw_comfy_reference(qw_job *j, const qwen_array *a, int64_t area, qw_image *out);
 /* Tokens of a reference; a row or column of the latent that has no partner meets the first one. */

@@ -10,10 +10,10 @@
  *     qwen_result_free(&res);
  *     qwen_close(q);
  *
- * Rules.  Functions that return int return a qwen_status.  What goes in stays the caller's and is only
- * read; what comes out is the caller's to free; strings returned belong to the handle.  Nothing
- * prints, exits, installs a handler or changes a setting of the process.  A handle is used by one
- * thread at a time; different handles are independent. */
+ * Rules.  Functions that return int return a qwen_status.  What goes in stays the caller's and is
+ * only read; what comes out is the caller's to free; strings returned belong to the handle.
+ * Nothing prints, exits, installs a handler or changes a setting of the process.  A handle is used
+ * by one thread at a time; different handles are independent. */
 #ifndef QWEN_H
 #define QWEN_H
 #include <stddef.h>
@@ -47,9 +47,11 @@ enum { QWEN_F32 = 1, QWEN_F64, QWEN_I32, QWEN_U8 };    /* qwen_array.dtype */
  * is unknown here is zero, else QWEN_EUNSUPPORTED; size 0 is QWEN_EARG. */
 typedef struct qwen_options {
     size_t      size;
-    const char *model;                  /* directory or file; the pieces below override or replace it */
+    /* directory or file; the pieces below override or replace it */
+    const char *model;
     const char *transformer, *text_encoder, *vision, *vae, *controlnet, *tokenizer;
-    const char *variant;                /* "t2i", "edit", "edit-2509", "edit-2511", "layered"; NULL: what the files say */
+    /* "t2i", "edit", "edit-2509", "edit-2511", "layered"; NULL: what the files say */
+    const char *variant;
     const char *like;                   /* "diffusers" (default) or "comfyui" where they differ */
     const char *device;                 /* "cuda:0", "cpu", "ref"; NULL: the fastest that opens */
     uint64_t    memory;                 /* device bytes to stay under; 0: what is free */
@@ -60,7 +62,8 @@ typedef struct qwen_options {
     const char *text_device, *vae_device;       /* NULL: device */
 } qwen_options;
 
-typedef struct qwen_array {             /* dense, last dimension fastest; the callee's output is malloc'ed */
+/* dense, last dimension fastest; the callee's output is malloc'ed */
+typedef struct qwen_array {
     void   *data;
     int     dtype;                      /* QWEN_F32, QWEN_F64, QWEN_I32, QWEN_U8 */
     int     rank;
@@ -71,7 +74,8 @@ void        qwen_array_free(qwen_array *a);     /* frees data and zeroes the str
 typedef struct qwen_progress {
     size_t      size;
     const char *phase;                  /* "text", "vision", "encode", "denoise", "decode" */
-    int         step, steps;            /* inside the phase, from 0; step == steps: the phase is done */
+    /* inside the phase, from 0; step == steps: the phase is done */
+    int         step, steps;
     int         block, blocks;          /* inside the step */
 } qwen_progress;
 
@@ -82,22 +86,28 @@ typedef struct qwen_request {
     int         inputs;
     int         width, height;          /* pixels, multiples of 16; 0: the variant's choice */
     int         steps;
-    double      guidance;               /* true classifier-free guidance; up to 1: one pass, no negative; 0: default */
+    /* true classifier-free guidance; up to 1: one pass, no negative; 0: default */
+    double      guidance;
     uint64_t    seed;
-    const char *rng, *schedule, *sampler;       /* names as in the command's manual; NULL: default */
-    const qwen_array *noise;            /* [16][h/8][w/8] (layered: one more leading); NULL: from seed */
+    /* names as in the command's manual; NULL: default */
+    const char *rng, *schedule, *sampler;
+    /* [16][h/8][w/8] (layered: one more leading); NULL: from seed */
+    const qwen_array *noise;
     int       (*progress)(void *user, const qwen_progress *p);          /* nonzero: stop */
     void      (*tap)(void *user, const char *name, const qwen_array *a); /* every stage's tensor */
     void       *user;
     /* appended as the pipelines arrive */
-    const char *chat_template;          /* "t2i", "edit", "edit-plus", or the text itself, with {} for the prompt */
+    const char *chat_template;          /* "t2i", "edit", "edit-plus", or the text itself, with {}
+                                         * for the prompt */
     const char *system;                 /* another system text inside the template */
-    const double *sigmas;               /* explicit list, before the shift, without the final 0 ("raw": the final list) */
+    /* explicit list, before the shift, without the final 0 ("raw": the final list) */
+    const double *sigmas;
     int         n_sigmas;
     double      shift;                  /* static shift; 0: the schedule's own */
     int         guidance_norm;          /* 0 the variant's, 1 on, 2 off */
     const char *noise_dtype;            /* "f32" (default), "bf16" */
-    const qwen_array *embeds, *negative_embeds; /* [n][width]: as text.embeds of a dump; the encoder is not used */
+    /* [n][width]: as text.embeds of a dump; the encoder is not used */
+    const qwen_array *embeds, *negative_embeds;
     double      strength;               /* image to image: 0..1; 0: not given */
     const qwen_array *mask;             /* U8 [H][W] or [H][W][3 or 4]: white is repainted */
     int         layers;                 /* Layered; 0: 4 */
@@ -115,13 +125,17 @@ typedef struct qwen_result {            /* what was drawn, and everything needed
     uint64_t    seed;
     int         width, height, steps;
     double      guidance;
-    const char *variant, *schedule, *sampler, *rng;     /* what was used; static strings or the handle's */
+    /* what was used; static strings or the handle's */
+    const char *variant, *schedule, *sampler, *rng;
     double      seconds_text, seconds_vision, seconds_encode, seconds_denoise, seconds_decode;
     uint64_t    device_bytes;           /* peak of weights and scratch on the device */
-    int         bands_encode, bands_decode;     /* of the VAE where memory demanded them; 0: whole */
+    /* of the VAE where memory demanded them; 0: whole */
+    int         bands_encode, bands_decode;
     double      strength;               /* as used; 0: nothing was started from */
-    qwen_array  kept;                   /* inpainting: the picture as it was encoded, U8 [height][width][3 or 4], */
-    qwen_array  mask;                   /* and U8 [height][width], 1 where it was repainted; else without data */
+    /* inpainting: the picture as it was encoded, U8 [height][width][3 or 4], and U8
+     * [height][width], 1 where it was repainted; else without data */
+    qwen_array  kept;
+    qwen_array  mask;
 } qwen_result;
 
 /* A picture that is given, and the sizes that it gets: nothing is cropped, only resized. */
@@ -130,8 +144,8 @@ typedef struct qwen_geometry {
     const char *role;                   /* "input", "mask", "control" */
     int         index;                  /* from 1 */
     int         width, height;          /* as given */
-    int         area_width, area_height, seen_width, seen_height;       /* for the vision tower: resized to its area,
-                                         * then to whole patches; 0: not shown to it */
+    /* for the vision tower: resized to its area, then to whole patches; 0: not shown to it */
+    int         area_width, area_height, seen_width, seen_height;
     int         coded_width, coded_height;      /* for the VAE; a mask's: as it is used */
 } qwen_geometry;
 
@@ -140,15 +154,19 @@ typedef struct qwen_plan_report {
     int         width, height, steps;
     int         passes;                 /* sequences per step: 1, or 2 with guidance */
     int64_t     image_tokens, text_tokens, reference_tokens;
-    uint64_t    weights_text, weights_vision, weights_transformer, weights_vae; /* bytes as they lie in the files */
+    /* bytes as they lie in the files */
+    uint64_t    weights_text, weights_vision, weights_transformer, weights_vae;
     uint64_t    resident, streamed;     /* device bytes of weights kept and streamed */
     uint64_t    scratch;                /* peak device scratch */
-    uint64_t    copies;                 /* host bytes of weights that had to be copied or unpacked */
-    double      flops_text, flops_vision, flops_encode, flops_denoise, flops_decode;    /* whole run */
-    void      (*ops)(void *user, const char *line, int64_t count);      /* in: every op line and how often, or NULL */
+    /* host bytes of weights that had to be copied or unpacked */
+    uint64_t    copies;
+    double      flops_text, flops_vision, flops_encode, flops_denoise, flops_decode; /* whole run */
+    /* in: every op line and how often, or NULL */
+    void      (*ops)(void *user, const char *line, int64_t count);
     void       *user;
     int         bands_encode, bands_decode;     /* of the VAE where memory demands them; 0: whole */
-    void      (*geometry)(void *user, const qwen_geometry *g);          /* in: every picture that is given, or NULL */
+    /* in: every picture that is given, or NULL */
+    void      (*geometry)(void *user, const qwen_geometry *g);
 } qwen_plan_report;
 
 /* What an opened model is and does when a request leaves things out. */
@@ -164,7 +182,8 @@ typedef struct qwen_model_info {
     const char *negative;
     int         distilled;              /* few steps and guidance 1 because of what the file is */
     int64_t     text_width;
-    const char *recommended_negative;   /* what the publisher advises; negative is what silence means */
+    /* what the publisher advises; negative is what silence means */
+    const char *recommended_negative;
 } qwen_model_info;
 
 const char *qwen_version(void);
@@ -174,7 +193,8 @@ const char *qwen_strerror(int status);              /* never NULL */
  * qwen_error() can say why; close it either way. */
 int         qwen_open(qwen **out, const qwen_options *opt);
 void        qwen_close(qwen *q);                    /* NULL is fine */
-const char *qwen_error(const qwen *q);              /* last failure; valid until the next call; NULL q: out of memory */
+/* last failure; valid until the next call; NULL q: out of memory */
+const char *qwen_error(const qwen *q);
 int         qwen_info(qwen *q, qwen_model_info *out);
 
 int         qwen_lora(qwen *q, const char *path, double strength, unsigned flags);  /* adds one */
@@ -183,8 +203,10 @@ void        qwen_lora_clear(qwen *q);
 
 int         qwen_generate(qwen *q, const qwen_request *req, qwen_result *out);
 void        qwen_result_free(qwen_result *r);
-int         qwen_plan(qwen *q, const qwen_request *req, qwen_plan_report *out);     /* memory, FLOPs; computes nothing */
-int         qwen_devices(int (*each)(void *user, const char *name, const char *what, const char *why_not), void *user);
+/* memory, FLOPs; computes nothing */
+int         qwen_plan(qwen *q, const qwen_request *req, qwen_plan_report *out);
+int         qwen_devices(int (*each)(void *user, const char *name, const char *what,
+                                     const char *why_not), void *user);
 
 /* --- the stages, one by one ---------------------------------------------------
  * Latents are [16][h][w], normalised; pictures F32 [H][W][C] in -1..1; text [n][width]. */
@@ -192,26 +214,31 @@ int         qwen_tokenize(qwen *q, const char *text, size_t bytes, qwen_array *i
 /* The filled template as it will be tokenised; *out is malloc'ed, free() it. */
 int         qwen_prompt(qwen *q, const qwen_request *req, int negative, char **out);
 int         qwen_embed(qwen *q, const qwen_request *req, int negative, qwen_array *text);
-int         qwen_velocity(qwen *q, const qwen_array *latent, int latents /* noise first, then references */,
+int         qwen_velocity(qwen *q, const qwen_array *latent,
+                          int latents /* noise first, then references */,
                           double sigma, const qwen_array *text, qwen_array *v);
 int         qwen_decode(qwen *q, const qwen_array *latent, qwen_array *picture);
 int         qwen_encode(qwen *q, const qwen_array *picture, qwen_array *latent);
-/* Hidden states of all of ids (no template, nothing dropped), after the final norm.  features [n][width]
- * replace the picture tokens' embeddings; grid I32 [pictures][3] are their vision grids; both may be NULL. */
-int         qwen_hidden(qwen *q, const qwen_array *ids, const qwen_array *features, const qwen_array *grid,
-                        qwen_array *hidden);
+/* Hidden states of all of ids (no template, nothing dropped), after the final norm.  features
+ * [n][width] replace the picture tokens' embeddings; grid I32 [pictures][3] are their vision grids;
+ * both may be NULL. */
+int         qwen_hidden(qwen *q, const qwen_array *ids, const qwen_array *features,
+                        const qwen_array *grid, qwen_array *hidden);
 /* Vision tower: pixels [patches][1176], grid I32 [pictures][3] -> features [patches/4][width]. */
-int         qwen_vision(qwen *q, const qwen_array *pixels, const qwen_array *grid, qwen_array *features);
+int         qwen_vision(qwen *q, const qwen_array *pixels, const qwen_array *grid,
+                        qwen_array *features);
 
 /* --- files, without a model ----------------------------------------------------
  * A tokenizer, a file of tensors, and what a file is. */
 typedef struct qwen_tokenizer qwen_tokenizer;
-int         qwen_tokenizer_open(qwen_tokenizer **out, const char *path);    /* set even on failure, as above */
+/* set even on failure, as above */
+int         qwen_tokenizer_open(qwen_tokenizer **out, const char *path);
 int         qwen_tokenizer_ids(qwen_tokenizer *t, const char *text, size_t bytes, qwen_array *ids);
 const char *qwen_tokenizer_error(const qwen_tokenizer *t);
 void        qwen_tokenizer_close(qwen_tokenizer *t);
 
-typedef struct qwen_file qwen_file;     /* a .safetensors or .gguf file, an index with shards, or a directory of these */
+/* a .safetensors or .gguf file, an index with shards, or a directory of these */
+typedef struct qwen_file qwen_file;
 typedef struct qwen_file_tensor {
     const char *name;                   /* as in the file */
     const char *dtype;                  /* "bf16", "q4_k" */
@@ -219,7 +246,8 @@ typedef struct qwen_file_tensor {
     int64_t     dim[8];
     uint64_t    bytes;
 } qwen_file_tensor;
-int         qwen_file_open(qwen_file **out, const char *path);              /* set even on failure, as above */
+/* set even on failure, as above */
+int         qwen_file_open(qwen_file **out, const char *path);
 int64_t     qwen_file_count(const qwen_file *f);
 int         qwen_file_tensor_at(const qwen_file *f, int64_t i, qwen_file_tensor *out);
 /* Decoded: integers to I32, U8 as U8, F64 as F64, everything else to F32. */
@@ -228,10 +256,12 @@ const char *qwen_file_metadata(const qwen_file *f, const char *key);        /* o
 const char *qwen_file_error(const qwen_file *f);
 void        qwen_file_close(qwen_file *f);
 
-/* What a model file or directory is.  Calls `say` with key/value lines for people ("kind", "variant",
- * "dtypes", "parameters", "missing", "unknown" ...).  Status: QWEN_OK; QWEN_EFORMAT/QWEN_EMODEL for what is
- * broken or incomplete; QWEN_EUNSUPPORTED for what is whole but not supported; error_text gets the sentence. */
-int         qwen_inspect(const char *path, void (*say)(void *user, const char *key, const char *value), void *user,
+/* What a model file or directory is.  Calls `say` with key/value lines for people ("kind",
+ * "variant", "dtypes", "parameters", "missing", "unknown" ...).  Status: QWEN_OK;
+ * QWEN_EFORMAT/QWEN_EMODEL for what is broken or incomplete; QWEN_EUNSUPPORTED for what is whole
+ * but not supported; error_text gets the sentence. */
+int         qwen_inspect(const char *path,
+                         void (*say)(void *user, const char *key, const char *value), void *user,
                          char *error_text, size_t error_size);
 /* The published sizes for an aspect "16:9": QWEN_EARG if it is not in the table. */
 int         qwen_aspect(const char *aspect, int *width, int *height);

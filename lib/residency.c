@@ -1,12 +1,13 @@
 /* residency.c - groups of weights on the device: kept, or streamed in two slots.
  *
  * Small tensors are copied to the device when they are loaded and stay.  Matrices belong to groups,
- * one for each block of a net.  A device that is the host uses them where they lie in the file; with
- * a bound on memory, pages of a group are given back after its use.  Any other device gets them
- * through pack(): groups are kept in their order while they fit beside two slots as large as the
- * largest group, the others take turns in the slots, the copy queue one group ahead of the compute
- * queue.  Where there is no room for two slots one must do, and nothing is copied ahead.  Between
- * begin and end a slot is a group's own: nets do not nest more groups than there are slots. */
+ * one for each block of a net.  A device that is the host uses them where they lie in the file;
+ * with a bound on memory, pages of a group are given back after its use.  Any other device gets
+ * them through pack(): groups are kept in their order while they fit beside two slots as large as
+ * the largest group, the others take turns in the slots, the copy queue one group ahead of the
+ * compute queue.  Where there is no room for two slots one must do, and nothing is copied ahead.
+ * Between begin and end a slot is a group's own: nets do not nest more groups than there are
+ * slots. */
 #define _DEFAULT_SOURCE                 /* madvise */
 #include "residency.h"
 #include "store.h"

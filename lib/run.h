@@ -19,18 +19,22 @@ typedef struct qw_run {
     qw_device  *ref;                    /* the fallback: device "ref" (may equal dev) */
     qw_error    error;
     int         strict;                 /* a declined op is an error */
-    int         check;                  /* look for non-finite results (host devices: after every op) */
+    /* look for non-finite results (host devices: after every op) */
+    int         check;
 
     unsigned char *base;                /* scratch: one block on the device, used as a stack */
     size_t      size, used, peak;
 
-    const char *stage;                  /* "text", "vision", "encode", "denoise", "decode": for messages */
+    /* "text", "vision", "encode", "denoise", "decode": for messages */
+    const char *stage;
     int         step, block;            /* where we are, -1 if nowhere: for messages and progress */
-    double      magnitude;              /* the largest |value| seen in a result so far in this stage */
+    /* the largest |value| seen in a result so far in this stage */
+    double      magnitude;
 
     uint64_t    calls[QW_NOPS], declined[QW_NOPS];
     double      flops, bytes;
-    int         detail;                 /* nets tap what lies inside a stage too: for tests and readers */
+    /* nets tap what lies inside a stage too: for tests and readers */
+    int         detail;
     const char *names;                  /* dotted prefix put before tap names, or NULL */
 
     int       (*poll)(void *user);      /* before every op; nonzero cancels (QWEN_ECANCELLED) */
@@ -41,7 +45,7 @@ typedef struct qw_run {
 
 /* dev is borrowed; ref may be NULL when dev is itself the reference or the plan device. */
 void      qw_run_init(qw_run *r, qw_device *dev, qw_device *ref);
-int       qw_run_reserve(qw_run *r, size_t bytes);          /* grows the scratch block while it is unused */
+int       qw_run_reserve(qw_run *r, size_t bytes);  /* grows the scratch block while it is unused */
 void      qw_run_free(qw_run *r);
 void      qw_run_fail(qw_run *r, int status, const char *format, ...) QW_PRINTF(3, 4);
 
@@ -64,10 +68,10 @@ void      qw_get(qw_run *r, qw_tensor src, double *dst);
 void      qw_tap(qw_run *r, qw_tensor t, const char *format, ...) QW_PRINTF(3, 4);
 void      qw_tap_chw(qw_run *r, qw_tensor t, const char *format, ...) QW_PRINTF(3, 4);
 /* The same for host data: doubles (handed out as F64 or F32, as above) and 32-bit integers. */
-void      qw_tap_doubles(qw_run *r, const double *x, int rank, const int64_t *dim, const char *format, ...)
-          QW_PRINTF(5, 6);
-void      qw_tap_ints(qw_run *r, const int32_t *x, int rank, const int64_t *dim, const char *format, ...)
-          QW_PRINTF(5, 6);
+void      qw_tap_doubles(qw_run *r, const double *x, int rank, const int64_t *dim,
+                         const char *format, ...) QW_PRINTF(5, 6);
+void      qw_tap_ints(qw_run *r, const int32_t *x, int rank, const int64_t *dim,
+                      const char *format, ...) QW_PRINTF(5, 6);
 /* Fails the run with QWEN_ENUMERIC if t has a non-finite element (devices that are not host). */
 void      qw_require_finite(qw_run *r, qw_tensor t, const char *what);
 
@@ -86,21 +90,22 @@ typedef struct qw_op_info {
     int       (*call)(qw_device *dev, const void *args);            /* QWEN_*, QW_DECLINE */
 } qw_op_info;
 extern const qw_op_info qw_op_table[QW_NOPS];
-qw_tensor *qw_operand_of(const qw_operand *o, void *args);          /* NULL if absent */
+qw_tensor *qw_operand_of(const qw_operand *o, void *args);      /* NULL if absent */
 #define X(op) qw_##op##_args op;
-typedef union qw_any_args { QW_OPS(X) } qw_any_args;                /* room for any op's arguments */
+typedef union qw_any_args { QW_OPS(X) } qw_any_args;            /* room for any op's arguments */
 #undef X
-size_t    qw_extent(const qw_tensor *t);        /* bytes from t->data to the end of its last element */
-size_t    qw_scales(const qw_tensor *t);        /* floats at t->scale: 0, 1, or one per row */
+size_t    qw_extent(const qw_tensor *t);    /* bytes from t->data to the end of its last element */
+size_t    qw_scales(const qw_tensor *t);    /* floats at t->scale: 0, 1, or one per row */
 size_t    qw_block_scale_bytes(const qw_tensor *t);     /* bytes at t->block_scale, or 0 */
 
-/* --- devices (registry.c, plan.c) -------------------------------------------------------------- */
+/* --- devices (registry.c, plan.c) ------------------------------------------------------------- */
 /* "ref", "ref64", "ref:bf16", "plan", ...; NULL: the fastest that opens.  The caller closes it. */
 int       qw_device_open(const char *name, int threads, qw_device **out, qw_error *err);
 /* Calls back for every device, openable or not (why_not says the reason). */
-int       qw_device_list(int (*each)(void *user, const char *name, const char *what, const char *why_not),
-                         void *user);
-/* The device that computes nothing: alloc hands out addresses, ops succeed.  It copies like's types. */
+int       qw_device_list(int (*each)(void *user, const char *name, const char *what,
+                                     const char *why_not), void *user);
+/* The device that computes nothing: alloc hands out addresses, ops succeed.  It copies like's
+ * types. */
 int       qw_plan_open(const qw_device *like, qw_device **out);
 int       qw_is_plan(const qw_device *dev);     /* its addresses must not be touched */
 #endif

@@ -64,8 +64,8 @@ static int read_offsets(const json_t *offsets, int64_t data, span *out, const ch
     out->end = json_integer_value(b);
     if (out->begin < 0 || out->end < out->begin || out->end > data)
         return qw_fail(err, QWEN_EFORMAT,
-                       "%s: its data_offsets %lld..%lld are out of range or truncated: the data have "
-                       "%lld bytes",
+                       "%s: its data_offsets %lld..%lld are out of range or truncated: the data "
+                       "have %lld bytes",
                        where, (long long)out->begin, (long long)out->end, (long long)data);
     return QWEN_OK;
 }

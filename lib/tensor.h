@@ -13,19 +13,25 @@ typedef enum qw_dtype {                 /* numbers are part of the ABI: append o
     QW_Q2_K, QW_Q3_K, QW_Q4_K, QW_Q5_K, QW_Q6_K, QW_IQ4_NL, QW_IQ4_XS,
     QW_MXFP8, QW_NVFP4,                 /* microscaled blocks */
     QW_IQ1_S, QW_IQ1_M, QW_IQ2_XXS, QW_IQ2_XS, QW_IQ2_S, QW_IQ3_XXS, QW_IQ3_S,
-    QW_U8, QW_I16, QW_I64, QW_U16, QW_U32, QW_U64, QW_BOOL, QW_F8E8M0, QW_F4, /* met in files, never operands */
+    /* met in files, never operands */
+    QW_U8, QW_I16, QW_I64, QW_U16, QW_U32, QW_U64, QW_BOOL, QW_F8E8M0, QW_F4,
     QW_NDTYPES
-} qw_dtype;                             /* the reference decodes all operands; other devices may decline */
+} qw_dtype;                             /* the reference decodes all operands;
+                                         * other devices may decline */
 
 enum { QW_RANK = 4 };
 
 typedef struct qw_tensor {
-    void       *data;                   /* address in the memory of the device that runs the op; on a
-                                           host it need not be aligned when the tensor is a weight */
-    const float *scale;                 /* of F8 and I8 (NVFP4: the tensor's second scale); NULL means 1 */
+    /* address in the memory of the device that runs the op; on a host it need not be aligned when
+     * the tensor is a weight */
+    void       *data;
+    /* of F8 and I8 (NVFP4: the tensor's second scale); NULL means 1 */
+    const float *scale;
     int64_t     scale_stride;           /* 0: one scale for the tensor, 1: one per row */
-    const void *block_scale;            /* of MXFP8 and NVFP4: in tiles of 128 x 4, as it lies in the file */
-    int         rotated;                /* weight stored in the rotated basis of this group size, or 0 */
+    /* of MXFP8 and NVFP4: in tiles of 128 x 4, as it lies in the file */
+    const void *block_scale;
+    /* weight stored in the rotated basis of this group size, or 0 */
+    int         rotated;
     int64_t     dim[QW_RANK];           /* outermost first */
     int64_t     stride[QW_RANK];        /* in elements; the last is always 1 */
     int         rank;
@@ -35,12 +41,13 @@ typedef struct qw_tensor {
 } qw_tensor;
 
 /* Facts about a dtype. A plain type has blocks of one element. */
-const char *qw_dtype_name(qw_dtype t);              /* "f32", "bf16", "q4_k"; "none"; never NULL */
-qw_dtype    qw_dtype_named(const char *name);       /* the inverse; QW_NONE if unknown */
-int64_t     qw_block_elements(qw_dtype t);          /* 1, 32 or 256 (MXFP8 32, NVFP4 16: data only) */
+const char *qw_dtype_name(qw_dtype t);            /* "f32", "bf16", "q4_k"; "none"; never NULL */
+qw_dtype    qw_dtype_named(const char *name);     /* the inverse; QW_NONE if unknown */
+int64_t     qw_block_elements(qw_dtype t);        /* 1, 32 or 256 (MXFP8 32, NVFP4 16: data only) */
 size_t      qw_block_bytes(qw_dtype t);
-size_t      qw_row_bytes(qw_dtype t, int64_t n);    /* n elements, a multiple of the block */
-double      qw_roundoff(qw_dtype t);                /* unit roundoff: f32 2^-24, bf16 2^-8 ...; 0 for integers */
+size_t      qw_row_bytes(qw_dtype t, int64_t n);  /* n elements, a multiple of the block */
+/* unit roundoff: f32 2^-24, bf16 2^-8 ...; 0 for integers */
+double      qw_roundoff(qw_dtype t);
 
 /* Dense views: the last dimension is contiguous, nothing is padded. */
 qw_tensor   qw_dense1(void *data, qw_dtype t, int64_t a);

@@ -292,8 +292,8 @@ END_TEST
 
 static void take_sizes(void *user, const qwen_geometry *g) { *(qwen_geometry *)user = *g; }
 
-/* Its nodes fit areas without multiples of 32: an Edit's copy is cropped to multiples of 8, a 2509's
- * is made in them; sides of the latent may be odd. */
+/* Its nodes fit areas without multiples of 32: an Edit's copy is cropped to multiples of 8, a
+ * 2509's is made in them; sides of the latent may be odd. */
 START_TEST(comfy_sizes)
 {
     static const struct { int plus, w, h, area, vw, vh, cw, ch; int64_t tokens; } cases[] = {

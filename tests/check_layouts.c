@@ -1,8 +1,9 @@
-/* check_layouts.c - every file format and layout gives its golden outputs through the public functions.
+/* check_layouts.c - every file format and layout gives its golden outputs through the public
+ * functions.
  *
- * Transformer, text encoder, vision tower and VAE of one small model, in every form users have them; the
- * truth is the reference network on the dequantised weights (formats/README.md, comfyquant/README.md).
- * A result may be off by four times the reference's own float32 error. */
+ * Transformer, text encoder, vision tower and VAE of one small model, in every form users have
+ * them; the truth is the reference network on the dequantised weights (formats/README.md,
+ * comfyquant/README.md).  A result may be off by four times the reference's own float32 error. */
 #include "qwen.h"
 #include "testing.h"
 #include <check.h>
@@ -24,8 +25,8 @@ static int64_t count(const qwen_array *a)
 
 static double at(const qwen_array *a, int64_t i)
 {
-    return a->dtype == QWEN_F64 ? ((double *)a->data)[i] : a->dtype == QWEN_F32 ? (double)((float *)a->data)[i]
-                                                                                : ((int32_t *)a->data)[i];
+    return a->dtype == QWEN_F64 ? ((double *)a->data)[i]
+         : a->dtype == QWEN_F32 ? (double)((float *)a->data)[i] : ((int32_t *)a->data)[i];
 }
 
 static qwen_array read_tensor(const char *file, const char *name)
@@ -42,7 +43,10 @@ static qwen_array read_tensor(const char *file, const char *name)
     return a;
 }
 
-static qwen_array input(const char *name) { return read_tensor("formats/goldens/inputs.safetensors", name); }
+static qwen_array input(const char *name)
+{
+    return read_tensor("formats/goldens/inputs.safetensors", name);
+}
 
 /* Path of a file of testdata; archives are unpacked first. */
 static void unpack(const char *rel, char *out, size_t size)
@@ -68,28 +72,31 @@ static void medium(char *out, size_t size)
     struct stat st;
     snprintf(out, size, "%s/medium", folder);
     if (!stat(out, &st)) return;
-    snprintf(command, sizeof command, "cp -RL '%s' '%s' && chmod -R u+w '%s' && gzip -d '%s'/text_encoder/*.gz",
+    snprintf(command, sizeof command,
+             "cp -RL '%s' '%s' && chmod -R u+w '%s' && gzip -d '%s'/text_encoder/*.gz",
              testdata("formats/medium"), out, out, out);
     ck_assert_msg(system(command) == 0, "medium cannot be unpacked");
 }
 
 static double allowed(const char *golden, const char *name)
 {
-    const json_t *e = json_object_get(json_object_get(json_object_get(errors, golden), name), "max_abs");
+    const json_t *e =
+        json_object_get(json_object_get(json_object_get(errors, golden), name), "max_abs");
     return e ? 4 * json_number_value(e) : 4 * 1.8e-5;
 }
 
-static void compare(const char *what, const char *file, const char *golden, const char *name, const qwen_array *got)
+static void compare(const char *what, const char *file, const char *golden, const char *name,
+                    const qwen_array *got)
 {
     char path[256];
     snprintf(path, sizeof path, "%s/%s.safetensors", file, golden);
     qwen_array want = read_tensor(path, name);
     double off = 0;
-    ck_assert_msg(count(&want) == count(got), "%s: %s has %lld values, expected %lld", what, name, (long long)count(got),
-                  (long long)count(&want));
+    ck_assert_msg(count(&want) == count(got), "%s: %s has %lld values, expected %lld", what, name,
+                  (long long)count(got), (long long)count(&want));
     for (int64_t i = 0; i < count(got); i++) off = fmax(off, fabs(at(got, i) - at(&want, i)));
-    ck_assert_msg(off <= allowed(golden, name), "%s: %s is off by %.3g, allowed %.3g", what, name, off,
-                  allowed(golden, name));
+    ck_assert_msg(off <= allowed(golden, name), "%s: %s is off by %.3g, allowed %.3g", what, name,
+                  off, allowed(golden, name));
     qwen_array_free(&want);
 }
 
@@ -100,11 +107,13 @@ static qwen *open_with(const qwen_options *opt)
     return q;
 }
 
-/* --- transformers ------------------------------------------------------------------------------------------ */
+/* --- transformers ----------------------------------------------------------------------------- */
 
 static const struct { const char *file, *goldens, *golden; } transformers[] = {
 #define DIT(f, g) { "formats/comfyui/models/diffusion_models/" f, "formats/goldens", g }
-#define QUANT(n) { "comfyquant/models/diffusion_models/qwen_image_medium_" n ".safetensors", "comfyquant/goldens", n }
+#define QUANT(n) \
+    { "comfyquant/models/diffusion_models/qwen_image_medium_" n ".safetensors", \
+      "comfyquant/goldens", n }
     { "formats/medium/transformer", "formats/goldens", "bf16" },
     DIT("qwen_image_medium_bf16.safetensors", "bf16"),
     DIT("qwen_image_medium_fp8_e4m3fn.safetensors", "fp8_e4m3fn"),
@@ -112,17 +121,24 @@ static const struct { const char *file, *goldens, *golden; } transformers[] = {
     DIT("qwen_image_medium_fp8mixed.safetensors", "fp8_comfy_quant"),
     DIT("qwen_image_medium_fp8_header.safetensors", "fp8_header"),
     DIT("qwen_image_medium_fp8_rows.safetensors", "fp8_rows"),
-    DIT("qwen-image-medium-BF16.gguf", "gguf_bf16"), DIT("qwen-image-medium-Q8_0.gguf", "gguf_q8_0"),
-    DIT("qwen-image-medium-Q4_0.gguf", "gguf_q4_0"), DIT("qwen-image-medium-Q5_1.gguf", "gguf_q5_1"),
-    DIT("qwen-image-medium-Q4_K.gguf", "gguf_q4_k"), DIT("qwen-image-medium-Q6_K.gguf", "gguf_q6_k"),
-    DIT("qwen-image-medium-Q5_K.gguf", "gguf_q5_k"), DIT("qwen-image-medium-Q2_K.gguf", "gguf_q2_k"),
-    DIT("qwen-image-medium-Q3_K.gguf", "gguf_q3_k"), DIT("qwen-image-medium-mixed.gguf", "gguf_mixed"),
-    { "formats/comfyui/models/checkpoints/qwen_image_medium_aio_fp8.safetensors", "formats/goldens", "fp8_e4m3fn" },
-    QUANT("int8_tensorwise"), QUANT("int8_convrot"), QUANT("convrot_w4a4"), QUANT("asym_w4a8_int8"), QUANT("mxfp8"),
-    QUANT("nvfp4"), QUANT("awq_w4a16"),
+    DIT("qwen-image-medium-BF16.gguf", "gguf_bf16"),
+    DIT("qwen-image-medium-Q8_0.gguf", "gguf_q8_0"),
+    DIT("qwen-image-medium-Q4_0.gguf", "gguf_q4_0"),
+    DIT("qwen-image-medium-Q5_1.gguf", "gguf_q5_1"),
+    DIT("qwen-image-medium-Q4_K.gguf", "gguf_q4_k"),
+    DIT("qwen-image-medium-Q6_K.gguf", "gguf_q6_k"),
+    DIT("qwen-image-medium-Q5_K.gguf", "gguf_q5_k"),
+    DIT("qwen-image-medium-Q2_K.gguf", "gguf_q2_k"),
+    DIT("qwen-image-medium-Q3_K.gguf", "gguf_q3_k"),
+    DIT("qwen-image-medium-mixed.gguf", "gguf_mixed"),
+    { "formats/comfyui/models/checkpoints/qwen_image_medium_aio_fp8.safetensors",
+      "formats/goldens", "fp8_e4m3fn" },
+    QUANT("int8_tensorwise"), QUANT("int8_convrot"), QUANT("convrot_w4a4"),
+    QUANT("asym_w4a8_int8"), QUANT("mxfp8"), QUANT("nvfp4"), QUANT("awq_w4a16"),
 };
 
-/* The golden input is packed, 6 x 8 tokens of 64; the function takes and gives latents [16][12][16]. */
+/* The golden input is packed, 6 x 8 tokens of 64; the function takes and gives latents
+ * [16][12][16]. */
 static void repack(const qwen_array *from, qwen_array *to, int packing)
 {
     const int64_t h = 12, w = 16;
@@ -131,14 +147,17 @@ static void repack(const qwen_array *from, qwen_array *to, int packing)
             for (int64_t x = 0; x < w; x++) {
                 const int64_t latent = (c * h + y) * w + x;
                 const int64_t token = (y / 2 * (w / 2) + x / 2) * 64 + c * 4 + y % 2 * 2 + x % 2;
-                ((float *)to->data)[packing ? token : latent] = (float)at(from, packing ? latent : token);
+                ((float *)to->data)[packing ? token : latent] =
+                    (float)at(from, packing ? latent : token);
             }
 }
 
 static qwen_array velocity(qwen *q)
 {
-    qwen_array packed = input("dit.hidden_states"), text = input("dit.encoder_hidden_states"), t = input("dit.timestep");
-    qwen_array latent = { .dtype = QWEN_F32, .rank = 3, .dim = { 16, 12, 16 } }, v = { 0 }, out = packed;
+    qwen_array packed = input("dit.hidden_states"), text = input("dit.encoder_hidden_states"),
+               t = input("dit.timestep");
+    qwen_array latent = { .dtype = QWEN_F32, .rank = 3, .dim = { 16, 12, 16 } }, v = { 0 },
+               out = packed;
     latent.data = calloc(3072, sizeof(float));
     out.data = calloc(3072, sizeof(float));
     out.dtype = QWEN_F32;
@@ -160,7 +179,8 @@ START_TEST(transformer)
     const qwen_options opt = { .size = sizeof opt, .transformer = file, .device = "ref" };
     qwen *q = open_with(&opt);
     qwen_array v = velocity(q);
-    compare(transformers[_i].file, transformers[_i].goldens, transformers[_i].golden, "dit.out", &v);
+    compare(transformers[_i].file, transformers[_i].goldens, transformers[_i].golden, "dit.out",
+            &v);
     qwen_array_free(&v);
     qwen_close(q);
 }
@@ -172,26 +192,31 @@ START_TEST(rotated_lora)
     const qwen_options opt = { .size = sizeof opt, .device = "ref", .transformer =
         testdata("comfyquant/models/diffusion_models/qwen_image_medium_int8_convrot.safetensors") };
     qwen *q = open_with(&opt);
-    ck_assert_msg(!qwen_lora(q, testdata("formats/comfyui/models/loras/comfyui_diffusion_model.safetensors"), 0.8, 0),
-                  "%s", qwen_error(q));
+    ck_assert_msg(
+        !qwen_lora(q, testdata("formats/comfyui/models/loras/comfyui_diffusion_model.safetensors"),
+                   0.8, 0),
+        "%s", qwen_error(q));
     qwen_array v = velocity(q);
-    compare("int8_convrot with a LoRA", "comfyquant/goldens", "int8_convrot", "dit.out.lora_0.8", &v);
+    compare("int8_convrot with a LoRA", "comfyquant/goldens", "int8_convrot", "dit.out.lora_0.8",
+            &v);
     qwen_array_free(&v);
     qwen_close(q);
 }
 END_TEST
 
-/* --- text and vision ------------------------------------------------------------------------------------------ */
+/* --- text and vision -------------------------------------------------------------------------- */
 
 static const struct { const char *text, *vision, *golden; } encoders[] = {
     { NULL, NULL, "bf16" },
     { "formats/comfyui/models/text_encoders/qwen_2.5_vl_medium.safetensors", NULL, "bf16" },
-    { "formats/comfyui/models/text_encoders/qwen_2.5_vl_medium_fp8_scaled.safetensors", NULL, "fp8_scaled_old" },
+    { "formats/comfyui/models/text_encoders/qwen_2.5_vl_medium_fp8_scaled.safetensors",
+      NULL, "fp8_scaled_old" },
     { "formats/comfyui/models/text_encoders/qwen2.5-vl-medium-BF16.gguf",
       "formats/comfyui/models/text_encoders/qwen2.5-vl-medium-mmproj-F16.gguf", "gguf_bf16" },
     { "formats/comfyui/models/text_encoders/qwen2.5-vl-medium-Q8_0.gguf",
       "formats/comfyui/models/text_encoders/qwen2.5-vl-medium-mmproj-Q8_0.gguf", "gguf_q8_0" },
-    { "formats/comfyui/models/checkpoints/qwen_image_medium_aio_fp8.safetensors", NULL, "fp8_scaled_old" },
+    { "formats/comfyui/models/checkpoints/qwen_image_medium_aio_fp8.safetensors",
+      NULL, "fp8_scaled_old" },
 };
 
 START_TEST(encoder)
@@ -201,9 +226,11 @@ START_TEST(encoder)
     if (encoders[_i].text) unpack(encoders[_i].text, text, sizeof text);
     if (encoders[_i].vision) unpack(encoders[_i].vision, vision, sizeof vision);
     const qwen_options opt = { .size = sizeof opt, .model = model, .device = "ref",
-        .text_encoder = encoders[_i].text ? text : NULL, .vision = encoders[_i].vision ? vision : NULL };
+        .text_encoder = encoders[_i].text ? text : NULL,
+        .vision = encoders[_i].vision ? vision : NULL };
     qwen *q = open_with(&opt);
-    qwen_array pixels = input("vision.pixels"), grid = input("vision.grid"), features = { 0 }, hidden = { 0 };
+    qwen_array pixels = input("vision.pixels"), grid = input("vision.grid"), features = { 0 },
+               hidden = { 0 };
     if (grid.rank == 1) {               /* one picture: the batch axis was its list */
         grid.rank = 2;
         grid.dim[1] = grid.dim[0];
@@ -232,9 +259,10 @@ START_TEST(encoder)
 }
 END_TEST
 
-/* --- VAE ------------------------------------------------------------------------------------------------------- */
+/* --- VAE -------------------------------------------------------------------------------------- */
 
-static const char *const vaes[] = { NULL, "formats/comfyui/models/vae/qwen_image_vae_medium.safetensors",
+static const char *const vaes[] = { NULL,
+    "formats/comfyui/models/vae/qwen_image_vae_medium.safetensors",
     "formats/comfyui/models/checkpoints/qwen_image_medium_aio_fp8.safetensors" };
 
 START_TEST(vae)
@@ -242,20 +270,23 @@ START_TEST(vae)
     char model[128], file[1200];
     medium(model, sizeof model);
     if (vaes[_i]) unpack(vaes[_i], file, sizeof file);
-    const qwen_options opt = { .size = sizeof opt, .model = model, .device = "ref", .vae = vaes[_i] ? file : NULL };
+    const qwen_options opt = { .size = sizeof opt, .model = model, .device = "ref",
+                               .vae = vaes[_i] ? file : NULL };
     qwen *q = open_with(&opt);
     qwen_array latent = input("vae.latent"), chw = input("vae.picture"), got = { 0 };
     ck_assert_msg(!qwen_decode(q, &latent, &got), "%s", qwen_error(q));
     qwen_array turned = { .dtype = QWEN_F32, .rank = 3, .dim = { 3, got.dim[0], got.dim[1] } };
     turned.data = calloc((size_t)count(&got), sizeof(float));
     const int64_t n = got.dim[0] * got.dim[1];
-    for (int64_t i = 0; i < 3 * n; i++) ((float *)turned.data)[i % 3 * n + i / 3] = (float)at(&got, i);
+    for (int64_t i = 0; i < 3 * n; i++)
+        ((float *)turned.data)[i % 3 * n + i / 3] = (float)at(&got, i);
     compare("decoder", "formats/goldens", "bf16", "vae.decoded", &turned);
     qwen_array_free(&got);
     qwen_array picture = { .dtype = QWEN_F32, .rank = 3, .dim = { chw.dim[1], chw.dim[2], 3 } };
     picture.data = calloc((size_t)count(&chw), sizeof(float));
     const int64_t m = chw.dim[1] * chw.dim[2];
-    for (int64_t i = 0; i < 3 * m; i++) ((float *)picture.data)[i % m * 3 + i / m] = (float)at(&chw, i);
+    for (int64_t i = 0; i < 3 * m; i++)
+        ((float *)picture.data)[i % m * 3 + i / m] = (float)at(&chw, i);
     ck_assert_msg(!qwen_encode(q, &picture, &got), "%s", qwen_error(q));
     json_t *config;
     char path[256];
@@ -264,8 +295,10 @@ START_TEST(vae)
     ck_assert_ptr_nonnull(config = json_load_file(path, 0, &why));
     for (int64_t i = 0; i < count(&got); i++) {         /* the golden mean is not normalised */
         const size_t c = (size_t)(i / (got.dim[1] * got.dim[2]));
-        const double mean = json_number_value(json_array_get(json_object_get(config, "latents_mean"), c));
-        const double std = json_number_value(json_array_get(json_object_get(config, "latents_std"), c));
+        const double mean =
+            json_number_value(json_array_get(json_object_get(config, "latents_mean"), c));
+        const double std =
+            json_number_value(json_array_get(json_object_get(config, "latents_std"), c));
         ((float *)got.data)[i] = (float)(at(&got, i) * std + mean);
     }
     compare("encoder", "formats/goldens", "bf16", "vae.mean", &got);
@@ -279,13 +312,13 @@ START_TEST(vae)
 }
 END_TEST
 
-/* --- one model, two layouts, one picture -------------------------------------------------------------------- */
+/* --- one model, two layouts, one picture ------------------------------------------------------ */
 
 static qwen_array draw(const qwen_options *opt)
 {
     qwen *q = open_with(opt);
-    const qwen_request req = { .size = sizeof req, .prompt = "a cat", .negative = " ", .guidance = 3, .steps = 2,
-                               .width = 64, .height = 48, .seed = 7 };
+    const qwen_request req = { .size = sizeof req, .prompt = "a cat", .negative = " ",
+                               .guidance = 3, .steps = 2, .width = 64, .height = 48, .seed = 7 };
     qwen_result res = { .size = sizeof res };
     ck_assert_msg(!qwen_generate(q, &req, &res), "%s", qwen_error(q));
     qwen_array a = res.image[0];
@@ -303,7 +336,8 @@ START_TEST(same_picture)
     unpack(encoders[1].text, text, sizeof text);
     const qwen_options directory = { .size = sizeof directory, .model = model, .device = "ref" };
     const qwen_options pieces = { .size = sizeof pieces, .model = model, .device = "ref",
-        .transformer = testdata("formats/comfyui/models/diffusion_models/qwen_image_medium_bf16.safetensors"),
+        .transformer =
+            testdata("formats/comfyui/models/diffusion_models/qwen_image_medium_bf16.safetensors"),
         .text_encoder = text, .vae = testdata(vaes[1]) };
     qwen_array a = draw(&directory), b = draw(&pieces);
     ck_assert_int_eq(count(&a), count(&b));
@@ -318,7 +352,8 @@ int main(void)
     json_error_t why;
     char command[128];
     strcpy(folder, "/tmp/qwlayoutsXXXXXX");
-    if (!mkdtemp(folder) || !(errors = json_load_file(testdata("formats/goldens/f32_error.json"), 0, &why))) {
+    if (!mkdtemp(folder) ||
+        !(errors = json_load_file(testdata("formats/goldens/f32_error.json"), 0, &why))) {
         perror("check_layouts");
         return 99;
     }

@@ -36,8 +36,8 @@ void *__wrap_realloc(void *p, size_t n) { return fails() ? NULL : __real_realloc
 char *__wrap_strdup(const char *s) { return fails() ? NULL : __real_strdup(s); }
 char *__wrap_strndup(const char *s, size_t n) { return fails() ? NULL : __real_strndup(s, n); }
 
-/* Jansson's own allocations.  It does not tell running out of memory from bad syntax, and goes on after
- * some, so that when one of these fails only a crash, a leak or an endless loop is wrong. */
+/* Jansson's own allocations.  It does not tell running out of memory from bad syntax, and goes on
+ * after some, so that when one of these fails only a crash, a leak or an endless loop is wrong. */
 static int in_jansson, jansson_failed;
 
 static void *jansson_malloc(size_t n)
@@ -50,7 +50,8 @@ static void *jansson_malloc(size_t n)
 
 typedef int (*attempt)(const char *path);       /* opens and closes; the status */
 
-/* Fails allocation 1, 2, 3 ... and, past the first 300, ever larger strides; with and without Jansson's. */
+/* Fails allocation 1, 2, 3 ... and, past the first 300, ever larger strides; with and without
+ * Jansson's. */
 static void sweep(attempt open, const char *path)
 {
     for (in_jansson = 0; in_jansson < 2; in_jansson++) {
@@ -66,8 +67,9 @@ static void sweep(attempt open, const char *path)
             const int never = countdown > 0;        /* so many were not asked for this time */
             countdown = 0;                          /* Check allocates too */
             ck_assert_msg(status == QWEN_ENOMEM || jansson_failed || (status == QWEN_OK && never),
-                          "%s: allocation %ld of %ld%s fails and the answer is %d (%s)", path, k, total,
-                          jansson_failed ? " (Jansson's)" : "", status, qwen_strerror(status));
+                          "%s: allocation %ld of %ld%s fails and the answer is %d (%s)", path, k,
+                          total, jansson_failed ? " (Jansson's)" : "", status,
+                          qwen_strerror(status));
         }
     }
     countdown = 0;
@@ -184,22 +186,36 @@ START_TEST(drawing)
 }
 END_TEST
 
-START_TEST(safetensors) { sweep(open_store, testdata("tiny/vae/diffusion_pytorch_model.safetensors")); }
+START_TEST(safetensors)
+{
+    sweep(open_store, testdata("tiny/vae/diffusion_pytorch_model.safetensors"));
+}
 END_TEST
 START_TEST(shards) { sweep(open_store, testdata("tiny/transformer")); }
 END_TEST
-START_TEST(wan_vae) { sweep(open_store, testdata("formats/comfyui/models/vae/qwen_image_vae_medium.safetensors")); }
+START_TEST(wan_vae)
+{
+    sweep(open_store, testdata("formats/comfyui/models/vae/qwen_image_vae_medium.safetensors"));
+}
 END_TEST
-START_TEST(gguf) { sweep(open_store, testdata("formats/comfyui/models/diffusion_models/qwen-image-medium-mixed.gguf")); }
+START_TEST(gguf)
+{
+    sweep(open_store,
+          testdata("formats/comfyui/models/diffusion_models/qwen-image-medium-mixed.gguf"));
+}
 END_TEST
 START_TEST(weights) { sweep(open_transformer, testdata("formats/medium/transformer")); }
 END_TEST
 START_TEST(quantised)
 {
-    sweep(open_transformer, testdata("comfyquant/models/diffusion_models/qwen_image_medium_asym_w4a8_int8.safetensors"));
+    sweep(open_transformer, testdata(
+        "comfyquant/models/diffusion_models/qwen_image_medium_asym_w4a8_int8.safetensors"));
 }
 END_TEST
-START_TEST(lora) { sweep(open_lora, testdata("formats/comfyui/models/loras/kohya_lora_unet.safetensors")); }
+START_TEST(lora)
+{
+    sweep(open_lora, testdata("formats/comfyui/models/loras/kohya_lora_unet.safetensors"));
+}
 END_TEST
 START_TEST(tokenizer) { sweep(open_tokenizer, testdata("tiny/tokenizer")); }
 END_TEST

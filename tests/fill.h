@@ -9,8 +9,10 @@ qw_random qw_random_of(uint64_t seed, uint64_t stream);
 uint64_t  qw_next(qw_random *r);
 uint64_t  qw_below(qw_random *r, uint64_t n);           /* 0 .. n-1 */
 double    qw_uniform(qw_random *r);                     /* 0 <= u < 1 */
-double    qw_gauss(qw_random *r);                       /* sum of twelve uniforms: no libm, so the same bits */
+/* sum of twelve uniforms: no libm, so the same bits */
+double    qw_gauss(qw_random *r);
 
-/* The argument struct with shapes, strides and made-up addresses, key ranges; no data.  0 or QWEN_*. */
+/* The argument struct with shapes, strides and made-up addresses, key ranges; no data.  0 or
+ * QWEN_*. */
 int qw_material_shape(qw_material *m, const qw_case *c, qw_dtype wide);
 #endif

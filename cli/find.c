@@ -434,7 +434,8 @@ static char *label_of(const char *name)
     char *trimmed = format_text("%.*s", (int)n, name);
     char *label =
         trimmed
-            ? format_text("%s", is_id(trimmed) && !path_exists(trimmed) ? trimmed : base_name(trimmed))
+            ? format_text("%s", is_id(trimmed) && !path_exists(trimmed) ? trimmed
+                                                                        : base_name(trimmed))
             : NULL;
     free(trimmed);
     return label;

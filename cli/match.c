@@ -387,7 +387,8 @@ int name_distance(const char *listed, const char *typed)
             const int d = edit_distance(model_wanted, model);
             far = d <= 2 && d + 10 < far ? d + 10 : far;
         }
-        char *letters = letters_of(base_name(plain)), *typed_letters = letters_of(base_name(wanted));
+        char *letters = letters_of(base_name(plain));
+        char *typed_letters = letters_of(base_name(wanted));
         if (far && letters && typed_letters && strlen(typed_letters) >= 4) {
             const int d = edit_distance(typed_letters, letters);
             far = d <= 2 && d + 10 < far ? d + 10 : far;

@@ -157,7 +157,8 @@ static const row rows[] = {
       "relative difference (pictures: levels) that is none (default 0)" },
     { FOR_TOKENIZE, 0, "jsonl", FLAG, AT(jsonl), NULL, 0, 0,
       "lines {\"text\": ...} in, {\"ids\": [...]} out" },
-    { FOR_MODELS, 0, "names", FLAG, AT(names), NULL, 0, 0, "the names alone, opening no file that --kind does not ask for" },
+    { FOR_MODELS, 0, "names", FLAG, AT(names), NULL, 0, 0,
+      "the names alone, opening no file that --kind does not ask for" },
     { FOR_MODELS, 0, "kind", CHOICE, AT(kind),
       "model|transformer|text-encoder|vision|vae|controlnet|lora|tokenizer", 0, 0,
       "only what that option takes" },
@@ -371,6 +372,7 @@ static int set_size(const row *r, const char *value, int *size)
 static int set_extend(const row *r, const char *value, int *extend)
 {
     static const char *const side[] = { "left", "right", "top", "bottom" };
+    static const char sides[] = "left=N,right=N,top=N,bottom=N (some of them, each once)";
     const char *at = value;
     int seen = 0;
     while (*at) {
@@ -381,13 +383,13 @@ static int set_extend(const row *r, const char *value, int *extend)
         if (k == 4 || at[strlen(side[k])] != '=' || seen & 1 << k ||
             !read_integer(at + strlen(side[k]) + 1, &n, &at) || n < 0 || (double)n > r->hi ||
             (*at && *at != ','))
-            return expected(r, "left=N,right=N,top=N,bottom=N (some of them, each once)", value);
+            return expected(r, sides, value);
         extend[k] = (int)n;
         seen |= 1 << k;
         if (*at == ',')
             at++;
     }
-    return seen ? CODE_DONE : expected(r, "left=N,right=N,top=N,bottom=N (some of them, each once)", value);
+    return seen ? CODE_DONE : expected(r, sides, value);
 }
 
 static int set_choice(const row *r, const char *value, const char **out)

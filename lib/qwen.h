@@ -138,7 +138,8 @@ typedef struct qwen_result {            /* what was drawn, and everything needed
     qwen_array  mask;
 } qwen_result;
 
-/* A picture that is given, and the sizes that it gets: nothing is cropped, only resized. */
+/* A picture that is given, and the sizes that it gets: nothing is cropped, only resized (but for an
+ * Edit's reference with like "comfyui", which loses up to 7 pixels as there). */
 typedef struct qwen_geometry {
     size_t      size;
     const char *role;                   /* "input", "mask", "control" */

@@ -66,7 +66,8 @@ static int map(qw_file *f, int fd, qw_error *err)
         return qw_fail(err, QWEN_EIO, "%s cannot be mapped: %s", f->path, strerror(errno));
     f->map = p;
     f->bytes = (size_t)st.st_size;
-    posix_madvise(p, f->bytes, POSIX_MADV_RANDOM);      /* headers, norms, biases: small and far apart */
+    /* Headers, norms and biases are small and far apart. */
+    posix_madvise(p, f->bytes, POSIX_MADV_RANDOM);
     return QWEN_OK;
 }
 

@@ -285,6 +285,15 @@ static int check_memory(qw_job *j)
                    j->height, need / 1e9, qw_device_name(q, q->dev), have / 1e9);
 }
 
+static int no_sampler(qwen *q, const char *name)
+{
+    char list[400] = "";
+    const char *s;
+    for (int i = 0; (s = qw_sampler_name(i)); i++)
+        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? ", " : "", s);
+    return qw_fail(&q->error, QWEN_EARG, "there is no sampler %s (%s)", name, list);
+}
+
 static int decide_numbers(qw_job *j)
 {
     const qwen_request *r = j->req;
@@ -307,8 +316,7 @@ static int decide_numbers(qw_job *j)
     if (r->tiling && strcmp(r->tiling, "reference"))
         return qw_fail(&q->error, QWEN_EARG, "tiling \"%s\" is not reference", r->tiling);
     if (!qw_sampler_known(r->sampler ? r->sampler : "euler"))
-        return qw_fail(&q->error, QWEN_EARG, "there is no sampler %s (%s)", r->sampler,
-                       qw_sampler_names());
+        return no_sampler(q, r->sampler);
     const int raw = r->schedule && !strcmp(r->schedule, "raw");
     if (r->n_sigmas && r->steps && !raw && r->steps != r->n_sigmas)
         return qw_fail(&q->error, QWEN_EARG, "steps is %d, but %d sigmas are given", r->steps,

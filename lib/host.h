@@ -99,7 +99,7 @@ typedef struct qw_sampler {             /* the model as the sampler sees it */
 int  qw_sample(const char *name, const qw_sampler *s, const float *sigma, int steps, double *x,
                int64_t count, qw_error *err);
 int  qw_sampler_known(const char *name);
-const char *qw_sampler_names(void);     /* with commas */
+const char *qw_sampler_name(int i);     /* NULL past the last */
 
 /* --- image.c: pictures and latents ------------------------------------------------------------ */
 typedef enum qw_filter { QW_BICUBIC, QW_LANCZOS } qw_filter;

@@ -113,12 +113,8 @@ static int keep_net(report *r, qwen *q, int status)
 /* The tower lies in the text encoder's files, or nowhere. */
 static int wants_vision(const qwen *q)
 {
-    const qw_entry *e;
-    for (int64_t i = 0; (e = qw_store_entry(q->text_files.store, i)); i++)
-        if (!strncmp(e->name, "visual.", 7))
-            return 1;
-    return q->variant == QW_EDIT || q->variant == QW_EDIT_2509 || q->variant == QW_EDIT_2511 ||
-           q->edit_class;
+    return qw_has_tower(q->text_files.store) || q->variant == QW_EDIT ||
+           q->variant == QW_EDIT_2509 || q->variant == QW_EDIT_2511 || q->edit_class;
 }
 
 /* Loads every net that there are files for. */

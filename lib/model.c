@@ -326,12 +326,9 @@ static int open_dit(qwen *q)
 static int is_language_model(qwen *q)
 {
     const qw_component *c = &q->text_files;
-    if (q->opt.vision || qw_store_metadata(c->store, "general.architecture"))
+    if (q->opt.vision || qw_has_tower(c->store) ||
+        qw_store_metadata(c->store, "general.architecture"))
         return 0;
-    const qw_entry *e;
-    for (int64_t i = 0; (e = qw_store_entry(c->store, i)); i++)
-        if (!strncmp(e->name, "visual.", 7))
-            return 0;
     json_t *json = NULL;
     char *config = qw_config_beside(c->path, &q->error);
     if (!q->error.status)

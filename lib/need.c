@@ -130,7 +130,7 @@ static int find_mmproj(qwen *q)
 }
 
 /* Any of its tensors: one that is missing is said when it is loaded. */
-static int has_tower(const qw_store *s)
+int qw_has_tower(const qw_store *s)
 {
     const qw_entry *e;
     for (int64_t i = 0; (e = qw_store_entry(s, i)); i++)
@@ -157,7 +157,7 @@ static int vision_store(qwen *q)
     qw_component *c = &q->vision_files;
     if (c->store)
         return QWEN_OK;
-    if (q->text_files.store && has_tower(q->text_files.store)) {
+    if (q->text_files.store && qw_has_tower(q->text_files.store)) {
         c->store = q->text_files.store;
         c->borrowed = 1;
         c->file_bytes = qw_part_bytes(c->store, 1);

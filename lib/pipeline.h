@@ -109,6 +109,7 @@ int  qw_name_has(const char *path, const char *word);
 const char *qw_recommended_negative(const qwen *q);
 /* nonzero: its name says so, and the defaults are set */
 int  qw_distilled(qwen *q, const char *path);
+int  qw_has_tower(const qw_store *s);           /* any tensor of a vision tower */
 int  qw_open_vision(qwen *q);                   /* the file of options.vision, if there is one */
 int  qw_is_directory(const char *path);
 int  qw_no_memory(qwen *q);

@@ -415,10 +415,9 @@ int qw_sampler_known(const char *name)
     return find(name) != NULL;
 }
 
-const char *qw_sampler_names(void)
+const char *qw_sampler_name(int i)
 {
-    return "euler, heun, dpm_2, dpmpp_2m, res_multistep, ipndm, lms, gradient_estimation, "
-           "uni_pc, uni_pc_bh2, euler_ancestral, lcm";
+    return i >= 0 && (size_t)i < sizeof samplers / sizeof *samplers ? samplers[i].name : NULL;
 }
 
 static int run_steps(walk *w, const struct entry *e)

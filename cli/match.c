@@ -356,7 +356,7 @@ static char *letters_of(const char *form)
 {
     char *out = malloc(strlen(form) + 1);
     size_t k = 0, n;
-    int q;
+    int q = 0;
     for (; out && (n = next_word(&form)); form += n)
         if (!precision_word(form, n, &q)) {
             memcpy(out + k, form, n);

@@ -28,18 +28,15 @@ static char *demo_beside(void)
                                           "../../data/demo", "data/demo" };
     char self[4096];
     const ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
-    if (n <= 0)
-        return NULL;
+    if (n <= 0) return NULL;
     self[n] = 0;
     char *slash = strrchr(self, '/');
-    if (slash)
-        *slash = 0;
+    if (slash) *slash = 0;
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
         char *path = path_join(self, places[i]);
         char *real = path ? realpath(path, NULL) : NULL;
         free(path);
-        if (real)
-            return real;
+        if (real) return real;
     }
     return NULL;
 }
@@ -48,11 +45,9 @@ char *find_demo(void)
 {
     const char *set = getenv("QWEN_DATADIR");
     char *path = path_join(set && *set ? set : QWEN_DATADIR, "demo");
-    if (!path || path_exists(path) || (set && *set))
-        return path;
+    if (!path || path_exists(path) || (set && *set)) return path;
     char *beside = demo_beside();
-    if (!beside)
-        return path;
+    if (!beside) return path;
     free(path);
     return beside;
 }
@@ -64,12 +59,9 @@ char *find_cache(void)
     const char *hub = getenv("HF_HUB_CACHE"), *home = getenv("HF_HOME"),
                *xdg = getenv("XDG_CACHE_HOME");
     const char *user = getenv("HOME");
-    if (hub && *hub)
-        return format_text("%s", hub);
-    if (home && *home)
-        return path_join(home, "hub");
-    if (xdg && *xdg)
-        return path_join(xdg, "huggingface/hub");
+    if (hub && *hub) return format_text("%s", hub);
+    if (home && *home) return path_join(home, "hub");
+    if (xdg && *xdg) return path_join(xdg, "huggingface/hub");
     return path_join(user && *user ? user : ".", ".cache/huggingface/hub");
 }
 
@@ -78,11 +70,9 @@ int is_id(const char *name)
 {
     const char *slash = strchr(name, '/'), *at = strchr(name, '@');
     const size_t n = at ? (size_t)(at - name) : strlen(name);
-    if (!slash || slash == name || (at && at < slash) || (at && !at[1]) || name[0] == '.')
-        return 0;
+    if (!slash || slash == name || (at && at < slash) || (at && !at[1]) || name[0] == '.') return 0;
     for (size_t i = 0; i < n; i++)
-        if (!isalnum((unsigned char)name[i]) && !strchr("-_./", name[i]))
-            return 0;
+        if (!isalnum((unsigned char)name[i]) && !strchr("-_./", name[i])) return 0;
     return slash + 1 < name + n && !memchr(slash + 1, '/', n - (size_t)(slash + 1 - name));
 }
 
@@ -92,8 +82,7 @@ static char *first_line(const char *path)
     char line[256] = "";
     FILE *f = fopen(path, "r");
     const int got = f && fgets(line, sizeof line, f);
-    if (f)
-        fclose(f);
+    if (f) fclose(f);
     line[strcspn(line, " \t\r\n")] = 0;
     return got && *line && !strchr(line, '/') && line[0] != '.' ? format_text("%s", line) : NULL;
 }
@@ -109,13 +98,14 @@ static char *any_snapshot(const char *snapshots)
     DIR *d = opendir(snapshots);
     char *best = NULL;
     int best_whole = 0;
-    for (struct dirent *e; d && (e = readdir(d)); ) {
+    for (struct dirent *e; d && (e = readdir(d));) {
         char *path = e->d_name[0] == '.' ? NULL : path_join(snapshots, e->d_name);
         char *index = path ? path_join(path, "model_index.json") : NULL;
         const int whole = index && path_exists(index);
         free(index);
-        if (path && path_is_directory(path) && (!best || whole > best_whole ||
-                                           (whole == best_whole && by_name(&path, &best) < 0))) {
+        if (path && path_is_directory(path)
+            && (!best || whole > best_whole
+                || (whole == best_whole && by_name(&path, &best) < 0))) {
             free(best);
             best = path;
             best_whole = whole;
@@ -123,8 +113,7 @@ static char *any_snapshot(const char *snapshots)
             free(path);
         }
     }
-    if (d)
-        closedir(d);
+    if (d) closedir(d);
     return best;
 }
 
@@ -152,7 +141,7 @@ int find_id(const char *id, char **path, char **where)
         ;
     else if (!path_is_directory(folder))
         not_there(where, format_text("%s is no directory", folder));
-    else if (!commit && at) {           /* the revision itself may be the commit */
+    else if (!commit && at) { /* the revision itself may be the commit */
         *path = strchr(revision, '/') ? NULL : path_join(snapshots, revision);
         if (!*path || !path_is_directory(*path))
             not_there(where, format_text("%s has neither refs/%s nor snapshots/%s", folder,
@@ -160,17 +149,17 @@ int find_id(const char *id, char **path, char **where)
     } else if (!commit) {
         *path = path_exists(ref) ? NULL : any_snapshot(snapshots);
         if (!*path)
-            not_there(where, format_text(path_exists(ref) ? "%s holds no commit"
-                                                     : "%s is missing, and there is no snapshot",
-                                         ref));
+            not_there(where,
+                      format_text(path_exists(ref) ? "%s holds no commit"
+                                                   : "%s is missing, and there is no snapshot",
+                                  ref));
     } else {
         *path = path_join(snapshots, commit);
         if (*path && !path_is_directory(*path))
             not_there(where,
                       format_text("%s names %s, but %s is no directory", ref, commit, *path));
     }
-    if (*path && !*where)
-        result = 0;
+    if (*path && !*where) result = 0;
     if (result) {
         free(*path);
         *path = NULL;

@@ -10,7 +10,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
-static const struct { const char *directory, *type; } folders[] = {
+static const struct {
+    const char *directory, *type;
+} folders[] = {
     { "unet", "diffusion_models" },
     { "diffusion_models", "diffusion_models" },
     { "text_encoders", "text_encoders" },
@@ -32,8 +34,7 @@ const char *type_folder(int i)
 const char *type_named(const char *name)
 {
     for (size_t i = 0; i < sizeof folders / sizeof *folders; i++)
-        if (!strcmp(folders[i].directory, name))
-            return folders[i].type;
+        if (!strcmp(folders[i].directory, name)) return folders[i].type;
     return NULL;
 }
 
@@ -46,15 +47,12 @@ static int add(walk *w, const char *name, const char *path, const char *type, ui
     int shadowed = 0;
     for (size_t i = 0; i < c->n && !shadowed; i++) {
         shadowed = !strcmp(c->entry[i].folder, type) && !strcmp(c->entry[i].name, name);
-        if (shadowed && c->entry[i].place == w->place)
-            return CODE_DONE;
+        if (shadowed && c->entry[i].place == w->place) return CODE_DONE;
     }
-    if (c->n >= MOST_ENTRIES)
-        return CODE_DONE;
-    if (!(c->n & (c->n - 1))) {         /* room for a power of two */
+    if (c->n >= MOST_ENTRIES) return CODE_DONE;
+    if (!(c->n & (c->n - 1))) { /* room for a power of two */
         model_entry *more = realloc(c->entry, (c->n ? 2 * c->n : 1) * sizeof *more);
-        if (!more)
-            return no_memory();
+        if (!more) return no_memory();
         c->entry = more;
     }
     model_entry *e = &c->entry[c->n];
@@ -93,8 +91,7 @@ static int by_name(const void *a, const void *b)
 
 void listing_free(listing *l)
 {
-    for (size_t i = 0; i < l->n; i++)
-        free(l->name[i]);
+    for (size_t i = 0; i < l->n; i++) free(l->name[i]);
     free(l->name);
     *l = (listing){ 0 };
 }
@@ -104,21 +101,16 @@ int listing_make(listing *l, const char *path)
     DIR *d = opendir(path);
     int failed = 0;
     *l = (listing){ 0 };
-    for (struct dirent *e; d && !failed && l->n < MOST_ENTRIES && (e = readdir(d)); ) {
-        if (e->d_name[0] == '.')
-            continue;
+    for (struct dirent *e; d && !failed && l->n < MOST_ENTRIES && (e = readdir(d));) {
+        if (e->d_name[0] == '.') continue;
         char **more = realloc(l->name, (l->n + 1) * sizeof *more);
-        if (more)
-            l->name = more;
+        if (more) l->name = more;
         failed = !more || !(l->name[l->n] = format_text("%s", e->d_name));
         l->n += !failed;
     }
-    if (d)
-        closedir(d);
-    if (l->name)
-        qsort(l->name, l->n, sizeof *l->name, by_name);
-    if (!failed)
-        return CODE_DONE;
+    if (d) closedir(d);
+    if (l->name) qsort(l->name, l->n, sizeof *l->name, by_name);
+    if (!failed) return CODE_DONE;
     listing_free(l);
     return no_memory();
 }
@@ -133,8 +125,7 @@ static int enter(chain *here, const struct stat *st, const chain *above)
 {
     *here = (chain){ .device = st->st_dev, .inode = st->st_ino, .above = above };
     for (const chain *a = above; a; a = a->above)
-        if (a->device == st->st_dev && a->inode == st->st_ino)
-            return 1;
+        if (a->device == st->st_dev && a->inode == st->st_ino) return 1;
     return 0;
 }
 
@@ -146,10 +137,10 @@ static int index_whole(const char *directory, const char *name)
     json_t *map = json_object_get(index, "weight_map"), *shard;
     int whole = json_is_object(map);
     const char *key, *last = NULL;
-    json_object_foreach(map, key, shard) {
+    json_object_foreach(map, key, shard)
+    {
         const char *file = json_string_value(shard);
-        if (!file || (last && !strcmp(last, file)))
-            continue;
+        if (!file || (last && !strcmp(last, file))) continue;
         char *at = path_join(directory, file);
         whole &= at && path_exists(at);
         free(at);
@@ -165,16 +156,13 @@ static uint64_t tree_bytes(const char *path, const chain *above, int depth, int 
 {
     listing l;
     uint64_t bytes = 0;
-    if (depth > MOST_DEPTH || listing_make(&l, path))
-        return 0;
+    if (depth > MOST_DEPTH || listing_make(&l, path)) return 0;
     for (size_t i = 0; i < l.n; i++) {
         struct stat st;
         chain here;
         char *inside = path_join(path, l.name[i]);
-        if (inside && stat(inside, &st))
-            *broken = 1;
-        else if (inside && !S_ISDIR(st.st_mode))
-            bytes += (uint64_t)st.st_size;
+        if (inside && stat(inside, &st)) *broken = 1;
+        else if (inside && !S_ISDIR(st.st_mode)) bytes += (uint64_t)st.st_size;
         else if (inside && !enter(&here, &st, above))
             bytes += tree_bytes(inside, &here, depth + 1, broken);
         if (ends_with(l.name[i], ".safetensors.index.json"))
@@ -206,15 +194,18 @@ int walk_model(walk *w, const char *name, const char *path, int *is)
     char *index = path_join(path, "model_index.json");
     *is = index && !lstat(index, &st) && !stat(path, &st) && !enter(&here, &st, NULL);
     free(index);
-    if (!*is)
-        return CODE_DONE;
+    if (!*is) return CODE_DONE;
     const uint64_t bytes = tree_bytes(path, &here, 0, &broken);
     return add(w, name, path, "diffusers", bytes, broken || parts_missing(path));
 }
 
 /* --- sets of files ---------------------------------------------------------------------------- */
 
-typedef struct set { size_t stem; int parts, found; uint64_t bytes; } set;
+typedef struct set {
+    size_t stem;
+    int parts, found;
+    uint64_t bytes;
+} set;
 
 /* The set that the file `at` of a sorted listing begins; 0 if it belongs to one that began before
  * it, or to none. */
@@ -228,11 +219,10 @@ static int set_begins(const listing *l, const char *directory, size_t at, set *o
         int other, of;
         struct stat st;
         const size_t n = name_part(l->name[i], &other, &of);
-        if (n != out->stem || of != parts || strncmp(l->name[i], first, n) ||
-            strcmp(l->name[i] + name_stem(l->name[i]), extension))
+        if (n != out->stem || of != parts || strncmp(l->name[i], first, n)
+            || strcmp(l->name[i] + name_stem(l->name[i]), extension))
             continue;
-        if (i < at)
-            return 0;
+        if (i < at) return 0;
         char *path = path_join(directory, l->name[i]);
         if (path && !stat(path, &st)) {
             out->found++;
@@ -259,10 +249,9 @@ static int add_set(walk *w, const listing *l, const char *directory, const char 
     const int indexed = index && listing_has(l, index);
     const int gguf = is_gguf(first);
     char *path = path_join(directory, indexed ? index : first);
-    const int code = index && name && path
-                         ? add(w, name, path, type, s->bytes,
-                               s->found < s->parts || (!gguf && !indexed))
-                         : no_memory();
+    const int code = index && name && path ? add(w, name, path, type, s->bytes,
+                                                 s->found < s->parts || (!gguf && !indexed))
+                                           : no_memory();
     free(index);
     free(name);
     free(path);
@@ -275,8 +264,7 @@ static const char *only_index(const listing *l)
     const char *index = NULL;
     for (size_t i = 0; i < l->n; i++)
         if (ends_with(l->name[i], ".safetensors.index.json")) {
-            if (index)
-                return NULL;
+            if (index) return NULL;
             index = l->name[i];
         }
     return index;
@@ -289,13 +277,11 @@ static int add_component(walk *w, const listing *l, const char *path, const char
     uint64_t bytes = 0;
     const char *index = only_index(l);
     *is = index && *before;
-    if (!*is)
-        return CODE_DONE;
+    if (!*is) return CODE_DONE;
     for (size_t i = 0; i < l->n; i++) {
         struct stat st;
         char *inside = part_of_set(l->name[i]) ? path_join(path, l->name[i]) : NULL;
-        if (inside && !stat(inside, &st))
-            bytes += (uint64_t)st.st_size;
+        if (inside && !stat(inside, &st)) bytes += (uint64_t)st.st_size;
         free(inside);
     }
     char *name = format_text("%.*s", (int)strlen(before) - 1, before);
@@ -319,16 +305,16 @@ static int scan_name(walk *w, const char *path, const char *name, const char *be
     int is = 0, code = CODE_DONE;
     char *inside = path_join(path, name), *full = format_text("%s%s", before, name);
     char *below = format_text("%s%s/", before, name);
-    if (!inside || !full || !below)
-        code = no_memory();
-    else if (stat(inside, &st))         /* a link whose file is gone */
+    if (!inside || !full || !below) code = no_memory();
+    else if (stat(inside, &st)) /* a link whose file is gone */
         code = is_model_file(name) && !lstat(inside, &st) && S_ISLNK(st.st_mode)
-                   ? add(w, full, inside, type, 0, 1) : CODE_DONE;
+                   ? add(w, full, inside, type, 0, 1)
+                   : CODE_DONE;
     else if (S_ISREG(st.st_mode) && is_model_file(name))
         code = add(w, full, inside, type, (uint64_t)st.st_size, 0);
-    else if (S_ISDIR(st.st_mode) && !enter(&deeper, &st, here) &&
-             !(code = walk_model(w, full, inside, &is)) && !is &&
-             (*type || depth || !type_named(name)))
+    else if (S_ISDIR(st.st_mode) && !enter(&deeper, &st, here)
+             && !(code = walk_model(w, full, inside, &is)) && !is
+             && (*type || depth || !type_named(name)))
         code = scan(w, inside, below, !*type && type_named(name) ? type_named(name) : type,
                     depth - 1, &deeper);
     free(inside);
@@ -343,8 +329,7 @@ static int scan(walk *w, const char *path, const char *before, const char *type,
 {
     listing l;
     int component = 0, code = listing_make(&l, path);
-    if (!code)
-        code = add_component(w, &l, path, before, type, &component);
+    if (!code) code = add_component(w, &l, path, before, type, &component);
     for (size_t i = 0; i < l.n && !code && depth >= 0; i++) {
         set s;
         if (!part_of_set(l.name[i]))
@@ -364,11 +349,10 @@ int walk_directory(walk *w, const char *path, const char *before, const char *ty
     char *up = format_text("%s", path);
     int n = 0;
     /* from the directory itself to the root: a link to any of them is a loop */
-    while (up && n < MOST_ABOVE && !stat(up, &st) && S_ISDIR(st.st_mode) &&
-           !(n && above[n - 1].device == st.st_dev && above[n - 1].inode == st.st_ino)) {
+    while (up && n < MOST_ABOVE && !stat(up, &st) && S_ISDIR(st.st_mode)
+           && !(n && above[n - 1].device == st.st_dev && above[n - 1].inode == st.st_ino)) {
         above[n] = (chain){ .device = st.st_dev, .inode = st.st_ino };
-        if (n)
-            above[n - 1].above = &above[n];
+        if (n) above[n - 1].above = &above[n];
         n++;
         char *more = path_join(up, "..");
         free(up);
@@ -382,11 +366,10 @@ int walk_directory(walk *w, const char *path, const char *before, const char *ty
 int walk_first(walk *w, const char *path, const char *type)
 {
     struct stat st;
-    if (stat(path, &st))
-        return 0;
+    if (stat(path, &st)) return 0;
     for (size_t i = 0; i < w->n_seen; i++)
-        if (w->seen[i].device == st.st_dev && w->seen[i].inode == st.st_ino &&
-            !strcmp(w->seen[i].type, type))
+        if (w->seen[i].device == st.st_dev && w->seen[i].inode == st.st_ino
+            && !strcmp(w->seen[i].type, type))
             return 0;
     void *more = realloc(w->seen, (w->n_seen + 1) * sizeof *w->seen);
     if (!more) {

@@ -7,82 +7,100 @@
 /* --- catalog.c, places.c: what is listed ------------------------------------------------------ */
 
 /* A directory on the way from the root of a search, so that a loop of links is seen. */
-typedef struct chain { dev_t device; ino_t inode; const struct chain *above; } chain;
+typedef struct chain {
+    dev_t device;
+    ino_t inode;
+    const struct chain *above;
+} chain;
 
 /* A search through the places.  Everything that is found below one place (a ComfyUI folder with
  * what its YAML adds, a cached repository, a directory) has that place's number. */
 typedef struct walk {
-    catalog        *c;
+    catalog *c;
     const settings *s;
-    int             place;
-    struct { dev_t device; ino_t inode; const char *type; } *seen;  /* what was searched already */
-    size_t          n_seen;
+    int place;
+    struct {
+        dev_t device;
+        ino_t inode;
+        const char *type;
+    } * seen; /* what was searched already */
+    size_t n_seen;
 } walk;
 
-const char *type_named(const char *directory);     /* ComfyUI's type of a folder, or NULL */
-const char *type_folder(int i);         /* ComfyUI's folders, in order; NULL after the last */
+const char *type_named(const char *directory); /* ComfyUI's type of a folder, or NULL */
+const char *type_folder(int i); /* ComfyUI's folders, in order; NULL after the last */
 /* The names in a directory, sorted, without those that begin with a dot.  A directory that cannot
  * be read is empty. */
-typedef struct listing { char **name; size_t n; } listing;
-int  listing_make(listing *l, const char *path);
+typedef struct listing {
+    char **name;
+    size_t n;
+} listing;
+int listing_make(listing *l, const char *path);
 void listing_free(listing *l);
 /* The type a YAML file or a folder is searched as, for the first time?  -1: no memory, and said. */
-int  walk_first(walk *w, const char *path, const char *type);
+int walk_first(walk *w, const char *path, const char *type);
 /* Files, sets and model directories below path; names begin with `before`. */
-int  walk_directory(walk *w, const char *path, const char *before, const char *type, int depth);
+int walk_directory(walk *w, const char *path, const char *before, const char *type, int depth);
 /* A directory with model_index.json: one entry.  *is: it was one. */
-int  walk_model(walk *w, const char *name, const char *path, int *is);
+int walk_model(walk *w, const char *name, const char *path, int *is);
 enum { MOST_ENTRIES = 100000, MOST_DEPTH = 8 };
 
-int  catalog_demo(catalog *c, const settings *s);  /* adds the demo */
+int catalog_demo(catalog *c, const settings *s); /* adds the demo */
 /* The place of a file (or a component's directory), whose pieces come first.  One that no place
  * lists adds the ComfyUI folder or the model directory that it lies in; else the other files of its
  * directory, which come last (*place 0). */
-int  catalog_beside(catalog *c, const settings *s, const char *path, int *place);
+int catalog_beside(catalog *c, const settings *s, const char *path, int *place);
 
 /* --- find.c ----------------------------------------------------------------------------------- */
 
 /* Can an entry be what that option takes?  strictly: nothing else, so that it may be offered. */
-int  entry_serves(const model_entry *e, const char *option, int strictly);
+int entry_serves(const model_entry *e, const char *option, int strictly);
 
 /* --- match.c: names --------------------------------------------------------------------------- */
 
 /* How a name answers to what was typed: the greater the better, see match.c. */
-enum { ANSWER_NONE, ANSWER_BEGINS, ANSWER_MODEL, ANSWER_ALIKE, ANSWER_LAST, ANSWER_STEM,
-       ANSWER_WHOLE };
+enum {
+    ANSWER_NONE,
+    ANSWER_BEGINS,
+    ANSWER_MODEL,
+    ANSWER_ALIKE,
+    ANSWER_LAST,
+    ANSWER_STEM,
+    ANSWER_WHOLE
+};
 typedef struct answer {
-    int   how;                          /* ANSWER_* */
-    int   other;                        /* ANSWER_BEGINS: the rest says that it is another model */
-    int   precision;                    /* 0: not said; then the nearer to what was published */
-    char *model;                        /* the name without precision; malloc'ed, NULL if none */
+    int how;       /* ANSWER_* */
+    int other;     /* ANSWER_BEGINS: the rest says that it is another model */
+    int precision; /* 0: not said; then the nearer to what was published */
+    char *model;   /* the name without precision; malloc'ed, NULL if none */
 } answer;
 /* CODE_MEMORY, and said, or CODE_DONE. */
-int  name_answers(const char *listed, const char *typed, answer *out);
+int name_answers(const char *listed, const char *typed, answer *out);
 /* How far a listed name is from what was typed; from 1000 on too far to be meant. */
-int  name_distance(const char *listed, const char *typed);
-int  name_has_word(const char *name, const char *word);
-size_t name_stem(const char *name);     /* its length without the extension of a model file */
-int  is_model_file(const char *name);
-int  is_gguf(const char *name);
-int  ends_with(const char *s, const char *end);
+int name_distance(const char *listed, const char *typed);
+int name_has_word(const char *name, const char *word);
+size_t name_stem(const char *name); /* its length without the extension of a model file */
+int is_model_file(const char *name);
+int is_gguf(const char *name);
+int ends_with(const char *s, const char *end);
 /* "NAME-00002-of-00003.EXT": the length of NAME; 0: it is no such name. */
 size_t name_part(const char *name, int *part, int *parts);
 
 /* --- pieces.c: what files hold ---------------------------------------------------------------- */
 
-typedef struct contents {               /* what the names of a file's tensors say */
-    int     readable, transformer, layered, text, vision, vae;
-    int64_t reads, gives;               /* width of the transformer's text, and of the encoder's */
-    int64_t latents, vae_latents;       /* channels that the transformer and the VAE have */
-    int64_t channels;                   /* of the VAE's picture */
+typedef struct contents { /* what the names of a file's tensors say */
+    int readable, transformer, layered, text, vision, vae;
+    int64_t reads, gives;         /* width of the transformer's text, and of the encoder's */
+    int64_t latents, vae_latents; /* channels that the transformer and the VAE have */
+    int64_t channels;             /* of the VAE's picture */
 } contents;
 void look_inside(const char *path, contents *c);
 /* A component's directory inside a model directory, the GGUF of a directory that holds one (with
  * its mmproj); what is neither stays.  component NULL: only the latter. */
-int  piece_inside(char **path, const char *component);
+int piece_inside(char **path, const char *component);
 
 enum { PIECE_TEXT, PIECE_VAE };
 /* The piece that fits a transformer, of which `of` is known: *path, or NULL if there is none. */
-int  find_piece(const catalog *c, const settings *s, int piece, const contents *of, int place,
-                char **path);
+int find_piece(const catalog *c, const settings *s, int piece, const contents *of, int place,
+               char **path);
 #endif

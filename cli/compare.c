@@ -9,8 +9,8 @@ typedef struct comparison {
     const settings *s;
     json_t *all;
     int64_t same, different, missing, extra;
-    char   *first;                      /* the first tensor that differs */
-    int     first_rank;
+    char *first; /* the first tensor that differs */
+    int first_rank;
 } comparison;
 
 /* --- dumps ------------------------------------------------------------------------------------ */
@@ -23,9 +23,8 @@ static int order_of(const qwen_file *f, text_list *names, char **text)
     qwen_file_tensor t;
     int code = CODE_DONE;
     *text = order ? format_text("%s", order) : NULL;
-    if (order && !*text)
-        return no_memory();
-    for (char *line = *text; line && *line && !code; ) {
+    if (order && !*text) return no_memory();
+    for (char *line = *text; line && *line && !code;) {
         char *stop = line + strcspn(line, "\n");
         const int more = *stop != 0;
         *stop = 0;
@@ -33,8 +32,7 @@ static int order_of(const qwen_file *f, text_list *names, char **text)
         line = stop + more;
     }
     for (int64_t i = 0; !order && i < qwen_file_count(f) && !code; i++)
-        if (!qwen_file_tensor_at(f, i, &t))
-            code = list_add(names, t.name);
+        if (!qwen_file_tensor_at(f, i, &t)) code = list_add(names, t.name);
     return code;
 }
 
@@ -47,24 +45,21 @@ static int stage_rank(const char *name)
         "step.t",        "step0.",  "v.",    "latents.", "vae.dec.",  "image"
     };
     for (int i = 0; i < (int)(sizeof stages / sizeof *stages); i++)
-        if (!strncmp(name, stages[i], strlen(stages[i])))
-            return i;
+        if (!strncmp(name, stages[i], strlen(stages[i]))) return i;
     return 99;
 }
 
 static int has(const qwen_file *f, const char *name, qwen_file_tensor *t)
 {
     for (int64_t i = 0; i < qwen_file_count(f); i++)
-        if (!qwen_file_tensor_at(f, i, t) && !strcmp(t->name, name))
-            return 1;
+        if (!qwen_file_tensor_at(f, i, t) && !strcmp(t->name, name)) return 1;
     return 0;
 }
 
 static int same_shape(const qwen_array *a, const qwen_array *b)
 {
     int same = a->rank == b->rank;
-    for (int i = 0; i < a->rank && same; i++)
-        same = a->dim[i] == b->dim[i];
+    for (int i = 0; i < a->rank && same; i++) same = a->dim[i] == b->dim[i];
     return same;
 }
 
@@ -92,8 +87,7 @@ static void told(comparison *c, const char *name, const char *verdict, const cha
     if (!c->s->json)
         printf("%-24s %-20s %-9s %s\n", name, shape, verdict, differs ? "DIFFERS" : "");
     json_t *o = json_pack("{s:s,s:s,s:b}", "name", name, "verdict", verdict, "differs", differs);
-    if (isfinite(e))
-        json_object_set_new(o, "difference", json_real(e));
+    if (isfinite(e)) json_object_set_new(o, "difference", json_real(e));
     json_array_append_new(c->all, o);
     const int rank = stage_rank(name);
     if (differs && (!c->first || (c->first_rank > rank && c->first_rank >= 0))) {
@@ -108,8 +102,7 @@ static int compare_tensor(comparison *c, qwen_file *a, qwen_file *b, const char 
     qwen_file_tensor ta, tb;
     qwen_array x = { 0 }, y = { 0 };
     char shape[100] = "", verdict[40];
-    if (!has(a, name, &ta))
-        return CODE_DONE;
+    if (!has(a, name, &ta)) return CODE_DONE;
     for (int i = 0; i < ta.rank; i++) {
         const size_t at = strlen(shape);
         snprintf(shape + at, sizeof shape - at, "[%lld]", (long long)ta.dim[i]);
@@ -120,8 +113,7 @@ static int compare_tensor(comparison *c, qwen_file *a, qwen_file *b, const char 
         return CODE_DONE;
     }
     int status = qwen_file_read(a, name, &x);
-    if (status)
-        return complain(code_of(status), "%s", qwen_file_error(a));
+    if (status) return complain(code_of(status), "%s", qwen_file_error(a));
     status = qwen_file_read(b, name, &y);
     const int code = status ? complain(code_of(status), "%s", qwen_file_error(b)) : CODE_DONE;
     if (!status) {
@@ -144,8 +136,7 @@ static void list_extra(comparison *c, const qwen_file *a, const qwen_file *b)
     for (int64_t i = 0; i < qwen_file_count(b); i++)
         if (!qwen_file_tensor_at(b, i, &t) && !has(a, t.name, &ignored)) {
             c->extra++;
-            if (!c->s->json)
-                printf("%-24s only in B\n", t.name);
+            if (!c->s->json) printf("%-24s only in B\n", t.name);
         }
 }
 
@@ -156,20 +147,17 @@ static int summary(comparison *c)
         json_t *o = json_pack("{s:I,s:I,s:I,s:I,s:O}", "same", (json_int_t)c->same, "different",
                               (json_int_t)c->different, "missing", (json_int_t)c->missing,
                               "only_in_b", (json_int_t)c->extra, "tensors", c->all);
-        if (c->first)
-            json_object_set_new(o, "first", json_string(c->first));
+        if (c->first) json_object_set_new(o, "first", json_string(c->first));
         char *text = o ? json_dumps(o, JSON_INDENT(2)) : NULL;
         json_decref(o);
-        if (!text)
-            return no_memory();
+        if (!text) return no_memory();
         printf("%s\n", text);
         free(text);
     } else {
         printf("%lld the same, %lld different, %lld missing in B, %lld only in B",
                (long long)c->same, (long long)c->different, (long long)c->missing,
                (long long)c->extra);
-        if (c->first)
-            printf("; first difference: %s", c->first);
+        if (c->first) printf("; first difference: %s", c->first);
         printf("\n");
     }
     const int code = flush_stdout();
@@ -182,13 +170,11 @@ static int compare_dumps(const settings *s, qwen_file *a, qwen_file *b)
     text_list names = { 0 };
     char *text = NULL;
     int code = order_of(a, &names, &text);
-    if (text)
-        c.first_rank = -1;              /* the file's order holds */
+    if (text) c.first_rank = -1; /* the file's order holds */
     const int own_order = c.first_rank < 0;
     for (size_t i = 0; i < names.n && !code; i++) {
         code = compare_tensor(&c, a, b, names.item[i]);
-        if (own_order)
-            c.first_rank = -1;
+        if (own_order) c.first_rank = -1;
     }
     if (!code) {
         list_extra(&c, a, b);
@@ -239,8 +225,7 @@ static int compare_pictures(const settings *s, const qwen_array *a, const qwen_a
     if (s->json && squares > 0)
         printf("{\"differs\": %s, \"most\": %d, \"values\": %lld, \"psnr\": %.4f}\n",
                most > s->tolerance ? "true" : "false", most, (long long)differ, psnr);
-    else if (s->json)
-        printf("{\"differs\": false, \"most\": 0, \"values\": 0, \"psnr\": null}\n");
+    else if (s->json) printf("{\"differs\": false, \"most\": 0, \"values\": 0, \"psnr\": null}\n");
     else if (squares > 0)
         printf("largest difference %d of 255 levels, %lld of %.0f values differ, PSNR %.2f dB\n",
                most, (long long)differ, values, psnr);
@@ -255,8 +240,7 @@ static int is_picture(const char *path, int *yes)
 {
     char head[16] = "";
     FILE *f = fopen(path, "rb");
-    if (!f)
-        return complain(CODE_READ, "%s: %s", path, strerror(errno));
+    if (!f) return complain(CODE_READ, "%s: %s", path, strerror(errno));
     const size_t n = fread(head, 1, sizeof head, f);
     fclose(f);
     *yes = picture_kind(head, n) != PICTURE_NONE;
@@ -267,10 +251,8 @@ static int with_pictures(const settings *s)
 {
     qwen_array a = { 0 }, b = { 0 };
     int code = picture_read(s, s->words.item[0], &a);
-    if (!code)
-        code = picture_read(s, s->words.item[1], &b);
-    if (!code)
-        code = compare_pictures(s, &a, &b);
+    if (!code) code = picture_read(s, s->words.item[1], &b);
+    if (!code) code = compare_pictures(s, &a, &b);
     qwen_array_free(&a);
     qwen_array_free(&b);
     return code;
@@ -280,12 +262,10 @@ static int with_dumps(const settings *s)
 {
     qwen_file *a = NULL, *b = NULL;
     int status = qwen_file_open(&a, s->words.item[0]), code = CODE_DONE;
-    if (status)
-        code = complain(code_of(status), "%s", qwen_file_error(a));
+    if (status) code = complain(code_of(status), "%s", qwen_file_error(a));
     else if ((status = qwen_file_open(&b, s->words.item[1])))
         code = complain(code_of(status), "%s", qwen_file_error(b));
-    if (!code)
-        code = compare_dumps(s, a, b);
+    if (!code) code = compare_dumps(s, a, b);
     qwen_file_close(a);
     qwen_file_close(b);
     return code;
@@ -297,10 +277,8 @@ int run_compare(settings *s)
     if (s->words.n != 2)
         return complain(CODE_USAGE, "compare: expected two files, found %zu", s->words.n);
     int code = is_picture(s->words.item[0], &a);
-    if (!code)
-        code = is_picture(s->words.item[1], &b);
-    if (code)
-        return code;
+    if (!code) code = is_picture(s->words.item[1], &b);
+    if (code) return code;
     if (a != b)
         return complain(CODE_MALFORMED, "%s is %s, expected another like it, found %s in %s",
                         s->words.item[0], a ? "a picture" : "a file of tensors",

@@ -10,27 +10,26 @@
 #include <string.h>
 
 typedef struct tensor {
-    char    *name;
-    int      dtype, rank;
-    int64_t  dim[8];
+    char *name;
+    int dtype, rank;
+    int64_t dim[8];
     uint64_t at, bytes;
 } tensor;
 
 struct dump {
-    char      *path;
+    char *path;
     const text_list *only;
-    FILE      *spool;
-    tensor    *tensor;
-    size_t     n, room;
-    uint64_t   bytes;
-    int        failed;                  /* errno of the first failure */
+    FILE *spool;
+    tensor *tensor;
+    size_t n, room;
+    uint64_t bytes;
+    int failed; /* errno of the first failure */
 };
 
 int64_t array_count(const qwen_array *a)
 {
     int64_t n = 1;
-    for (int i = 0; i < a->rank; i++)
-        n *= a->dim[i];
+    for (int i = 0; i < a->rank; i++) n *= a->dim[i];
     return n;
 }
 
@@ -40,25 +39,20 @@ double array_at(const qwen_array *a, int64_t i)
     case QWEN_F32: return (double)((const float *)a->data)[i];
     case QWEN_F64: return ((const double *)a->data)[i];
     case QWEN_I32: return ((const int32_t *)a->data)[i];
-    default:       return ((const uint8_t *)a->data)[i];
+    default: return ((const uint8_t *)a->data)[i];
     }
 }
 
-static size_t element(int dtype)
-{
-    return dtype == QWEN_F64 ? 8 : dtype == QWEN_U8 ? 1 : 4;
-}
+static size_t element(int dtype) { return dtype == QWEN_F64 ? 8 : dtype == QWEN_U8 ? 1 : 4; }
 
 int dump_open(dump **out, const char *path, const text_list *only)
 {
     dump *d = *out = calloc(1, sizeof *d);
-    if (!d)
-        return no_memory();
+    if (!d) return no_memory();
     d->only = only;
     d->path = format_text("%s", path);
     d->spool = output_spool(path);
-    if (d->path && d->spool)
-        return CODE_DONE;
+    if (d->path && d->spool) return CODE_DONE;
     const int code = d->path
                          ? complain(CODE_WRITE, "%s: cannot be written: %s", path, strerror(errno))
                          : no_memory();
@@ -70,16 +64,14 @@ int dump_open(dump **out, const char *path, const text_list *only)
 static int wanted(const dump *d, const char *name)
 {
     for (size_t i = 0; i < d->only->n; i++)
-        if (!fnmatch(d->only->item[i], name, 0))
-            return 1;
+        if (!fnmatch(d->only->item[i], name, 0)) return 1;
     return !d->only->n;
 }
 
 static void spool(dump *d, const void *data, size_t bytes)
 {
     errno = 0;
-    if (fwrite(data, 1, bytes, d->spool) != bytes)
-        d->failed = errno ? errno : EIO;
+    if (fwrite(data, 1, bytes, d->spool) != bytes) d->failed = errno ? errno : EIO;
     d->bytes += bytes;
 }
 
@@ -95,11 +87,9 @@ static void spool_as_float(dump *d, const qwen_array *a)
 
 void dump_add(dump *d, const char *name, const qwen_array *a)
 {
-    if (d->failed || !wanted(d, name))
-        return;
-    for (size_t i = 0; i < d->n; i++)   /* told twice: the first holds */
-        if (!strcmp(d->tensor[i].name, name))
-            return;
+    if (d->failed || !wanted(d, name)) return;
+    for (size_t i = 0; i < d->n; i++) /* told twice: the first holds */
+        if (!strcmp(d->tensor[i].name, name)) return;
     if (d->n == d->room) {
         const size_t room = d->room ? 2 * d->room : 256;
         tensor *more = realloc(d->tensor, room * sizeof *more);
@@ -122,24 +112,18 @@ void dump_add(dump *d, const char *name, const qwen_array *a)
     }
     memcpy(t->dim, a->dim, sizeof t->dim);
     d->n++;
-    if (narrow)
-        spool_as_float(d, a);
-    else
-        spool(d, a->data, (size_t)array_count(a) * element(a->dtype));
+    if (narrow) spool_as_float(d, a);
+    else spool(d, a->data, (size_t)array_count(a) * element(a->dtype));
     t->bytes = d->bytes - t->at;
 }
 
-int dump_failed(const dump *d)
-{
-    return d && d->failed;
-}
+int dump_failed(const dump *d) { return d && d->failed; }
 
 /* The names, a line each. */
 static char *order_of(const dump *d)
 {
     size_t bytes = 1;
-    for (size_t i = 0; i < d->n; i++)
-        bytes += strlen(d->tensor[i].name) + 1;
+    for (size_t i = 0; i < d->n; i++) bytes += strlen(d->tensor[i].name) + 1;
     char *order = malloc(bytes), *at = order;
     for (size_t i = 0; order && i < d->n; i++) {
         const size_t n = strlen(d->tensor[i].name);
@@ -147,8 +131,7 @@ static char *order_of(const dump *d)
         at += n;
         *at++ = '\n';
     }
-    if (order)
-        *(at > order ? at - 1 : at) = 0;
+    if (order) *(at > order ? at - 1 : at) = 0;
     return order;
 }
 
@@ -171,8 +154,7 @@ static json_t *header(const dump *d, const char *recipe)
                                              "shape", shape, "data_offsets", (json_int_t)t->at,
                                              (json_int_t)(t->at + t->bytes)));
     }
-    if (!bad)
-        return top;
+    if (!bad) return top;
     json_decref(top);
     return NULL;
 }
@@ -189,8 +171,7 @@ static void copy_spool(dump *d, output *o)
             o->failed = errno ? errno : EIO;
             return;
         }
-    if (ferror(d->spool))
-        o->failed = EIO;
+    if (ferror(d->spool)) o->failed = EIO;
 }
 
 static int write_whole(dump *d, const char *recipe)
@@ -199,20 +180,17 @@ static int write_whole(dump *d, const char *recipe)
     json_t *top = header(d, recipe);
     char *text = top ? json_dumps(top, JSON_COMPACT) : NULL;
     json_decref(top);
-    if (!text)
-        return no_memory();
+    if (!text) return no_memory();
     int code = output_open(&o, d->path);
     if (!code) {
         const size_t used = strlen(text), all = (used + 7) / 8 * 8;
         unsigned char length[8];
-        for (int i = 0; i < 8; i++)
-            length[i] = (unsigned char)((uint64_t)all >> 8 * i);
+        for (int i = 0; i < 8; i++) length[i] = (unsigned char)((uint64_t)all >> 8 * i);
         errno = 0;
-        if (fwrite(length, 1, 8, o.file) != 8 || fwrite(text, 1, used, o.file) != used ||
-            fwrite("        ", 1, all - used, o.file) != all - used)
+        if (fwrite(length, 1, 8, o.file) != 8 || fwrite(text, 1, used, o.file) != used
+            || fwrite("        ", 1, all - used, o.file) != all - used)
             o.failed = errno ? errno : EIO;
-        else
-            copy_spool(d, &o);
+        else copy_spool(d, &o);
         code = output_close(&o, 1);
     }
     free(text);
@@ -222,20 +200,15 @@ static int write_whole(dump *d, const char *recipe)
 int dump_close(dump *d, const char *recipe, int keep)
 {
     int code = CODE_DONE;
-    if (!d)
-        return code;
+    if (!d) return code;
     if (keep && !d->failed && (fflush(d->spool) || ferror(d->spool)))
         d->failed = errno ? errno : EIO;
-    if (keep && d->failed == ENOMEM)
-        code = no_memory();
+    if (keep && d->failed == ENOMEM) code = no_memory();
     else if (keep && d->failed)
         code = complain(CODE_WRITE, "%s: cannot be written: %s", d->path, strerror(d->failed));
-    else if (keep)
-        code = write_whole(d, recipe);
-    if (d->spool)
-        fclose(d->spool);
-    for (size_t i = 0; i < d->n; i++)
-        free(d->tensor[i].name);
+    else if (keep) code = write_whole(d, recipe);
+    if (d->spool) fclose(d->spool);
+    for (size_t i = 0; i < d->n; i++) free(d->tensor[i].name);
     free(d->tensor);
     free(d->path);
     free(d);
@@ -248,8 +221,7 @@ static int has_tensor(const qwen_file *f, const char *name)
 {
     qwen_file_tensor t;
     for (int64_t i = 0; i < qwen_file_count(f); i++)
-        if (!qwen_file_tensor_at(f, i, &t) && !strcmp(t.name, name))
-            return 1;
+        if (!qwen_file_tensor_at(f, i, &t) && !strcmp(t.name, name)) return 1;
     return 0;
 }
 
@@ -266,8 +238,7 @@ int tensor_read(const char *path, const char *const *names, qwen_array *out, int
             *which = i;
             status = qwen_file_read(f, names[i], out);
         }
-    if (status)
-        code = complain(code_of(status), "%s", qwen_file_error(f));
+    if (status) code = complain(code_of(status), "%s", qwen_file_error(f));
     qwen_file_close(f);
     return code;
 }

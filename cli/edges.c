@@ -11,12 +11,11 @@
 enum { LOW = 100, HIGH = 200 };
 enum { NOTHING, WEAK, STRONG };
 
-typedef struct gradient { int dx, dy, size; } gradient;
+typedef struct gradient {
+    int dx, dy, size;
+} gradient;
 
-static int64_t clamp(int64_t i, int64_t n)
-{
-    return i < 0 ? 0 : i >= n ? n - 1 : i;
-}
+static int64_t clamp(int64_t i, int64_t n) { return i < 0 ? 0 : i >= n ? n - 1 : i; }
 
 static gradient gradient_at(const qwen_array *a, int64_t y, int64_t x)
 {
@@ -33,8 +32,7 @@ static gradient gradient_at(const qwen_array *a, int64_t y, int64_t x)
                 g.dy += i * smooth[j + 1] * v;
             }
         g.size = abs(g.dx) + abs(g.dy);
-        if (g.size > best.size)
-            best = g;
+        if (g.size > best.size) best = g;
     }
     return best;
 }
@@ -64,15 +62,13 @@ static void grow(uint8_t *class, int64_t h, int64_t w, int64_t *stack)
 {
     int64_t n = 0;
     for (int64_t i = 0; i < h * w; i++)
-        if (class[i] == STRONG)
-            stack[n++] = i;
+        if (class[i] == STRONG) stack[n++] = i;
     while (n) {
         const int64_t y = stack[n - 1] / w, x = stack[n - 1] % w;
         n--;
         for (int64_t k = 0; k < 9; k++) {
             const int64_t ny = y + k / 3 - 1, nx = x + k % 3 - 1;
-            if (ny < 0 || ny >= h || nx < 0 || nx >= w || class[ny * w + nx] != WEAK)
-                continue;
+            if (ny < 0 || ny >= h || nx < 0 || nx >= w || class[ny * w + nx] != WEAK) continue;
             class[ny * w + nx] = STRONG;
             stack[n++] = ny * w + nx;
         }
@@ -86,14 +82,12 @@ int canny(qwen_array *a)
     uint8_t *class = malloc((size_t)(h * w));
     int64_t *stack = malloc((size_t)(h * w) * sizeof *stack);
     const int good = g && class && stack;
-    for (int64_t i = 0; good && i < h * w; i++)
-        g[i] = gradient_at(a, i / w, i % w);
+    for (int64_t i = 0; good && i < h * w; i++) g[i] = gradient_at(a, i / w, i % w);
     for (int64_t i = 0; good && i < h * w; i++)
         class[i] = g[i].size <= LOW || !is_ridge(g, h, w, i / w, i % w) ? NOTHING
                    : g[i].size > HIGH                                   ? STRONG
                                                                         : WEAK;
-    if (good)
-        grow(class, h, w, stack);
+    if (good) grow(class, h, w, stack);
     for (int64_t i = 0; good && i < h * w; i++)
         memset((uint8_t *)a->data + i * c, class[i] == STRONG ? 255 : 0, 3);
     free(g);

@@ -14,7 +14,7 @@
 typedef struct wanted {
     const char *option, *what;
     const char *folders[4];
-    const char *component;              /* of a model directory */
+    const char *component; /* of a model directory */
 } wanted;
 enum { MODEL, TRANSFORMER, TEXT_ENCODER, VISION, VAE, CONTROLNET, LORA, TOKENIZER, WANTED };
 static const wanted options[WANTED] = {
@@ -31,8 +31,7 @@ static const wanted options[WANTED] = {
 static int in_folders(const model_entry *e, const wanted *w)
 {
     for (int i = 0; i < 4 && w->folders[i]; i++)
-        if (!strcmp(e->folder, w->folders[i]))
-            return 1;
+        if (!strcmp(e->folder, w->folders[i])) return 1;
     return 0;
 }
 
@@ -40,17 +39,16 @@ static int in_folders(const model_entry *e, const wanted *w)
 static int kind_of(const model_entry *e)
 {
     contents c;
-    if (!strcmp(e->folder, "diffusers"))
-        return MODEL;
+    if (!strcmp(e->folder, "diffusers")) return MODEL;
     look_inside(e->path, &c);
     const int kind = c.transformer && (c.text || c.vae) ? MODEL
-                     : c.transformer ? TRANSFORMER
-                     : c.text ? TEXT_ENCODER
-                     : c.vae ? VAE
-                     : c.vision ? VISION : WANTED;
+                     : c.transformer                    ? TRANSFORMER
+                     : c.text                           ? TEXT_ENCODER
+                     : c.vae                            ? VAE
+                     : c.vision                         ? VISION
+                                                        : WANTED;
     for (int i = 0; kind == WANTED && i < WANTED; i++)
-        if (in_folders(e, &options[i]))
-            return i;
+        if (in_folders(e, &options[i])) return i;
     return kind;
 }
 
@@ -60,39 +58,36 @@ static int holds(const model_entry *e, int option, int strictly)
 {
     contents c;
     look_inside(e->path, &c);
-    if (!c.readable)
-        return !strictly;
+    if (!c.readable) return !strictly;
     switch (option) {
-    case MODEL: case TRANSFORMER: return c.transformer;
-    case TEXT_ENCODER:            return c.text;
-    case VISION:                  return c.vision;
-    case VAE:                     return c.vae;
-    case TOKENIZER:               return 0;
-    default:                      return !c.transformer && !c.text && !c.vae && !c.vision;
+    case MODEL:
+    case TRANSFORMER: return c.transformer;
+    case TEXT_ENCODER: return c.text;
+    case VISION: return c.vision;
+    case VAE: return c.vae;
+    case TOKENIZER: return 0;
+    default: return !c.transformer && !c.text && !c.vae && !c.vision;
     }
 }
 
 int entry_serves(const model_entry *e, const char *option, int strictly)
 {
     int i = 0;
-    while (i < WANTED && strcmp(options[i].option, option))
-        i++;
+    while (i < WANTED && strcmp(options[i].option, option)) i++;
     const int directory = !strcmp(e->folder, "diffusers");
-    if (i == WANTED || (strictly && directory && i != MODEL && i != TOKENIZER))
-        return 0;
+    if (i == WANTED || (strictly && directory && i != MODEL && i != TOKENIZER)) return 0;
     if (in_folders(e, &options[i]))
         return !strictly || strcmp(e->folder, "text_encoders") || holds(e, i, 1);
-    if (!strcmp(e->folder, "checkpoints"))
-        return strictly ? i == MODEL : holds(e, i, 0);
+    if (!strcmp(e->folder, "checkpoints")) return strictly ? i == MODEL : holds(e, i, 0);
     return !*e->folder && holds(e, i, strictly);
 }
 
 /* What was typed, among what an option takes. */
 typedef struct choice {
     const model_entry *best;
-    answer  answer;                     /* of the best */
-    char   *all;                        /* the names of those that answer as well, with commas */
-    int     n, models;                  /* how many these are, and how many different models */
+    answer answer; /* of the best */
+    char *all;     /* the names of those that answer as well, with commas */
+    int n, models; /* how many these are, and how many different models */
 } choice;
 
 static void choice_free(choice *c)
@@ -115,8 +110,7 @@ static int choice_add(choice *c, const model_entry *e)
  * are the same; names without a precision are if what is left differs. */
 static int differs(const model_entry *a, const answer *x, const model_entry *b, const answer *y)
 {
-    if (x->how >= ANSWER_ALIKE)
-        return strcmp(a->name, b->name) != 0;
+    if (x->how >= ANSWER_ALIKE) return strcmp(a->name, b->name) != 0;
     return !x->model || !y->model || strcmp(x->model, y->model);
 }
 
@@ -127,8 +121,7 @@ static int choice_take(choice *c, const model_entry *e, answer a)
         free(a.model);
         return CODE_DONE;
     }
-    if (a.how > c->answer.how)
-        choice_free(c);
+    if (a.how > c->answer.how) choice_free(c);
     const int first = !c->best, other = !first && differs(c->best, &c->answer, e, &a);
     c->models += first || other;
     if (first || (!other && a.how < ANSWER_ALIKE && a.precision < c->answer.precision)) {
@@ -149,18 +142,15 @@ static int choose(const catalog *c, int option, const char *name, choice *out)
     for (size_t i = 0; i < c->n && !code; i++) {
         const model_entry *e = &c->entry[i];
         answer a = { 0 };
-        if (e->shadowed)
-            continue;
+        if (e->shadowed) continue;
         code = name_answers(e->name, name, &a);
         const int barred = a.other && option != LORA && option != CONTROLNET;
-        if (code || barred || a.how < out->answer.how || !a.how ||
-            (option != WANTED && !entry_serves(e, options[option].option, 0)))
+        if (code || barred || a.how < out->answer.how || !a.how
+            || (option != WANTED && !entry_serves(e, options[option].option, 0)))
             free(a.model);
-        else
-            code = choice_take(out, e, a);
+        else code = choice_take(out, e, a);
     }
-    if (code)
-        choice_free(out);
+    if (code) choice_free(out);
     return code;
 }
 
@@ -175,16 +165,14 @@ static char *near_names(const catalog *c, int option, const char *name, int ids)
     for (size_t i = 0; i < c->n; i++) {
         const model_entry *e = &c->entry[i];
         answer a = { 0 };
-        if (e->shadowed || (ids && !is_id(e->name)))
-            continue;
-        if (name_answers(e->name, name, &a)) {  /* no memory, and said: no suggestion either */
+        if (e->shadowed || (ids && !is_id(e->name))) continue;
+        if (name_answers(e->name, name, &a)) { /* no memory, and said: no suggestion either */
             free(a.model);
             break;
         }
         const int d = a.how ? a.other ? 5 : 0 : name_distance(e->name, name);
         free(a.model);
-        if (d >= 1000 || !entry_serves(e, options[option].option, 0))
-            continue;
+        if (d >= 1000 || !entry_serves(e, options[option].option, 0)) continue;
         int at = n < MOST ? n++ : MOST;
         for (; at && far[at - 1] > d; at--) {
             far[at] = far[at - 1];
@@ -225,11 +213,10 @@ static int missing(const catalog *c, int option, const char *name, const char *w
 {
     const char *o = options[option].option;
     const size_t last = strlen(name);
-    const int file = name[0] == '/' || name[0] == '.' || (last && name[last - 1] == '/') ||
-                     is_model_file(name);
+    const int file = name[0] == '/' || name[0] == '.' || (last && name[last - 1] == '/')
+                     || is_model_file(name);
     int code = something_else(c, option, name);
-    if (code)
-        return code;
+    if (code) return code;
     char *near = near_names(c, option, name, where != NULL);
     if (near)
         code = complain(CODE_READ, "--%s: there is no \"%s\"; did you mean %s?", o, name, near);
@@ -240,8 +227,7 @@ static int missing(const catalog *c, int option, const char *name, const char *w
             "fetches it",
             o, name, where, (int)strcspn(name, "@"), name, strchr(name, '@') ? " --revision " : "",
             strchr(name, '@') ? strchr(name, '@') + 1 : "");
-    else if (file)
-        code = complain(CODE_READ, "--%s: %s: %s", o, name, strerror(ENOENT));
+    else if (file) code = complain(CODE_READ, "--%s: %s: %s", o, name, strerror(ENOENT));
     else
         code = complain(
             CODE_READ,
@@ -258,12 +244,15 @@ static int copy_path(char **path, const char *from)
 }
 
 /* The catalog is made when a name needs it. */
-typedef struct finder { const settings *s; catalog c; int made; } finder;
+typedef struct finder {
+    const settings *s;
+    catalog c;
+    int made;
+} finder;
 
 static int need_catalog(finder *f)
 {
-    if (f->made)
-        return CODE_DONE;
+    if (f->made) return CODE_DONE;
     f->made = 1;
     return catalog_make(&f->c, f->s);
 }
@@ -274,15 +263,12 @@ static int find_listed(finder *f, int option, const char *name, const char *wher
 {
     choice c = { 0 };
     int code = need_catalog(f);
-    if (!code)
-        code = choose(&f->c, option, name, &c);
+    if (!code) code = choose(&f->c, option, name, &c);
     if (!code && c.models > 1)
         code = complain(CODE_USAGE, "--%s: \"%s\" is ambiguous: it is %s; give the whole name",
                         options[option].option, name, c.all);
-    else if (!code && c.best)
-        code = copy_path(path, c.best->path);
-    else if (!code)
-        code = missing(&f->c, option, name, where);
+    else if (!code && c.best) code = copy_path(path, c.best->path);
+    else if (!code) code = missing(&f->c, option, name, where);
     if (!code) {
         char more[64] = "";
         if (c.answer.how < ANSWER_ALIKE && c.n > 1)
@@ -292,7 +278,8 @@ static int find_listed(finder *f, int option, const char *name, const char *wher
         if (listed) {
             free(*listed);
             *listed = format_text("%s", is_id(c.best->name) && !strcmp(c.best->folder, "diffusers")
-                                            ? c.best->name : base_name(c.best->name));
+                                            ? c.best->name
+                                            : base_name(c.best->name));
             code = *listed ? CODE_DONE : no_memory();
         }
     }
@@ -304,8 +291,7 @@ static int find_listed(finder *f, int option, const char *name, const char *wher
 static char *with_slashes(const char *name)
 {
     char *out = format_text("%s", name);
-    for (char *p = out; p && *p; p++)
-        *p = *p == '\\' ? '/' : *p;
+    for (char *p = out; p && *p; p++) *p = *p == '\\' ? '/' : *p;
     return out;
 }
 
@@ -316,14 +302,11 @@ static int find_name(finder *f, int option, const char *name, char **path, char 
     if (!*name)
         return complain(CODE_USAGE, "--%s: expected a path or a name, found \"\"",
                         options[option].option);
-    if (path_exists(name))
-        return copy_path(path, name);
-    if (!strcmp(name, "demo") && (*path = find_demo()) && path_exists(*path))
-        return CODE_DONE;
+    if (path_exists(name)) return copy_path(path, name);
+    if (!strcmp(name, "demo") && (*path = find_demo()) && path_exists(*path)) return CODE_DONE;
     free(*path);
     *path = NULL;
-    if (is_id(name) && !find_id(name, path, &where))
-        return CODE_DONE;
+    if (is_id(name) && !find_id(name, path, &where)) return CODE_DONE;
     char *slashed = with_slashes(name);
     const int code = slashed ? find_listed(f, option, slashed, where, path, listed) : no_memory();
     free(slashed);
@@ -372,30 +355,21 @@ static int find_pieces(finder *f, found *out)
     const char *file = out->transformer ? out->transformer : out->model;
     contents c, model = { 0 };
     int place = 0, code = CODE_DONE;
-    if (!file || (out->model && has_index(out->model)))
-        return code;
+    if (!file || (out->model && has_index(out->model))) return code;
     look_inside(file, &c);
-    if (!c.transformer)
-        return code;
-    if (out->model && out->transformer)
-        look_inside(out->model, &model);
-    if (f->s->variant && !strcmp(f->s->variant, "layered"))
-        c.layered = 1;
+    if (!c.transformer) return code;
+    if (out->model && out->transformer) look_inside(out->model, &model);
+    if (f->s->variant && !strcmp(f->s->variant, "layered")) c.layered = 1;
     /* an all-in-one file that was given as the transformer alone */
-    if (!out->model && c.text && !out->text_encoder)
-        code = copy_path(&out->text_encoder, file);
-    if (!code && !out->model && c.vae && !out->vae)
-        code = copy_path(&out->vae, file);
+    if (!out->model && c.text && !out->text_encoder) code = copy_path(&out->text_encoder, file);
+    if (!code && !out->model && c.vae && !out->vae) code = copy_path(&out->vae, file);
     const int text = !c.text && !model.text && !out->text_encoder && !f->s->embeds;
     const int vae = !c.vae && !model.vae && !out->vae;
     if (!code && (text || vae) && !(code = need_catalog(f)))
         code = catalog_beside(&f->c, f->s, file, &place);
-    if (!code && text)
-        code = find_piece(&f->c, f->s, PIECE_TEXT, &c, place, &out->text_encoder);
-    if (!code && vae)
-        code = find_piece(&f->c, f->s, PIECE_VAE, &c, place, &out->vae);
-    if (!code && !out->tokenizer)
-        code = find_tokenizer(f, &out->tokenizer);
+    if (!code && text) code = find_piece(&f->c, f->s, PIECE_TEXT, &c, place, &out->text_encoder);
+    if (!code && vae) code = find_piece(&f->c, f->s, PIECE_VAE, &c, place, &out->vae);
+    if (!code && !out->tokenizer) code = find_tokenizer(f, &out->tokenizer);
     return code;
 }
 
@@ -408,13 +382,11 @@ static int find_default(finder *f, found *out)
         out->label = format_text("%s", is_id(set) ? set : base_name(set));
         return find_name(f, MODEL, set, &out->model, &out->label);
     }
-    if (f->s->transformer)
-        return CODE_DONE;
+    if (f->s->transformer) return CODE_DONE;
     out->model = find_demo();
     out->label = format_text("demo");
     out->demo = 1;
-    if (!out->model || !out->label)
-        return no_memory();
+    if (!out->model || !out->label) return no_memory();
     if (!path_exists(out->model))
         return complain(CODE_READ,
                         "no model was named (--model or $QWEN_MODEL), and the demo is not in %s",
@@ -429,14 +401,11 @@ static int find_default(finder *f, found *out)
 static char *label_of(const char *name)
 {
     size_t n = strlen(name);
-    while (n > 1 && name[n - 1] == '/')
-        n--;
+    while (n > 1 && name[n - 1] == '/') n--;
     char *trimmed = format_text("%.*s", (int)n, name);
-    char *label =
-        trimmed
-            ? format_text("%s", is_id(trimmed) && !path_exists(trimmed) ? trimmed
-                                                                        : base_name(trimmed))
-            : NULL;
+    char *label = trimmed ? format_text(
+                      "%s", is_id(trimmed) && !path_exists(trimmed) ? trimmed : base_name(trimmed))
+                          : NULL;
     free(trimmed);
     return label;
 }
@@ -465,19 +434,14 @@ int find_model(const settings *s, found *out)
         { TOKENIZER, s->tokenizer, &out->tokenizer },
     };
     for (size_t i = 0; !code && i < sizeof pieces / sizeof *pieces; i++) {
-        if (!pieces[i].name)
-            continue;
+        if (!pieces[i].name) continue;
         code = find_name(&f, pieces[i].option, pieces[i].name, pieces[i].path, NULL);
-        if (!code)
-            code = piece_inside(pieces[i].path, options[pieces[i].option].component);
+        if (!code) code = piece_inside(pieces[i].path, options[pieces[i].option].component);
     }
-    if (!code && out->model && !has_index(out->model))
-        code = piece_inside(&out->model, NULL);
-    if (!code)
-        code = find_pieces(&f, out);
+    if (!code && out->model && !has_index(out->model)) code = piece_inside(&out->model, NULL);
+    if (!code) code = find_pieces(&f, out);
     catalog_free(&f.c);
-    if (code)
-        found_free(out);
+    if (code) found_free(out);
     return code;
 }
 
@@ -508,15 +472,12 @@ int find_any(const settings *s, const char *name, char **path)
     choice c = { 0 };
     char *slashed = with_slashes(name);
     int code = slashed ? need_catalog(&f) : no_memory();
-    if (!code)
-        code = choose(&f.c, WANTED, slashed, &c);
+    if (!code) code = choose(&f.c, WANTED, slashed, &c);
     if (!code && c.models > 1)
-        code = complain(CODE_USAGE, "\"%s\" is ambiguous: it is %s; give the whole name", name,
-                        c.all);
-    else if (!code)
-        code = copy_path(path, c.best ? c.best->path : name);
-    if (!code && c.best)
-        notice(s, "%s (%s)", c.best->name, c.best->path);
+        code =
+            complain(CODE_USAGE, "\"%s\" is ambiguous: it is %s; give the whole name", name, c.all);
+    else if (!code) code = copy_path(path, c.best ? c.best->path : name);
+    if (!code && c.best) notice(s, "%s (%s)", c.best->name, c.best->path);
     choice_free(&c);
     free(slashed);
     catalog_free(&f.c);

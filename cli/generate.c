@@ -5,17 +5,17 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
-typedef struct session {                /* what the callbacks of a run share */
+typedef struct session { /* what the callbacks of a run share */
     settings *s;
-    job       j;
-    progress  bar;
-    dump     *dump;
-    preview  *preview;
+    job j;
+    progress bar;
+    dump *dump;
+    preview *preview;
     text_list prompts;
-    char     *storage;                  /* of the prompts */
-    int64_t   pictures, per_run;        /* of all runs; of one: the layers */
-    int64_t   written;
-    uint64_t  seed;
+    char *storage;             /* of the prompts */
+    int64_t pictures, per_run; /* of all runs; of one: the layers */
+    int64_t written;
+    uint64_t seed;
 } session;
 
 static int tell(void *user, const qwen_progress *now)
@@ -27,10 +27,8 @@ static int tell(void *user, const qwen_progress *now)
 static void tap(void *user, const char *name, const qwen_array *a)
 {
     session *x = user;
-    if (x->dump)
-        dump_add(x->dump, name, a);
-    if (x->preview)
-        preview_tap(x->preview, name, a);
+    if (x->dump) dump_add(x->dump, name, a);
+    if (x->preview) preview_tap(x->preview, name, a);
 }
 
 /* --- before anything is loaded ---------------------------------------------------------------- */
@@ -75,8 +73,7 @@ static int check_files(const session *x)
     if (s->save_embeds && x->prompts.n > 1)
         return complain(CODE_USAGE, "--save-embeds: expected one prompt, found %zu", x->prompts.n);
     int code = s->dump ? output_check(s->dump) : CODE_DONE;
-    if (!code && s->save_embeds)
-        code = output_check(s->save_embeds);
+    if (!code && s->save_embeds) code = output_check(s->save_embeds);
     return code ? code : check_output(x);
 }
 
@@ -87,8 +84,7 @@ static uint64_t random_seed(void)
     FILE *f = fopen("/dev/urandom", "rb");
     if (!f || fread(&x, sizeof x, 1, f) != 1)
         x = (uint32_t)(seconds_now() * 1e9) ^ (uint32_t)getpid() * 2654435761u;
-    if (f)
-        fclose(f);
+    if (f) fclose(f);
     return x;
 }
 
@@ -96,13 +92,11 @@ static int prepare(session *x)
 {
     settings *s = x->s;
     int code = recipe_load(s);
-    if (!code)
-        code = prompts_read(s, &x->prompts, &x->storage);
+    if (!code) code = prompts_read(s, &x->prompts, &x->storage);
     s->output = s->output ? s->output : "output.png";
     x->per_run = s->layers ? s->layers : 1;
     x->pictures = (int64_t)x->prompts.n * (s->count ? s->count : 1) * x->per_run;
-    if (!code)
-        code = job_begin(&x->j, s);
+    if (!code) code = job_begin(&x->j, s);
     return code ? code : check_files(x);
 }
 
@@ -127,8 +121,7 @@ static int settle(session *x)
 static void choose_seed(session *x)
 {
     x->seed = x->s->seed;
-    if (option_given(x->s, "seed"))
-        return;
+    if (option_given(x->s, "seed")) return;
     x->seed = random_seed();
     notice(x->s, "Seed %llu", (unsigned long long)x->seed);
 }
@@ -145,8 +138,7 @@ static int cancelled(const session *x)
 static int library_failed(session *x, int status)
 {
     progress_end(&x->bar);
-    if (status == QWEN_ECANCELLED)
-        return cancelled(x);
+    if (status == QWEN_ECANCELLED) return cancelled(x);
     return complain(code_of(status), "%s", qwen_error(x->j.q));
 }
 
@@ -162,10 +154,8 @@ static int show_prompt(session *x)
         char *text = NULL;
         const int status =
             x->j.req.prompt || negative ? qwen_prompt(x->j.q, &x->j.req, negative, &text) : QWEN_OK;
-        if (status)
-            return library_failed(x, status);
-        if (text)
-            fprintf(to, "%s\n", text);
+        if (status) return library_failed(x, status);
+        if (text) fprintf(to, "%s\n", text);
         free(text);
     }
     return to == stdout ? flush_stdout() : CODE_DONE;
@@ -179,10 +169,8 @@ static int save_embeds(session *x)
     for (int negative = 0; negative <= uses_negative(x) && !code; negative++) {
         qwen_array a = { 0 };
         const int status = qwen_embed(x->j.q, &x->j.req, negative, &a);
-        if (status)
-            code = library_failed(x, status);
-        else
-            dump_add(d, negative ? "neg.embeds" : "text.embeds", &a);
+        if (status) code = library_failed(x, status);
+        else dump_add(d, negative ? "neg.embeds" : "text.embeds", &a);
         qwen_array_free(&a);
     }
     const int closed = dump_close(d, NULL, !code);
@@ -206,11 +194,10 @@ static int print_json(const session *x, const char *file, const qwen_result *r, 
 {
     struct rusage usage;
     getrusage(RUSAGE_SELF, &usage);
-    json_t *o =
-        json_pack("{s:s,s:i,s:i,s:i,s:f,s:s}", "file", file, "width", r->width, "height", r->height,
-                  "steps", r->steps, "guidance", r->guidance, "variant", r->variant);
-    if (prompt)
-        json_object_set_new(o, "prompt", json_string(prompt));
+    json_t *o = json_pack("{s:s,s:i,s:i,s:i,s:f,s:s}", "file", file, "width", r->width, "height",
+                          r->height, "steps", r->steps, "guidance", r->guidance, "variant",
+                          r->variant);
+    if (prompt) json_object_set_new(o, "prompt", json_string(prompt));
     json_object_set_new(o, "model", json_string(x->j.files.label ? x->j.files.label : ""));
     json_object_set_new(o, "device", json_string(x->j.info.device));
     put_seconds(o, r, total);
@@ -219,8 +206,7 @@ static int print_json(const session *x, const char *file, const qwen_result *r, 
                                   (json_int_t)r->device_bytes));
     char *text = o ? json_dumps(o, JSON_COMPACT | JSON_REAL_PRECISION(9)) : NULL;
     json_decref(o);
-    if (!text)
-        return no_memory();
+    if (!text) return no_memory();
     printf("{\"seed\":%llu,%s\n", (unsigned long long)r->seed, text + 1);
     free(text);
     return flush_stdout();
@@ -230,14 +216,12 @@ static int write_pictures(session *x, int64_t run, const char *prompt, qwen_resu
                           const char *recipe)
 {
     int code = CODE_DONE;
-    if (r->n == 1)
-        paste_kept(x->s, r, &r->image[0]);
+    if (r->n == 1) paste_kept(x->s, r, &r->image[0]);
     for (int i = 0; i < r->n && !code; i++) {
         char *name = picture_name(x->s->output, run * r->n + i + 1, x->pictures > 1);
         code = name ? picture_write(name, &r->image[i], recipe) : no_memory();
         x->written += !code;
-        if (!code && x->s->json)
-            code = print_json(x, name, r, prompt, total);
+        if (!code && x->s->json) code = print_json(x, name, r, prompt, total);
         else if (!code && strcmp(name, "-"))
             notice(x->s, "%s: %dx%d, seed %llu, %d steps, %.1f s", name, r->width, r->height,
                    (unsigned long long)r->seed, r->steps, total);
@@ -249,11 +233,11 @@ static int write_pictures(session *x, int64_t run, const char *prompt, qwen_resu
 /* torch-cuda draws in the order of a card's threads: a notice where that order shows. */
 static void tell_threads(const session *x, const qwen_result *r)
 {
-    enum { FEWEST = 82 * 1536 };        /* of the cards that have a name: the 3090's */
-    const int64_t numbers = (int64_t)r->width * r->height / 4;  /* 16 channels of 1/8 by 1/8 */
+    enum { FEWEST = 82 * 1536 }; /* of the cards that have a name: the 3090's */
+    const int64_t numbers = (int64_t)r->width * r->height / 4; /* 16 channels of 1/8 by 1/8 */
     if (x->s->rng && !strcmp(x->s->rng, "torch-cuda") && numbers > FEWEST)
         notice(x->s, "The noise of torch-cuda depends on the GPU at this size; this is an H100's, "
-               "--rng torch-cuda:a100, :4090, :3090 or :THREADS are others'");
+                     "--rng torch-cuda:a100, :4090, :3090 or :THREADS are others'");
 }
 
 static int write_results(session *x, int64_t run, const char *prompt, qwen_result *r, double total)
@@ -261,8 +245,7 @@ static int write_results(session *x, int64_t run, const char *prompt, qwen_resul
     json_t *recipe = recipe_make(x->s, &x->j, prompt, r);
     char *text = recipe ? json_dumps(recipe, JSON_COMPACT) : NULL;
     json_decref(recipe);
-    if (!text)
-        return no_memory();
+    if (!text) return no_memory();
     int code = write_pictures(x, run, prompt, r, total, text);
     if (x->dump) {
         const int closed = dump_close(x->dump, text, !code);
@@ -282,12 +265,9 @@ static int draw(session *x, int64_t run, const char *prompt)
     x->j.req.prompt = prompt;
     x->j.req.seed = x->seed + (uint64_t)run;
     progress_begin(&x->bar, x->s, run + 1, x->pictures / x->per_run);
-    if (run == 0 && x->s->save_embeds)
-        code = save_embeds(x);
-    if (!code && x->s->dump)
-        code = dump_open(&x->dump, x->s->dump, &x->s->dump_only);
-    if (code)
-        return code;
+    if (run == 0 && x->s->save_embeds) code = save_embeds(x);
+    if (!code && x->s->dump) code = dump_open(&x->dump, x->s->dump, &x->s->dump_only);
+    if (code) return code;
     const int status = qwen_generate(x->j.q, &x->j.req, &r);
     if (status == QWEN_ECANCELLED && dump_failed(x->dump)) {
         progress_end(&x->bar);
@@ -295,11 +275,9 @@ static int draw(session *x, int64_t run, const char *prompt)
         x->dump = NULL;
         return code;
     }
-    if (status)
-        return library_failed(x, status);
+    if (status) return library_failed(x, status);
     progress_end(&x->bar);
-    if (run == 0)
-        tell_threads(x, &r);
+    if (run == 0) tell_threads(x, &r);
     code = interrupted() ? library_failed(x, QWEN_ECANCELLED)
                          : write_results(x, run, prompt, &r, seconds_now() - started);
     qwen_result_free(&r);
@@ -317,8 +295,7 @@ static int draw_all(session *x)
     x->j.bar = &x->bar;
     for (size_t p = 0; p < x->prompts.n && !code; p++) {
         x->j.req.prompt = x->prompts.item[p];
-        if (x->s->show_prompt)
-            code = show_prompt(x);
+        if (x->s->show_prompt) code = show_prompt(x);
         for (int i = 0; i < count && !code; i++) {
             code = draw(x, run++, x->prompts.item[p]);
             if (!code && interrupted())
@@ -333,14 +310,10 @@ int run_generate(settings *s)
     session x = { .s = s };
     interrupt_install();
     int code = prepare(&x);
-    if (!code)
-        code = job_open(&x.j);
-    if (!code)
-        code = settle(&x);
-    if (!code && interrupted())
-        code = cancelled(&x);
-    if (!code && s->preview)
-        code = preview_open(&x.preview, &x.j, s->output);
+    if (!code) code = job_open(&x.j);
+    if (!code) code = settle(&x);
+    if (!code && interrupted()) code = cancelled(&x);
+    if (!code && s->preview) code = preview_open(&x.preview, &x.j, s->output);
     if (!code) {
         choose_seed(&x);
         code = draw_all(&x);

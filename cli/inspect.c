@@ -6,13 +6,15 @@
 #include <string.h>
 #include <sys/stat.h>
 
-typedef struct line_list { json_t *all; const settings *s; } line_list;
+typedef struct line_list {
+    json_t *all;
+    const settings *s;
+} line_list;
 
 static int print_json(json_t *o)
 {
     char *text = json_dumps(o, JSON_INDENT(2));
-    if (!text)
-        return no_memory();
+    if (!text) return no_memory();
     printf("%s\n", text);
     free(text);
     return flush_stdout();
@@ -25,21 +27,15 @@ static void take_line(void *user, const char *key, const char *value)
 {
     line_list *l = user;
     json_t *text = json_string(value), *before = json_object_get(l->all, key);
-    static const char *const lists[] = { "component", "tensors", "dtypes", "parameters", "bytes",
-                                         "missing", "unknown", "wrong" };
+    static const char *const lists[] = { "component", "tensors", "dtypes",  "parameters",
+                                         "bytes",     "missing", "unknown", "wrong" };
     int list = 0;
-    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++)
-        list |= !strcmp(key, lists[i]);
-    if (!text)
-        text = json_string("(not UTF-8)");
-    if (!before)
-        json_object_set_new(l->all, key, list ? json_pack("[o]", text) : text);
-    else if (json_is_array(before))
-        json_array_append_new(before, text);
-    else
-        json_object_set_new(l->all, key, json_pack("[O,o]", before, text));
-    if (!l->s->json)
-        printf("%-14s %s\n", key, value);
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) list |= !strcmp(key, lists[i]);
+    if (!text) text = json_string("(not UTF-8)");
+    if (!before) json_object_set_new(l->all, key, list ? json_pack("[o]", text) : text);
+    else if (json_is_array(before)) json_array_append_new(before, text);
+    else json_object_set_new(l->all, key, json_pack("[O,o]", before, text));
+    if (!l->s->json) printf("%-14s %s\n", key, value);
 }
 
 static int inspect_model(const settings *s, const char *path)
@@ -49,8 +45,7 @@ static int inspect_model(const settings *s, const char *path)
     const int status = qwen_inspect(path, take_line, &l, error, sizeof error);
     int code = CODE_DONE;
     if (s->json) {
-        if (*error)
-            json_object_set_new(l.all, "error", json_string(error));
+        if (*error) json_object_set_new(l.all, "error", json_string(error));
         code = print_json(l.all);
     } else {
         code = flush_stdout();
@@ -67,16 +62,14 @@ static int inspect_picture(const settings *s, const char *path, const char *data
     qwen_array a;
     const int kind = picture_kind(data, bytes);
     int code = picture_decode(s, path, data, bytes, &a);
-    if (code)
-        return code;
+    if (code) return code;
     char *recipe = kind == PICTURE_PNG ? png_recipe(data, bytes) : NULL;
     json_t *parsed = recipe ? json_loads(recipe, 0, NULL) : NULL;
     if (s->json) {
         json_t *o = json_pack("{s:s,s:s,s:I,s:I,s:I}", "kind", "picture", "format", kinds[kind],
                               "width", (json_int_t)a.dim[1], "height", (json_int_t)a.dim[0],
                               "channels", (json_int_t)a.dim[2]);
-        if (parsed)
-            json_object_set(o, "recipe", parsed);
+        if (parsed) json_object_set(o, "recipe", parsed);
         code = print_json(o);
         json_decref(o);
     } else {
@@ -85,7 +78,8 @@ static int inspect_picture(const settings *s, const char *path, const char *data
                (long long)a.dim[2]);
         const char *key;
         json_t *v;
-        json_object_foreach(parsed, key, v) {
+        json_object_foreach(parsed, key, v)
+        {
             char *text = json_is_string(v) ? format_text("%s", json_string_value(v))
                                            : json_dumps(v, JSON_ENCODE_ANY);
             printf("recipe         %s: %s\n", key, text ? text : "");
@@ -107,16 +101,17 @@ static int is_dump(const qwen_file *f)
     static const char *const names[] = { "text.ids", "text.embeds", "noise",    "sigmas",
                                          "image.u8", "image",       "latents.0" };
     qwen_file_tensor t;
-    if (qwen_file_metadata(f, "order"))
-        return 1;
+    if (qwen_file_metadata(f, "order")) return 1;
     for (int64_t i = 0; i < qwen_file_count(f); i++)
         for (size_t k = 0; k < sizeof names / sizeof *names; k++)
-            if (!qwen_file_tensor_at(f, i, &t) && !strcmp(t.name, names[k]))
-                return 1;
+            if (!qwen_file_tensor_at(f, i, &t) && !strcmp(t.name, names[k])) return 1;
     return 0;
 }
 
-typedef struct statistics { double least, most, mean, deviation; int64_t n, bad; } statistics;
+typedef struct statistics {
+    double least, most, mean, deviation;
+    int64_t n, bad;
+} statistics;
 
 static statistics measure(const qwen_array *a)
 {
@@ -128,15 +123,14 @@ static statistics measure(const qwen_array *a)
             s.bad++;
             continue;
         }
-        const double before = s.mean;   /* Welford 1962 */
+        const double before = s.mean; /* Welford 1962 */
         s.mean += (x - s.mean) / (double)++good;
         s.deviation += (x - s.mean) * (x - before);
         s.least = fmin(s.least, x);
         s.most = fmax(s.most, x);
     }
     s.deviation = good ? sqrt(s.deviation / (double)good) : 0;
-    if (!good)
-        s.least = s.most = 0;
+    if (!good) s.least = s.most = 0;
     return s;
 }
 
@@ -167,13 +161,11 @@ static int inspect_dump(const settings *s, qwen_file *f)
     json_t *all = json_array();
     const int64_t n = qwen_file_count(f);
     int code = CODE_DONE;
-    if (!s->json)
-        printf("%-14s dump\n%-14s %lld\n", "kind", "tensors", (long long)n);
+    if (!s->json) printf("%-14s dump\n%-14s %lld\n", "kind", "tensors", (long long)n);
     for (int64_t i = 0; i < n && !code; i++) {
         qwen_file_tensor t;
         qwen_array a = { 0 };
-        if (qwen_file_tensor_at(f, i, &t))
-            continue;
+        if (qwen_file_tensor_at(f, i, &t)) continue;
         const int status = qwen_file_read(f, t.name, &a);
         code = status ? complain(code_of(status), "%s", qwen_file_error(f))
                       : print_stage(s, all, &t, &a);
@@ -201,8 +193,7 @@ static int find_path(settings *s, char **path)
         return *path ? CODE_DONE : no_memory();
     }
     int code = strcmp(name, "demo") ? find_any(s, name, path) : CODE_DONE;
-    if (code || (*path && (strcmp(*path, name) || !is_id(name))))
-        return code;
+    if (code || (*path && (strcmp(*path, name) || !is_id(name)))) return code;
     free(*path);
     *path = NULL;
     s->model = name;
@@ -220,19 +211,16 @@ static int inspect_path(const settings *s, const char *path)
     struct stat st;
     char head[16] = "", *data;
     size_t bytes = 0;
-    if (stat(path, &st))
-        return complain(CODE_READ, "%s: %s", path, strerror(errno));
+    if (stat(path, &st)) return complain(CODE_READ, "%s: %s", path, strerror(errno));
     if (S_ISREG(st.st_mode)) {
         FILE *f = fopen(path, "rb");
-        if (!f)
-            return complain(CODE_READ, "%s: %s", path, strerror(errno));
+        if (!f) return complain(CODE_READ, "%s: %s", path, strerror(errno));
         bytes = fread(head, 1, sizeof head, f);
         fclose(f);
     }
     if (picture_kind(head, bytes) != PICTURE_NONE) {
         int code = read_file(path, 1 << 30, &data, &bytes);
-        if (!code)
-            code = inspect_picture(s, path, data, bytes);
+        if (!code) code = inspect_picture(s, path, data, bytes);
         free(data);
         return code;
     }
@@ -252,8 +240,7 @@ int run_inspect(settings *s)
                               s->words.item[1])
                    : complain(CODE_USAGE, "inspect: expected a path, found none");
     int code = find_path(s, &path);
-    if (!code)
-        code = inspect_path(s, path);
+    if (!code) code = inspect_path(s, path);
     free(path);
     return code;
 }

@@ -5,19 +5,19 @@
 
 typedef struct subcommand {
     const char *name;
-    unsigned    who;
-    int       (*run)(settings *s);
+    unsigned who;
+    int (*run)(settings *s);
     const char *arguments, *what;
 } subcommand;
 
 static const subcommand subcommands[] = {
     { "generate", FOR_GENERATE, run_generate, "[options] [PROMPT]", "draws or edits a picture" },
-    { "plan",     FOR_PLAN,     run_plan,     "[options] [PROMPT]", "says what that would cost" },
-    { "devices",  FOR_DEVICES,  run_devices,  "[options]",          "lists what can compute" },
-    { "models",   FOR_MODELS,   run_models,   "[options]",          "lists models found by name" },
-    { "inspect",  FOR_INSPECT,  run_inspect,  "[options] PATH|NAME", "says what a file is" },
-    { "compare",  FOR_COMPARE,  run_compare,  "[options] A B",      "says where B parts from A" },
-    { "tokenize", FOR_TOKENIZE, run_tokenize, "[options] [TEXT]",   "turns text into token ids" },
+    { "plan", FOR_PLAN, run_plan, "[options] [PROMPT]", "says what that would cost" },
+    { "devices", FOR_DEVICES, run_devices, "[options]", "lists what can compute" },
+    { "models", FOR_MODELS, run_models, "[options]", "lists models found by name" },
+    { "inspect", FOR_INSPECT, run_inspect, "[options] PATH|NAME", "says what a file is" },
+    { "compare", FOR_COMPARE, run_compare, "[options] A B", "says where B parts from A" },
+    { "tokenize", FOR_TOKENIZE, run_tokenize, "[options] [TEXT]", "turns text into token ids" },
 };
 enum { SUBCOMMANDS = (int)(sizeof subcommands / sizeof *subcommands) };
 
@@ -36,8 +36,7 @@ static void print_usage(FILE *to)
 static int unknown_subcommand(const char *name)
 {
     const char *names[SUBCOMMANDS];
-    for (int i = 0; i < SUBCOMMANDS; i++)
-        names[i] = subcommands[i].name;
+    for (int i = 0; i < SUBCOMMANDS; i++) names[i] = subcommands[i].name;
     const char *near = near_miss(name, names, SUBCOMMANDS);
     return near
                ? complain(CODE_USAGE, "there is no subcommand \"%s\"; did you mean %s?", name, near)
@@ -48,8 +47,7 @@ static int unknown_subcommand(const char *name)
 static int run_subcommand(const subcommand *c, int argc, char **argv)
 {
     settings *s = calloc(1, sizeof *s);
-    if (!s)
-        return no_memory();
+    if (!s) return no_memory();
     int code = options_parse(s, c->who, argc, argv);
     if (!code && s->help) {
         printf("usage: qwen-image %s %s\n\n%s %s.\n", c->name, c->arguments, c->name, c->what);
@@ -82,8 +80,7 @@ int main(int argc, char **argv)
         return complain(CODE_USAGE, "expected a subcommand before %s; qwen-image --help lists them",
                         name);
     const int ask = !strcmp(name, "help");
-    if (ask)
-        name = argv[2];
+    if (ask) name = argv[2];
     for (int i = 0; i < SUBCOMMANDS; i++)
         if (!strcmp(name, subcommands[i].name)) {
             static char help[] = "--help";

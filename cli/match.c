@@ -23,8 +23,7 @@
 static int same_letters(const char *a, const char *b, size_t n)
 {
     for (size_t i = 0; i < n; i++)
-        if (tolower((unsigned char)a[i]) != tolower((unsigned char)b[i]))
-            return 0;
+        if (tolower((unsigned char)a[i]) != tolower((unsigned char)b[i])) return 0;
     return 1;
 }
 
@@ -34,16 +33,12 @@ size_t name_stem(const char *name)
     const size_t n = strlen(name);
     for (size_t i = 0; i < sizeof extensions / sizeof *extensions; i++) {
         const size_t k = strlen(extensions[i]);
-        if (n > k && same_letters(name + n - k, extensions[i], k))
-            return n - k;
+        if (n > k && same_letters(name + n - k, extensions[i], k)) return n - k;
     }
     return n;
 }
 
-int is_model_file(const char *name)
-{
-    return name_stem(name) < strlen(name);
-}
+int is_model_file(const char *name) { return name_stem(name) < strlen(name); }
 
 int is_gguf(const char *name)
 {
@@ -58,22 +53,17 @@ int ends_with(const char *s, const char *end)
 
 /* --- one form for all spellings --------------------------------------------------------------- */
 
-static int separates(char c)
-{
-    return c == '-' || c == '_' || c == '.' || c == ' ';
-}
+static int separates(char c) { return c == '-' || c == '_' || c == '.' || c == ' '; }
 
 /* Where "-00001-of-00003" begins that ends the first n letters of a name, or 0. */
 static size_t part_at(const char *name, size_t n, int *part, int *parts)
 {
     const size_t k = strlen("-00001-of-00003");
     const char *s = name + n - k;
-    if (n <= k)
-        return 0;
+    if (n <= k) return 0;
     for (size_t i = 0; i < k; i++) {
         const char want = "-00000-of-00000"[i];
-        if (want == '0' ? !isdigit((unsigned char)s[i]) : s[i] != want)
-            return 0;
+        if (want == '0' ? !isdigit((unsigned char)s[i]) : s[i] != want) return 0;
     }
     *part = atoi(s + 1);
     *parts = atoi(s + strlen("-00001-of-"));
@@ -102,20 +92,16 @@ static char *plain_form(const char *name)
     for (size_t i = 0; out && i < n; i++) {
         const char c = name[i] == '\\' ? '/' : (char)tolower((unsigned char)name[i]);
         if (c == '/') {
-            while (k && out[k - 1] == '-')
-                k--;
-            if (k && out[k - 1] != '/')
-                out[k++] = '/';
+            while (k && out[k - 1] == '-') k--;
+            if (k && out[k - 1] != '/') out[k++] = '/';
         } else if (!separates(c)) {
             out[k++] = c;
         } else if (k && out[k - 1] != '-' && out[k - 1] != '/') {
             out[k++] = '-';
         }
     }
-    while (k && (out[k - 1] == '-' || out[k - 1] == '/'))
-        k--;
-    if (out)
-        out[k] = 0;
+    while (k && (out[k - 1] == '-' || out[k - 1] == '/')) k--;
+    if (out) out[k] = 0;
     return out;
 }
 
@@ -124,8 +110,7 @@ static const char *last_parts(const char *name, int parts)
 {
     const char *p = name + strlen(name);
     while (p > name) {
-        if (p[-1] == '/' && !--parts)
-            return p;
+        if (p[-1] == '/' && !--parts) return p;
         p--;
     }
     return parts <= 1 ? name : NULL;
@@ -134,8 +119,7 @@ static const char *last_parts(const char *name, int parts)
 static int count_parts(const char *name)
 {
     int n = 1;
-    for (; *name; name++)
-        n += *name == '/';
+    for (; *name; name++) n += *name == '/';
     return n;
 }
 
@@ -144,8 +128,7 @@ static int count_parts(const char *name)
 /* The next word of a plain form, in the last part; 0 at the end. */
 static size_t next_word(const char **at)
 {
-    while (**at == '-')
-        ++*at;
+    while (**at == '-') ++*at;
     return strcspn(*at, "-");
 }
 
@@ -155,16 +138,19 @@ static int is_word(const char *s, size_t n, const char *word)
 }
 
 /* The words that say how numbers are kept, with their order; 99: one that says no more. */
-static const struct { const char *word; int order; } precisions[] = {
-    { "bf16", 1 }, { "fp16", 2 }, { "f16", 2 }, { "fp32", 3 }, { "f32", 3 },
-    { "fp8", 4 }, { "f8", 4 }, { "fp8mixed", 4 }, { "mxfp8", 4 }, { "e4m3fn", 4 }, { "e4m3", 4 },
-    { "e5m2", 4 }, { "int8", 4 }, { "w8a8", 4 }, { "q8", 4 },
-    { "q6", 5 }, { "q5", 6 },
-    { "q4", 7 }, { "iq4", 7 }, { "nvfp4", 7 }, { "mxfp4", 7 }, { "fp4", 7 }, { "int4", 7 },
-    { "w4a4", 7 }, { "w4a8", 7 }, { "w4a16", 7 }, { "awq", 7 },
-    { "q3", 8 }, { "iq3", 8 }, { "q2", 9 }, { "iq2", 9 }, { "q1", 10 }, { "iq1", 10 },
-    { "scaled", 99 }, { "mixed", 99 }, { "convrot", 99 }, { "tensorwise", 99 }, { "rowwise", 99 },
-    { "rows", 99 }, { "asym", 99 }, { "quantized", 99 }, { "gguf", 99 }, { "ud", 99 },
+static const struct {
+    const char *word;
+    int order;
+} precisions[] = {
+    { "bf16", 1 },       { "fp16", 2 },        { "f16", 2 },      { "fp32", 3 },    { "f32", 3 },
+    { "fp8", 4 },        { "f8", 4 },          { "fp8mixed", 4 }, { "mxfp8", 4 },   { "e4m3fn", 4 },
+    { "e4m3", 4 },       { "e5m2", 4 },        { "int8", 4 },     { "w8a8", 4 },    { "q8", 4 },
+    { "q6", 5 },         { "q5", 6 },          { "q4", 7 },       { "iq4", 7 },     { "nvfp4", 7 },
+    { "mxfp4", 7 },      { "fp4", 7 },         { "int4", 7 },     { "w4a4", 7 },    { "w4a8", 7 },
+    { "w4a16", 7 },      { "awq", 7 },         { "q3", 8 },       { "iq3", 8 },     { "q2", 9 },
+    { "iq2", 9 },        { "q1", 10 },         { "iq1", 10 },     { "scaled", 99 }, { "mixed", 99 },
+    { "convrot", 99 },   { "tensorwise", 99 }, { "rowwise", 99 }, { "rows", 99 },   { "asym", 99 },
+    { "quantized", 99 }, { "gguf", 99 },       { "ud", 99 },
 };
 static const char *const after_q[] = { "k", "s", "m", "l", "xl", "xs", "xxs", "nl", "0", "1" };
 
@@ -194,12 +180,9 @@ static int precision_there(const char *plain, const char *typed)
     for (size_t n; (n = next_word(&typed)); typed += n) {
         const char *at = plain;
         size_t k;
-        if (!precision_word(typed, n, &q))
-            continue;
-        while ((k = next_word(&at)) && !(k == n && !strncmp(at, typed, n)))
-            at += k;
-        if (!k)
-            return 0;
+        if (!precision_word(typed, n, &q)) continue;
+        while ((k = next_word(&at)) && !(k == n && !strncmp(at, typed, n))) at += k;
+        if (!k) return 0;
     }
     return 1;
 }
@@ -216,17 +199,13 @@ static char *model_form(const char *last, int *family, int *order)
     last += joined ? 9 : *family ? 10 : 0;
     for (; out && (n = next_word(&last)); last += n) {
         const int word = precision_word(last, n, &q);
-        if (word && (!best || word < best))
-            best = word;
-        if (word)
-            continue;
-        if (k)
-            out[k++] = '-';
+        if (word && (!best || word < best)) best = word;
+        if (word) continue;
+        if (k) out[k++] = '-';
         memcpy(out + k, last, n);
         k += n;
     }
-    if (out)
-        out[k] = 0;
+    if (out) out[k] = 0;
     *order = best;
     return out;
 }
@@ -241,17 +220,14 @@ static int begins(const char *a, const char *b)
 /* Do the words after what was typed make another model of it? */
 static int says_other(const char *rest)
 {
-    static const char *const words[] = { "edit", "layered", "plus", "control", "controlnet",
-                                         "inpaint", "inpainting" };
+    static const char *const words[] = { "edit",       "layered", "plus",      "control",
+                                         "controlnet", "inpaint", "inpainting" };
     int q = 0, first = 1;
     for (size_t n; (n = next_word(&rest)); rest += n, first = 0) {
-        if (precision_word(rest, n, &q))
-            continue;
+        if (precision_word(rest, n, &q)) continue;
         for (size_t i = 0; i < sizeof words / sizeof *words; i++)
-            if (is_word(rest, n, words[i]))
-                return 1;
-        if (strspn(rest, "0123456789") == n && (first || n == 4))
-            return 1;                   /* 2509, 2.1 */
+            if (is_word(rest, n, words[i])) return 1;
+        if (strspn(rest, "0123456789") == n && (first || n == 4)) return 1; /* 2509, 2.1 */
     }
     return 0;
 }
@@ -287,12 +263,11 @@ static int letters(const char *listed, const char *typed)
 {
     const size_t n = strlen(typed);
     const char *last = last_parts(listed, count_parts(typed));
-    if (!strcmp(listed, typed))
-        return ANSWER_WHOLE;
-    if (n == name_stem(listed) && !strncmp(listed, typed, n))
-        return ANSWER_STEM;
+    if (!strcmp(listed, typed)) return ANSWER_WHOLE;
+    if (n == name_stem(listed) && !strncmp(listed, typed, n)) return ANSWER_STEM;
     return last && (!strcmp(last, typed) || (n == name_stem(last) && !strncmp(last, typed, n)))
-               ? ANSWER_LAST : ANSWER_NONE;
+               ? ANSWER_LAST
+               : ANSWER_NONE;
 }
 
 /* Another extension than that of the file was typed. */
@@ -309,20 +284,20 @@ static int by_words(const char *plain, const char *typed, answer *out)
     const char *last = base_name(plain), *last_typed = base_name(typed);
     char *model = model_form(last, &family, &out->precision);
     char *wanted = model_form(last_typed, &of_typed, &order);
-    const int same_above = last - plain == last_typed - typed &&
-                           !strncmp(plain, typed, (size_t)(last - plain));
+    const int same_above = last - plain == last_typed - typed
+                           && !strncmp(plain, typed, (size_t)(last - plain));
     if (!model || !wanted) {
         code = no_memory();
     } else if (!strcmp(plain, typed)) {
         out->how = ANSWER_ALIKE;
-    } else if (same_above && !strcmp(model, wanted) && (*wanted || (family && of_typed)) &&
-               precision_there(last, last_typed)) {
+    } else if (same_above && !strcmp(model, wanted) && (*wanted || (family && of_typed))
+               && precision_there(last, last_typed)) {
         out->how = ANSWER_MODEL;
     } else if (same_above && begins(last_typed, last)) {
         out->how = ANSWER_BEGINS;
         out->other = says_other(last + strlen(last_typed));
-    } else if (same_above && precision_there(last, last_typed) &&
-               (*wanted ? begins(wanted, model) : family && of_typed)) {
+    } else if (same_above && precision_there(last, last_typed)
+               && (*wanted ? begins(wanted, model) : family && of_typed)) {
         out->how = ANSWER_BEGINS;
         out->other = says_other(model + strlen(wanted));
     }
@@ -362,8 +337,7 @@ static char *letters_of(const char *form)
             memcpy(out + k, form, n);
             k += n;
         }
-    if (out)
-        out[k] = 0;
+    if (out) out[k] = 0;
     return out;
 }
 
@@ -382,8 +356,8 @@ int name_distance(const char *listed, const char *typed)
             const int d = edit_distance(wanted, last);
             far = d <= most ? d : far;
         }
-        if (last && far && model && model_wanted && strlen(model_wanted) >= 4 &&
-            count_parts(wanted) == 1) {
+        if (last && far && model && model_wanted && strlen(model_wanted) >= 4
+            && count_parts(wanted) == 1) {
             const int d = edit_distance(model_wanted, model);
             far = d <= 2 && d + 10 < far ? d + 10 : far;
         }

@@ -11,8 +11,7 @@
 
 static void put_text(json_t *o, const char *key, const char *value)
 {
-    if (value)
-        json_object_set_new(o, key, json_string(value));
+    if (value) json_object_set_new(o, key, json_string(value));
 }
 
 /* A component's directory goes by the name of the model that it is in. */
@@ -26,8 +25,7 @@ static void put_file(json_t *o, const char *key, const char *path)
         if (!strcmp(base_name(path), parts[i]) && before > 1)
             model = format_text("%.*s", (int)before - 1, path);
     }
-    if (path)
-        put_text(o, key, base_name(model ? model : path));
+    if (path) put_text(o, key, base_name(model ? model : path));
     free(model);
 }
 
@@ -44,8 +42,7 @@ static json_t *input_of(const char *path)
     char *name = format_text("%s%s", prefix, base_name(plain));
     json_t *o = name ? json_pack("{s:s}", "file", name) : NULL;
     free(name);
-    if (strcmp(plain, "-") && !sha256_file(plain, hex))
-        put_text(o, "sha256", hex);
+    if (strcmp(plain, "-") && !sha256_file(plain, hex)) put_text(o, "sha256", hex);
     return o;
 }
 
@@ -60,12 +57,10 @@ static void put_inputs(json_t *o, const settings *s)
     json_t *list = json_array();
     for (size_t i = 0; i < s->inputs.n; i++)
         json_array_append_new(list, input_of(s->inputs.item[i]));
-    if (s->inputs.n)
-        json_object_set(o, "input", list);
+    if (s->inputs.n) json_object_set(o, "input", list);
     json_decref(list);
     for (size_t i = 0; i < sizeof one / sizeof *one; i++)
-        if (one[i].path)
-            json_object_set_new(o, one[i].key, input_of(one[i].path));
+        if (one[i].path) json_object_set_new(o, one[i].key, input_of(one[i].path));
 }
 
 static void put_model(json_t *o, const settings *s, const job *j)
@@ -81,19 +76,16 @@ static void put_model(json_t *o, const settings *s, const job *j)
     put_text(o, "like", s->like);
     for (size_t i = 0; i < s->loras.n; i++)
         json_array_append_new(list, json_string(base_name(s->loras.item[i])));
-    if (s->loras.n)
-        json_object_set(o, "lora", list);
+    if (s->loras.n) json_object_set(o, "lora", list);
     json_decref(list);
-    if (s->lora_partial)
-        json_object_set_new(o, "lora-partial", json_true());
+    if (s->lora_partial) json_object_set_new(o, "lora-partial", json_true());
 }
 
 static void put_numbers(json_t *o, const settings *s, const job *j, const qwen_result *res)
 {
     json_object_set_new(o, "width", json_integer(res->width));
     json_object_set_new(o, "height", json_integer(res->height));
-    if (!s->sigmas.n)
-        json_object_set_new(o, "steps", json_integer(res->steps));
+    if (!s->sigmas.n) json_object_set_new(o, "steps", json_integer(res->steps));
     json_object_set_new(o, "guidance", json_real(res->guidance));
     put_text(o, "guidance-norm", s->guidance_norm);
     put_text(o, "schedule", s->schedule);
@@ -101,26 +93,21 @@ static void put_numbers(json_t *o, const settings *s, const job *j, const qwen_r
     put_text(o, "rng", res->rng);
     put_text(o, "noise-dtype", s->noise_dtype);
     put_text(o, "tiling", s->tiling);
-    if (s->shift > 0)
-        json_object_set_new(o, "shift", json_real(s->shift));
+    if (s->shift > 0) json_object_set_new(o, "shift", json_real(s->shift));
     json_t *sigmas = json_array();
     for (size_t i = 0; i < s->sigmas.n; i++)
         json_array_append_new(sigmas, json_real(s->sigmas.item[i]));
-    if (s->sigmas.n)
-        json_object_set(o, "sigmas", sigmas);
+    if (s->sigmas.n) json_object_set(o, "sigmas", sigmas);
     json_decref(sigmas);
-    if (s->strength > 0)
-        json_object_set_new(o, "strength", json_real(s->strength));
-    else if (res->strength > 0)         /* for people: as an option it would choose the task */
+    if (s->strength > 0) json_object_set_new(o, "strength", json_real(s->strength));
+    else if (res->strength > 0) /* for people: as an option it would choose the task */
         json_object_set_new(o, "default-strength", json_real(res->strength));
-    if (s->layers)
-        json_object_set_new(o, "layers", json_integer(s->layers));
+    if (s->layers) json_object_set_new(o, "layers", json_integer(s->layers));
     if (s->reference_area)
         json_object_set_new(o, "reference-area", json_integer(s->reference_area));
     if (s->condition_area)
         json_object_set_new(o, "condition-area", json_integer(s->condition_area));
-    if (s->no_paste)
-        json_object_set_new(o, "no-paste", json_true());
+    if (s->no_paste) json_object_set_new(o, "no-paste", json_true());
     if (res->bands_encode)
         json_object_set_new(o, "vae-bands-encode", json_integer(res->bands_encode));
     if (res->bands_decode)
@@ -155,14 +142,12 @@ json_t *recipe_make(const settings *s, const job *j, const char *prompt, const q
                                                    : NULL);
         if (res->seed <= INT64_MAX)
             json_object_set_new(o, "seed", json_integer((json_int_t)res->seed));
-        else
-            put_text(o, "seed", seed);  /* JSON's integers end at 2^63 in many readers */
+        else put_text(o, "seed", seed); /* JSON's integers end at 2^63 in many readers */
         put_model(o, s, j);
         put_numbers(o, s, j, res);
         if (j->template_file || s->template_text)
             put_text(o, "template-text", j->req.chat_template);
-        else
-            put_text(o, "template", s->chat_template);
+        else put_text(o, "template", s->chat_template);
         put_text(o, "system", s->system);
         put_inputs(o, s);
         put_text(o, "drew", res->variant);
@@ -179,16 +164,12 @@ json_t *recipe_make(const settings *s, const job *j, const char *prompt, const q
 static const char *as_text(json_t *kept, json_t *v)
 {
     char number[40];
-    if (json_is_string(v))
-        return json_string_value(v);
-    if (json_is_true(v))
-        return "";
+    if (json_is_string(v)) return json_string_value(v);
+    if (json_is_true(v)) return "";
     if (json_is_integer(v))
         snprintf(number, sizeof number, "%lld", (long long)json_integer_value(v));
-    else if (json_is_real(v))
-        snprintf(number, sizeof number, "%.17g", json_real_value(v));
-    else
-        return NULL;
+    else if (json_is_real(v)) snprintf(number, sizeof number, "%.17g", json_real_value(v));
+    else return NULL;
     json_t *text = json_string(number);
     return json_array_append_new(kept, text) ? NULL : json_string_value(text);
 }
@@ -204,7 +185,8 @@ static int set_list(settings *s, json_t *kept, const char *key, json_t *list)
     size_t i;
     json_t *v;
     int code = CODE_DONE;
-    json_array_foreach(list, i, v) {
+    json_array_foreach(list, i, v)
+    {
         const char *text = as_text(kept, v);
         code = code ? code : text ? option_default(s, key, text) : wrong_value(s, key);
     }
@@ -216,7 +198,8 @@ static int set_sigmas(settings *s, json_t *kept, json_t *list)
     size_t i;
     json_t *v;
     char *all = format_text("%s", "");
-    json_array_foreach(list, i, v) {
+    json_array_foreach(list, i, v)
+    {
         const char *text = as_text(kept, v);
         char *longer = all && text ? format_text("%s%s%s", all, i ? "," : "", text) : NULL;
         free(all);
@@ -237,11 +220,9 @@ static char *input_path(const settings *s, const char *plain, const char *hash, 
     int good = -1, there = -1;
     struct stat st;
     for (int i = 1; i >= 0 && path[0] && path[1]; i--) {
-        if (stat(path[i], &st))
-            continue;
+        if (stat(path[i], &st)) continue;
         there = i;
-        if (!hash || (!sha256_file(path[i], hex) && !strcmp(hash, hex)))
-            good = i;
+        if (!hash || (!sha256_file(path[i], hex) && !strcmp(hash, hex))) good = i;
     }
     *same = good >= 0;
     const int chosen = good >= 0 ? good : there >= 0 ? there : 0;
@@ -257,8 +238,7 @@ static int set_input(settings *s, json_t *kept, const char *key, json_t *o)
                *hash = json_string_value(json_object_get(o, "sha256"));
     struct stat st;
     int same;
-    if (!file || strchr(file, '/'))
-        return wrong_value(s, key);
+    if (!file || strchr(file, '/')) return wrong_value(s, key);
     if (!strcmp(file, "-"))
         return complain(CODE_READ,
                         "--from: %s: its --%s came from standard input; give it with --%s", s->from,
@@ -279,8 +259,7 @@ static int set_input(settings *s, json_t *kept, const char *key, json_t *o)
             "--from: %s: %s is not the file that was used (its SHA-256 differs); give the --%s "
             "you mean",
             s->from, path, key);
-    if (!code)
-        code = option_default(s, key, json_string_value(text));
+    if (!code) code = option_default(s, key, json_string_value(text));
     free(path);
     free(value);
     return code;
@@ -294,21 +273,16 @@ static int is_flag(const char *key)
 /* Options beside --from that make a key of the recipe meaningless. */
 static int superseded(const settings *s, const json_t *recipe, const char *key)
 {
-    if (option_given(s, key))
-        return 1;
-    if (!strcmp(key, "prompt"))
-        return s->words.n || s->prompt_file;
+    if (option_given(s, key)) return 1;
+    if (!strcmp(key, "prompt")) return s->words.n || s->prompt_file;
     if (!strcmp(key, "width") || !strcmp(key, "height")) {
         const char *drew = json_string_value(json_object_get(recipe, "drew"));
-        return s->size[0] || s->aspect || (drew && !strcmp(drew, "layered")) ||
-               json_object_get(recipe, "extend") || s->inputs.n;
+        return s->size[0] || s->aspect || (drew && !strcmp(drew, "layered"))
+               || json_object_get(recipe, "extend") || s->inputs.n;
     }
-    if (!strcmp(key, "steps"))
-        return s->sigmas.n > 0;
-    if (!strcmp(key, "sigmas"))
-        return option_given(s, "steps") || option_given(s, "schedule");
-    if (!strcmp(key, "template") || !strcmp(key, "template-text"))
-        return s->chat_template != NULL;
+    if (!strcmp(key, "steps")) return s->sigmas.n > 0;
+    if (!strcmp(key, "sigmas")) return option_given(s, "steps") || option_given(s, "schedule");
+    if (!strcmp(key, "template") || !strcmp(key, "template-text")) return s->chat_template != NULL;
     return 0;
 }
 
@@ -348,27 +322,23 @@ static int set_key(settings *s, json_t *recipe, json_t *kept, const char *key, j
                                            "system",
                                            "lora-partial",
                                            "no-paste" };
-    if (superseded(s, recipe, key))
-        return CODE_DONE;
+    if (superseded(s, recipe, key)) return CODE_DONE;
     if (!strcmp(key, "template-text") && json_is_string(v)) {
         s->template_text = json_string_value(v);
         return CODE_DONE;
     }
-    if (!strcmp(key, "sigmas") && json_is_array(v))
-        return set_sigmas(s, kept, v);
-    if (!strcmp(key, "lora") && json_is_array(v))
-        return set_list(s, kept, key, v);
-    if (!strcmp(key, "mask") || !strcmp(key, "control") || !strcmp(key, "latents") ||
-        !strcmp(key, "embeds"))
+    if (!strcmp(key, "sigmas") && json_is_array(v)) return set_sigmas(s, kept, v);
+    if (!strcmp(key, "lora") && json_is_array(v)) return set_list(s, kept, key, v);
+    if (!strcmp(key, "mask") || !strcmp(key, "control") || !strcmp(key, "latents")
+        || !strcmp(key, "embeds"))
         return set_input(s, kept, key, v);
     for (size_t i = 0; i < sizeof options / sizeof *options; i++)
         if (!strcmp(key, options[i])) {
             const char *text = as_text(kept, v);
-            if (!text || (json_is_boolean(v) && !is_flag(key)))
-                return wrong_value(s, key);
+            if (!text || (json_is_boolean(v) && !is_flag(key))) return wrong_value(s, key);
             return option_default(s, key, text) ? wrong_value(s, key) : CODE_DONE;
         }
-    return CODE_DONE;                   /* for people, or of a later version */
+    return CODE_DONE; /* for people, or of a later version */
 }
 
 static int set_all(settings *s, json_t *recipe, json_t *kept)
@@ -377,14 +347,14 @@ static int set_all(settings *s, json_t *recipe, json_t *kept)
     json_t *v, *inputs = json_object_get(recipe, "input");
     size_t i;
     int code = CODE_DONE;
-    json_object_foreach(recipe, key, v) {
-        if (!code && strcmp(key, "input"))
-            code = set_key(s, recipe, kept, key, v);
+    json_object_foreach(recipe, key, v)
+    {
+        if (!code && strcmp(key, "input")) code = set_key(s, recipe, kept, key, v);
     }
     const int given = option_given(s, "input");
-    json_array_foreach(inputs, i, v) {
-        if (!code && !given)
-            code = set_input(s, kept, "input", v);
+    json_array_foreach(inputs, i, v)
+    {
+        if (!code && !given) code = set_input(s, kept, "input", v);
     }
     return code;
 }
@@ -393,13 +363,10 @@ int recipe_load(settings *s)
 {
     char *data, *text = NULL;
     size_t bytes;
-    if (!s->from)
-        return CODE_DONE;
+    if (!s->from) return CODE_DONE;
     int code = read_file(s->from, 1 << 30, &data, &bytes);
-    if (code)
-        return code;
-    if (picture_kind(data, bytes) == PICTURE_PNG)
-        text = png_recipe(data, bytes);
+    if (code) return code;
+    if (picture_kind(data, bytes) == PICTURE_PNG) text = png_recipe(data, bytes);
     free(data);
     json_t *recipe = text ? json_loads(text, 0, NULL) : NULL;
     if (!text)
@@ -411,7 +378,6 @@ int recipe_load(settings *s)
     free(text);
     json_t *kept = json_array();
     s->recipe = json_pack("[o,o]", recipe ? recipe : json_null(), kept);
-    if (!s->recipe)
-        return code ? code : no_memory();
+    if (!s->recipe) return code ? code : no_memory();
     return code ? code : set_all(s, recipe, kept);
 }

@@ -11,23 +11,28 @@
 #include <string.h>
 
 typedef enum kind {
-    FLAG, TEXT, LIST,
-    INTEGER,                            /* int, lo..hi */
-    NUMBER,                             /* double, lo..hi */
-    NUMBERS,                            /* a list of them */
-    AREA, BYTES, UNSIGNED,              /* int64_t pixels; uint64_t with a suffix; uint64_t */
-    SIZE, EXTEND,                       /* int[2]; int[4] */
-    CHOICE                              /* one of the words of `argument` */
+    FLAG,
+    TEXT,
+    LIST,
+    INTEGER, /* int, lo..hi */
+    NUMBER,  /* double, lo..hi */
+    NUMBERS, /* a list of them */
+    AREA,
+    BYTES,
+    UNSIGNED, /* int64_t pixels; uint64_t with a suffix; uint64_t */
+    SIZE,
+    EXTEND, /* int[2]; int[4] */
+    CHOICE  /* one of the words of `argument` */
 } kind;
 
 typedef struct row {
-    unsigned    who;
-    char        letter;
+    unsigned who;
+    char letter;
     const char *name;
-    kind        kind;
-    size_t      at;
-    const char *argument;               /* how help names the value; of CHOICE: the words */
-    double      lo, hi;
+    kind kind;
+    size_t at;
+    const char *argument; /* how help names the value; of CHOICE: the words */
+    double lo, hi;
     const char *help;
 } row;
 
@@ -178,8 +183,7 @@ int edit_distance(const char *a, const char *b)
 {
     int d[64][64];
     const int m = (int)strlen(a), n = (int)strlen(b);
-    if (m > 63 || n > 63)
-        return 99;
+    if (m > 63 || n > 63) return 99;
     for (int i = 0; i <= m; i++)
         for (int j = 0; j <= n; j++) {
             if (!i || !j) {
@@ -189,8 +193,8 @@ int edit_distance(const char *a, const char *b)
             int best = d[i - 1][j - 1] + (a[i - 1] != b[j - 1]);
             best = d[i - 1][j] + 1 < best ? d[i - 1][j] + 1 : best;
             best = d[i][j - 1] + 1 < best ? d[i][j - 1] + 1 : best;
-            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] &&
-                d[i - 2][j - 2] + 1 < best)
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]
+                && d[i - 2][j - 2] + 1 < best)
                 best = d[i - 2][j - 2] + 1;
             d[i][j] = best;
         }
@@ -219,8 +223,7 @@ static int unknown_option(unsigned who, const char *shown, const char *name)
     const char *names[ROWS];
     size_t n = 0;
     for (int i = 0; i < ROWS; i++)
-        if (rows[i].who & who)
-            names[n++] = rows[i].name;
+        if (rows[i].who & who) names[n++] = rows[i].name;
     const char *near = near_miss(name, names, n);
     return near ? complain(CODE_USAGE, "there is no option %s; did you mean --%s?", shown, near)
                 : complain(CODE_USAGE, "there is no option %s; --help lists them", shown);
@@ -231,8 +234,7 @@ static int unknown_option(unsigned who, const char *shown, const char *name)
 int list_add(text_list *l, const char *text)
 {
     const char **more = realloc(l->item, (l->n + 1) * sizeof *more);
-    if (!more)
-        return no_memory();
+    if (!more) return no_memory();
     l->item = more;
     l->item[l->n++] = text;
     return CODE_DONE;
@@ -253,8 +255,7 @@ static int read_number(const char *text, double *x, const char **end)
 static int read_integer(const char *text, int64_t *x, const char **end)
 {
     char *stop;
-    if (!strchr("0123456789-+", *text) || !*text)
-        return 0;
+    if (!strchr("0123456789-+", *text) || !*text) return 0;
     errno = 0;
     *x = strtoll(text, &stop, 10);
     *end = stop;
@@ -282,10 +283,8 @@ static int set_number(const row *r, const char *value, double *x)
     const char *end;
     if (r->lo == 1e-9 || r->lo == 1e-6)
         snprintf(what, sizeof what, "a number above 0, up to %g", r->hi);
-    else if (r->hi < 1e6)
-        snprintf(what, sizeof what, "a number from %g to %g", r->lo, r->hi);
-    else
-        snprintf(what, sizeof what, "a number%s", r->lo == 0 ? " from 0 up" : "");
+    else if (r->hi < 1e6) snprintf(what, sizeof what, "a number from %g to %g", r->lo, r->hi);
+    else snprintf(what, sizeof what, "a number%s", r->lo == 0 ? " from 0 up" : "");
     if (!read_number(value, x, &end) || *end || *x < r->lo || *x > r->hi)
         return expected(r, what, value);
     return CODE_DONE;
@@ -297,8 +296,7 @@ static int set_numbers(const row *r, const char *value, number_list *list)
     number_list new = { 0 };
     for (;;) {
         double x;
-        while (*at == ' ')
-            at++;
+        while (*at == ' ') at++;
         double *more = realloc(new.item, (new.n + 1) * sizeof *more);
         if (!more) {
             free(new.item);
@@ -310,12 +308,9 @@ static int set_numbers(const row *r, const char *value, number_list *list)
             return expected(r, "numbers with commas between them", value);
         }
         new.item[new.n++] = x;
-        while (*at == ' ')
-            at++;
-        if (!*at)
-            break;
-        if (*at == ',')
-            at++;
+        while (*at == ' ') at++;
+        if (!*at) break;
+        if (*at == ',') at++;
     }
     free(list->item);
     *list = new;
@@ -342,14 +337,11 @@ static int set_bytes(const row *r, const char *value, uint64_t *x)
     const char upper = *end >= 'a' && *end <= 'z' ? (char)(*end - 'a' + 'A') : *end;
     const char *s = good && upper ? strchr(suffix, upper) : NULL;
     if (s) {
-        for (const char *i = suffix; i <= s; i++)
-            times *= 1024;
+        for (const char *i = suffix; i <= s; i++) times *= 1024;
         end++;
-        if (*end == 'i')
-            end++;
+        if (*end == 'i') end++;
     }
-    if (good && (*end == 'B' || *end == 'b'))
-        end++;
+    if (good && (*end == 'B' || *end == 'b')) end++;
     if (!good || *end || n * times < 1 || n * times >= 9e18)
         return expected(r, "a size as 8G or 500M", value);
     *x = (uint64_t)(n * times);
@@ -378,16 +370,14 @@ static int set_extend(const row *r, const char *value, int *extend)
     while (*at) {
         int k = 0;
         int64_t n;
-        while (k < 4 && strncmp(at, side[k], strlen(side[k])))
-            k++;
-        if (k == 4 || at[strlen(side[k])] != '=' || seen & 1 << k ||
-            !read_integer(at + strlen(side[k]) + 1, &n, &at) || n < 0 || (double)n > r->hi ||
-            (*at && *at != ','))
+        while (k < 4 && strncmp(at, side[k], strlen(side[k]))) k++;
+        if (k == 4 || at[strlen(side[k])] != '=' || seen & 1 << k
+            || !read_integer(at + strlen(side[k]) + 1, &n, &at) || n < 0 || (double)n > r->hi
+            || (*at && *at != ','))
             return expected(r, sides, value);
         extend[k] = (int)n;
         seen |= 1 << k;
-        if (*at == ',')
-            at++;
+        if (*at == ',') at++;
     }
     return seen ? CODE_DONE : expected(r, sides, value);
 }
@@ -409,18 +399,24 @@ static int set_value(settings *s, const row *r, const char *value)
     int64_t n = 0;
     int code;
     switch (r->kind) {
-    case FLAG:     *(int *)at = 1; return CODE_DONE;
-    case TEXT:     *(const char **)at = value; return CODE_DONE;
-    case LIST:     return list_add(at, value);
-    case INTEGER:  code = set_integer(r, value, &n); *(int *)at = (int)n; return code;
-    case AREA:     code = set_integer(r, value, &n); *(int64_t *)at = n; return code;
-    case NUMBER:   return set_number(r, value, at);
-    case NUMBERS:  return set_numbers(r, value, at);
-    case BYTES:    return set_bytes(r, value, at);
+    case FLAG: *(int *)at = 1; return CODE_DONE;
+    case TEXT: *(const char **)at = value; return CODE_DONE;
+    case LIST: return list_add(at, value);
+    case INTEGER:
+        code = set_integer(r, value, &n);
+        *(int *)at = (int)n;
+        return code;
+    case AREA:
+        code = set_integer(r, value, &n);
+        *(int64_t *)at = n;
+        return code;
+    case NUMBER: return set_number(r, value, at);
+    case NUMBERS: return set_numbers(r, value, at);
+    case BYTES: return set_bytes(r, value, at);
     case UNSIGNED: return set_unsigned(r, value, at);
-    case SIZE:     return set_size(r, value, at);
-    case EXTEND:   return set_extend(r, value, at);
-    case CHOICE:   return set_choice(r, value, at);
+    case SIZE: return set_size(r, value, at);
+    case EXTEND: return set_extend(r, value, at);
+    case CHOICE: return set_choice(r, value, at);
     }
     return CODE_USAGE;
 }
@@ -438,8 +434,7 @@ static const row *row_named(unsigned who, const char *name, size_t n)
 static const row *row_lettered(unsigned who, char letter)
 {
     for (int i = 0; i < ROWS; i++)
-        if ((rows[i].who & who) && rows[i].letter == letter)
-            return &rows[i];
+        if ((rows[i].who & who) && rows[i].letter == letter) return &rows[i];
     return NULL;
 }
 
@@ -464,8 +459,7 @@ static int long_option(settings *s, unsigned who, int argc, char **argv, int *i)
         return equals
                    ? complain(CODE_USAGE, "--%s takes no value, found \"%s\"", r->name, equals + 1)
                    : take(s, r, NULL);
-    if (equals)
-        return take(s, r, equals + 1);
+    if (equals) return take(s, r, equals + 1);
     if (*i + 1 >= argc)
         return complain(CODE_USAGE, "--%s: expected a value (%s), found the end of the command",
                         r->name, r->argument);
@@ -483,12 +477,10 @@ static int short_options(settings *s, unsigned who, int argc, char **argv, int *
         }
         if (r->kind == FLAG) {
             const int code = take(s, r, NULL);
-            if (code)
-                return code;
+            if (code) return code;
             continue;
         }
-        if (c[1])
-            return take(s, r, c[1] == '=' ? c + 2 : c + 1);
+        if (c[1]) return take(s, r, c[1] == '=' ? c + 2 : c + 1);
         if (*i + 1 >= argc)
             return complain(CODE_USAGE, "-%c: expected a value (%s), found the end of the command",
                             *c, r->argument);
@@ -507,16 +499,11 @@ int options_parse(settings *s, unsigned who, int argc, char **argv)
             options = 0;
             continue;
         }
-        if (options && a[0] == '-' && a[1] == '-')
-            code = long_option(s, who, argc, argv, &i);
-        else if (options && a[0] == '-' && a[1])
-            code = short_options(s, who, argc, argv, &i);
-        else
-            code = list_add(&s->words, a);
-        if (code)
-            return code;
-        if (s->help)
-            return CODE_DONE;
+        if (options && a[0] == '-' && a[1] == '-') code = long_option(s, who, argc, argv, &i);
+        else if (options && a[0] == '-' && a[1]) code = short_options(s, who, argc, argv, &i);
+        else code = list_add(&s->words, a);
+        if (code) return code;
+        if (s->help) return CODE_DONE;
     }
     return CODE_DONE;
 }
@@ -530,9 +517,8 @@ int option_given(const settings *s, const char *name)
 int option_default(settings *s, const char *name, const char *value)
 {
     const row *r = row_named(FOR_GENERATE, name, strlen(name));
-    if (!r || s->given[r - rows] == 1)
-        return CODE_DONE;
-    s->given[r - rows] = 2;             /* by the recipe; a list may go on */
+    if (!r || s->given[r - rows] == 1) return CODE_DONE;
+    s->given[r - rows] = 2; /* by the recipe; a list may go on */
     return set_value(s, r, value);
 }
 
@@ -567,18 +553,14 @@ void options_help(unsigned who, FILE *to)
             group = r->name;
             continue;
         }
-        if (!(r->who & who))
-            continue;
-        if (group)
-            fprintf(to, "\n%s\n", group);
+        if (!(r->who & who)) continue;
+        if (group) fprintf(to, "\n%s\n", group);
         group = NULL;
         const int n = snprintf(left, sizeof left, "  %c%c%s --%s%s%s", r->letter ? '-' : ' ',
                                r->letter ? r->letter : ' ', r->letter ? "," : " ", r->name,
                                r->argument ? " " : "", r->argument ? r->argument : "");
-        if (n < COLUMN - 1)
-            fprintf(to, "%-*s", COLUMN, left);
-        else
-            fprintf(to, "%s\n%*s", left, COLUMN, "");
+        if (n < COLUMN - 1) fprintf(to, "%-*s", COLUMN, left);
+        else fprintf(to, "%s\n%*s", left, COLUMN, "");
         print_wrapped(to, r->help, COLUMN);
     }
 }

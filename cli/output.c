@@ -18,8 +18,7 @@ static char unlink_path[4096];
 
 void output_interrupted(void)
 {
-    if (unlink_pending)
-        unlink(unlink_path);
+    if (unlink_pending) unlink(unlink_path);
 }
 
 static void remember(const char *path)
@@ -66,8 +65,7 @@ static int open_beside(const char *path, char **temporary)
 static mode_t wanted_mode(const char *path)
 {
     struct stat st;
-    if (!stat(path, &st))
-        return st.st_mode & 0777;
+    if (!stat(path, &st)) return st.st_mode & 0777;
     const mode_t mask = umask(0);
     umask(mask);
     return 0666 & ~mask;
@@ -83,8 +81,7 @@ int output_open(output *o, const char *path)
         return o->path ? CODE_DONE : no_memory();
     }
     o->path = resolve(path);
-    if (!o->path)
-        return no_memory();
+    if (!o->path) return no_memory();
     const int there = !stat(o->path, &st);
     int fd, why = 0;
     if (there && S_ISDIR(st.st_mode)) {
@@ -101,11 +98,9 @@ int output_open(output *o, const char *path)
         fchmod(fd, wanted_mode(o->path));
         o->file = fdopen(fd, "wb");
         why = errno;
-        if (!o->file)
-            close(fd);
+        if (!o->file) close(fd);
     }
-    if (o->file)
-        return CODE_DONE;
+    if (o->file) return CODE_DONE;
     const int code = cannot(path, why);
     output_close(o, 0);
     return code;
@@ -116,8 +111,8 @@ int output_open(output *o, const char *path)
 static void sync_directory(const char *path)
 {
     const char *name = base_name(path);
-    char *directory =
-        name > path ? format_text("%.*s", (int)(name - path), path) : format_text(".");
+    char *directory = name > path ? format_text("%.*s", (int)(name - path), path)
+                                  : format_text(".");
     const int fd = directory ? open(directory, O_RDONLY) : -1;
     if (fd >= 0) {
         fsync(fd);
@@ -130,27 +125,19 @@ int output_close(output *o, int keep)
 {
     int code = CODE_DONE, why = o->failed;
     if (o->file == stdout) {
-        if (fflush(stdout) && !why)
-            why = errno;
+        if (fflush(stdout) && !why) why = errno;
     } else if (o->file) {
-        if (!why && (ferror(o->file) || fflush(o->file)))
-            why = errno ? errno : EIO;
-        if (!why && keep && fsync(fileno(o->file)) && errno != EINVAL && errno != ENOTSUP &&
-            errno != EROFS)
+        if (!why && (ferror(o->file) || fflush(o->file))) why = errno ? errno : EIO;
+        if (!why && keep && fsync(fileno(o->file)) && errno != EINVAL && errno != ENOTSUP
+            && errno != EROFS)
             why = errno;
-        if (fclose(o->file) && !why)
-            why = errno;
+        if (fclose(o->file) && !why) why = errno;
     }
-    if (o->temporary && o->file && keep && !why && rename(o->temporary, o->path))
-        why = errno;
-    if (o->temporary && (!o->file || !keep || why))
-        unlink(o->temporary);
-    else if (o->temporary)
-        sync_directory(o->path);
-    if (o->temporary)
-        remember(NULL);
-    if (o->file && keep && why)
-        code = cannot(o->path, why);
+    if (o->temporary && o->file && keep && !why && rename(o->temporary, o->path)) why = errno;
+    if (o->temporary && (!o->file || !keep || why)) unlink(o->temporary);
+    else if (o->temporary) sync_directory(o->path);
+    if (o->temporary) remember(NULL);
+    if (o->file && keep && why) code = cannot(o->path, why);
     free(o->path);
     free(o->temporary);
     memset(o, 0, sizeof *o);
@@ -164,8 +151,7 @@ int output_check(const char *path)
     if (!strcmp(path, "-") || (!stat(path, &st) && !S_ISREG(st.st_mode) && !S_ISDIR(st.st_mode)))
         return CODE_DONE;
     const int code = output_open(&o, path);
-    if (!code)
-        output_close(&o, 0);
+    if (!code) output_close(&o, 0);
     return code;
 }
 
@@ -173,16 +159,13 @@ FILE *output_spool(const char *path)
 {
     struct stat st;
     char *temporary = NULL, *real = NULL;
-    if (stat(path, &st) || S_ISREG(st.st_mode))
-        real = resolve(path);
+    if (stat(path, &st) || S_ISREG(st.st_mode)) real = resolve(path);
     const int fd = real ? open_beside(real, &temporary) : -1;
     free(real);
-    if (fd < 0)
-        return tmpfile();
+    if (fd < 0) return tmpfile();
     unlink(temporary);
     free(temporary);
     FILE *f = fdopen(fd, "w+b");
-    if (!f)
-        close(fd);
+    if (!f) close(fd);
     return f;
 }

@@ -8,8 +8,7 @@
 void paste_kept(const settings *s, const qwen_result *r, qwen_array *picture)
 {
     const qwen_array *kept = &r->kept, *mask = &r->mask;
-    if (s->no_paste || !kept->data || !mask->data)
-        return;
+    if (s->no_paste || !kept->data || !mask->data) return;
     const int64_t h = picture->dim[0], w = picture->dim[1], c = picture->dim[2], k = kept->dim[2];
     if (kept->dim[0] != h || kept->dim[1] != w || mask->dim[0] != h || mask->dim[1] != w) {
         notice(s, "Nothing is pasted back: the picture came %lldx%lld, what was kept is %lldx%lld",
@@ -19,10 +18,8 @@ void paste_kept(const settings *s, const qwen_result *r, qwen_array *picture)
     for (int64_t i = 0; i < h * w; i++) {
         uint8_t *to = (uint8_t *)picture->data + i * c;
         const uint8_t *from = (const uint8_t *)kept->data + i * k;
-        if (((const uint8_t *)mask->data)[i])
-            continue;
+        if (((const uint8_t *)mask->data)[i]) continue;
         memcpy(to, from, 3);
-        if (c == 4)
-            to[3] = k == 4 ? from[3] : 255;
+        if (c == 4) to[3] = k == 4 ? from[3] : 255;
     }
 }

@@ -13,10 +13,8 @@ enum { MOST_BYTES = 1 << 30, MOST_PIXELS = 1 << 28 };
 
 int picture_kind(const char *data, size_t bytes)
 {
-    if (bytes >= 8 && !memcmp(data, "\x89PNG\r\n\x1a\n", 8))
-        return PICTURE_PNG;
-    if (bytes >= 3 && !memcmp(data, "\xff\xd8\xff", 3))
-        return PICTURE_JPEG;
+    if (bytes >= 8 && !memcmp(data, "\x89PNG\r\n\x1a\n", 8)) return PICTURE_PNG;
+    if (bytes >= 3 && !memcmp(data, "\xff\xd8\xff", 3)) return PICTURE_JPEG;
     if (bytes >= 12 && !memcmp(data, "RIFF", 4) && !memcmp(data + 8, "WEBP", 4))
         return PICTURE_WEBP;
     return PICTURE_NONE;
@@ -27,8 +25,7 @@ int picture_kind(const char *data, size_t bytes)
 static unsigned exif_number(const unsigned char *p, int n, int big)
 {
     unsigned x = 0;
-    for (int i = 0; i < n; i++)
-        x |= (unsigned)p[i] << 8 * (big ? n - 1 - i : i);
+    for (int i = 0; i < n; i++) x |= (unsigned)p[i] << 8 * (big ? n - 1 - i : i);
     return x;
 }
 
@@ -38,12 +35,10 @@ int picture_orientation(const unsigned char *exif, size_t bytes)
         exif += 6;
         bytes -= 6;
     }
-    if (bytes < 8 || (memcmp(exif, "II*", 4) && memcmp(exif, "MM\0*", 4)))
-        return 1;
+    if (bytes < 8 || (memcmp(exif, "II*", 4) && memcmp(exif, "MM\0*", 4))) return 1;
     const int big = exif[0] == 'M';
     const size_t at = exif_number(exif + 4, 4, big);
-    if (at > bytes - 2)
-        return 1;
+    if (at > bytes - 2) return 1;
     const unsigned n = exif_number(exif + at, 2, big);
     for (size_t i = 0; i < n && at + 2 + 12 * (i + 1) <= bytes; i++) {
         const unsigned char *entry = exif + at + 2 + 12 * i;
@@ -60,11 +55,9 @@ static int turn(qwen_array *a, int orientation)
 {
     const int64_t h = a->dim[0], w = a->dim[1], c = a->dim[2];
     const int64_t H = orientation > 4 ? w : h, W = orientation > 4 ? h : w;
-    if (orientation == 1)
-        return CODE_DONE;
+    if (orientation == 1) return CODE_DONE;
     uint8_t *out = malloc((size_t)(h * w * c));
-    if (!out)
-        return no_memory();
+    if (!out) return no_memory();
     for (int64_t y = 0; y < H; y++)
         for (int64_t x = 0; x < W; x++) {
             int64_t sy = orientation > 4 ? x : y, sx = orientation > 4 ? y : x;
@@ -85,10 +78,10 @@ static int turn(qwen_array *a, int orientation)
 
 typedef struct jpeg_reader {
     struct jpeg_decompress_struct jpeg;
-    struct jpeg_error_mgr         errors;
-    jmp_buf                       back;
-    char                          message[JMSG_LENGTH_MAX];
-    unsigned char                *row;
+    struct jpeg_error_mgr errors;
+    jmp_buf back;
+    char message[JMSG_LENGTH_MAX];
+    unsigned char *row;
 } jpeg_reader;
 
 static void jpeg_fail(j_common_ptr c)
@@ -126,14 +119,12 @@ static void jpeg_rows(jpeg_reader *r, qwen_array *out)
     *out = (qwen_array){ .dtype = QWEN_U8, .rank = 3, .dim = { h, w, 3 } };
     out->data = calloc((size_t)(w * h), 3);
     r->row = malloc((size_t)w * 4);
-    if (!out->data || !r->row)
-        ERREXIT1(j, JERR_OUT_OF_MEMORY, 0);
+    if (!out->data || !r->row) ERREXIT1(j, JERR_OUT_OF_MEMORY, 0);
     while (j->output_scanline < j->output_height) {
         uint8_t *to = (uint8_t *)out->data + (int64_t)j->output_scanline * w * 3;
         JSAMPROW row = cmyk ? r->row : to;
         jpeg_read_scanlines(j, &row, 1);
-        if (cmyk)
-            from_cmyk(r->row, to, w);
+        if (cmyk) from_cmyk(r->row, to, w);
     }
     jpeg_finish_decompress(j);
 }
@@ -142,8 +133,7 @@ static int jpeg_body(jpeg_reader *r, const char *data, size_t bytes, qwen_array 
                      int *orientation)
 {
     struct jpeg_decompress_struct *j = &r->jpeg;
-    if (setjmp(r->back))
-        return -1;
+    if (setjmp(r->back)) return -1;
     jpeg_create_decompress(j);
     j->client_data = r;
     jpeg_save_markers(j, JPEG_APP0 + 1, 0xffff);
@@ -168,8 +158,7 @@ static int jpeg_decode(const char *path, const char *data, size_t bytes, qwen_ar
     const int failed = jpeg_body(&r, data, bytes, out, orientation);
     jpeg_destroy_decompress(&r.jpeg);
     free(r.row);
-    if (!failed)
-        return CODE_DONE;
+    if (!failed) return CODE_DONE;
     qwen_array_free(out);
     return r.errors.msg_code == JERR_OUT_OF_MEMORY
                ? no_memory()
@@ -206,10 +195,8 @@ static int webp_first(const char *path, const WebPData *file, qwen_array *out)
         const size_t n = (size_t)out->dim[0] * (size_t)out->dim[1] * 4;
         out->dim[2] = 4;
         out->data = malloc(n);
-        if (out->data)
-            memcpy(out->data, frame, n);
-        else
-            code = no_memory();
+        if (out->data) memcpy(out->data, frame, n);
+        else code = no_memory();
     } else {
         code = webp_broken(path);
     }
@@ -222,8 +209,7 @@ static int webp_decode(const char *path, const char *data, size_t bytes, qwen_ar
 {
     const WebPData file = { (const uint8_t *)data, bytes };
     WebPBitstreamFeatures f;
-    if (WebPGetFeatures(file.bytes, bytes, &f) != VP8_STATUS_OK)
-        return webp_broken(path);
+    if (WebPGetFeatures(file.bytes, bytes, &f) != VP8_STATUS_OK) return webp_broken(path);
     webp_orientation(&file, orientation);
     *out = (qwen_array){ .dtype = QWEN_U8,
                          .rank = 3,
@@ -234,13 +220,11 @@ static int webp_decode(const char *path, const char *data, size_t bytes, qwen_ar
     }
     const size_t stride = (size_t)f.width * (size_t)out->dim[2], n = stride * (size_t)f.height;
     out->data = malloc(n);
-    if (!out->data)
-        return no_memory();
+    if (!out->data) return no_memory();
     const uint8_t *done = f.has_alpha
                               ? WebPDecodeRGBAInto(file.bytes, bytes, out->data, n, (int)stride)
                               : WebPDecodeRGBInto(file.bytes, bytes, out->data, n, (int)stride);
-    if (done)
-        return CODE_DONE;
+    if (done) return CODE_DONE;
     qwen_array_free(out);
     return webp_broken(path);
 }
@@ -250,7 +234,10 @@ static int webp_decode(const char *path, const char *data, size_t bytes, qwen_ar
 /* A sentence for files that are no picture we read. */
 static int not_a_picture(const char *path, const char *data, size_t bytes)
 {
-    static const struct { const char *magic; size_t at, n; const char *name;
+    static const struct {
+        const char *magic;
+        size_t at, n;
+        const char *name;
     } known[] = {
         { "GIF8", 0, 4, "GIF" },
         { "BM", 0, 2, "BMP" },
@@ -266,8 +253,8 @@ static int not_a_picture(const char *path, const char *data, size_t bytes)
         return complain(CODE_MALFORMED,
                         "%s: expected a PNG, JPEG or WebP picture, found an empty file", path);
     for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-        if (bytes >= known[i].at + known[i].n &&
-            !memcmp(data + known[i].at, known[i].magic, known[i].n))
+        if (bytes >= known[i].at + known[i].n
+            && !memcmp(data + known[i].at, known[i].magic, known[i].n))
             return complain(CODE_UNSUPPORTED, "%s: expected a PNG, JPEG or WebP picture, found %s",
                             path, known[i].name);
     return complain(CODE_MALFORMED,
@@ -281,7 +268,7 @@ static int check_claim(const char *path, int kind, const char *data, size_t byte
     if (kind == PICTURE_WEBP && !WebPGetInfo((const uint8_t *)data, bytes, &w, &h))
         return webp_broken(path);
     if (kind == PICTURE_JPEG) /* the first frame header: marker, length, precision, height, width */
-        for (size_t i = 2; i + 9 <= bytes && (unsigned char)data[i] == 0xff; ) {
+        for (size_t i = 2; i + 9 <= bytes && (unsigned char)data[i] == 0xff;) {
             const unsigned char *p = (const unsigned char *)data + i;
             if (p[1] >= 0xc0 && p[1] <= 0xcf && p[1] != 0xc4 && p[1] != 0xc8 && p[1] != 0xcc) {
                 h = p[5] << 8 | p[6];
@@ -290,7 +277,7 @@ static int check_claim(const char *path, int kind, const char *data, size_t byte
             }
             i += p[1] == 0xff ? 1 : 2 + (size_t)(p[2] << 8 | p[3]);
         }
-    if (kind == PICTURE_PNG && bytes >= 24) {   /* IHDR is the first chunk */
+    if (kind == PICTURE_PNG && bytes >= 24) { /* IHDR is the first chunk */
         const unsigned char *p = (const unsigned char *)data + 16;
         w = p[0] & 0x80 ? 0 : p[0] << 24 | p[1] << 16 | p[2] << 8 | p[3];
         h = p[4] & 0x80 ? 0 : p[4] << 24 | p[5] << 16 | p[6] << 8 | p[7];
@@ -307,21 +294,16 @@ int picture_decode(const settings *s, const char *path, const char *data, size_t
     int orientation = 1, animated = 0, code;
     const int kind = picture_kind(data, bytes);
     memset(out, 0, sizeof *out);
-    if (kind == PICTURE_NONE)
-        return not_a_picture(path, data, bytes);
+    if (kind == PICTURE_NONE) return not_a_picture(path, data, bytes);
     code = check_claim(path, kind, data, bytes);
     if (!code && kind == PICTURE_PNG)
         code = png_decode(path, data, bytes, out, &orientation, &animated);
     else if (!code && kind == PICTURE_JPEG)
         code = jpeg_decode(path, data, bytes, out, &orientation);
-    else if (!code)
-        code = webp_decode(path, data, bytes, out, &orientation, &animated);
-    if (!code && animated)
-        notice(s, "%s is an animation: its first frame is used", path);
-    if (!code)
-        code = turn(out, orientation);
-    if (code)
-        qwen_array_free(out);
+    else if (!code) code = webp_decode(path, data, bytes, out, &orientation, &animated);
+    if (!code && animated) notice(s, "%s is an animation: its first frame is used", path);
+    if (!code) code = turn(out, orientation);
+    if (code) qwen_array_free(out);
     return code;
 }
 
@@ -331,8 +313,7 @@ int picture_read(const settings *s, const char *path, qwen_array *out)
     size_t bytes;
     memset(out, 0, sizeof *out);
     int code = read_file(path, MOST_BYTES, &data, &bytes);
-    if (!code)
-        code = picture_decode(s, path, data, bytes, out);
+    if (!code) code = picture_decode(s, path, data, bytes, out);
     free(data);
     return code;
 }

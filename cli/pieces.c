@@ -15,7 +15,9 @@
 
 /* --- contents --------------------------------------------------------------------------------- */
 
-typedef struct signs { int norm, blocks, control, bias, key_norm, decoder, gamma; } signs;
+typedef struct signs {
+    int norm, blocks, control, bias, key_norm, decoder, gamma;
+} signs;
 
 static void look_at(const qwen_file_tensor *t, contents *c, signs *s)
 {
@@ -28,26 +30,27 @@ static void look_at(const qwen_file_tensor *t, contents *c, signs *s)
     } else if (ends_with(n, "addition_t_embedding.weight")) {
         c->layered = 1;
     } else if (ends_with(n, "proj_out.bias") && !strstr(n, "coder.") && t->rank == 1) {
-        c->latents = t->dim[0] / 4;     /* of patches 2 x 2 */
-    } else if (ends_with(n, "controlnet_x_embedder.weight") ||
-               ends_with(n, "controlnet_blocks.0.x_rms.weight") ||
-               ends_with(n, "control_img_in.weight")) {
+        c->latents = t->dim[0] / 4; /* of patches 2 x 2 */
+    } else if (ends_with(n, "controlnet_x_embedder.weight")
+               || ends_with(n, "controlnet_blocks.0.x_rms.weight")
+               || ends_with(n, "control_img_in.weight")) {
         s->control = 1;
     } else if (ends_with(n, "layers.0.self_attn.k_proj.bias") || !strcmp(n, "blk.0.attn_k.bias")) {
         s->bias = 1;
     } else if (ends_with(n, "self_attn.q_norm.weight") || ends_with(n, "attn_q_norm.weight")) {
         s->key_norm = 1;
-    } else if ((ends_with(n, "layers.0.input_layernorm.weight") ||
-                !strcmp(n, "blk.0.attn_norm.weight")) && t->rank == 1) {
+    } else if ((ends_with(n, "layers.0.input_layernorm.weight")
+                || !strcmp(n, "blk.0.attn_norm.weight"))
+               && t->rank == 1) {
         c->gives = t->dim[0];
     } else if (strstr(n, "visual.blocks.0.") || !strncmp(n, "v.blk.0.", 8)) {
         c->vision = 1;
-    } else if ((ends_with(n, "decoder.conv1.weight") || ends_with(n, "decoder.conv_in.weight")) &&
-               t->rank >= 2) {
+    } else if ((ends_with(n, "decoder.conv1.weight") || ends_with(n, "decoder.conv_in.weight"))
+               && t->rank >= 2) {
         s->decoder = 1;
         c->vae_latents = t->dim[1];
-    } else if ((ends_with(n, "decoder.head.2.bias") || ends_with(n, "decoder.conv_out.bias")) &&
-               t->rank == 1) {
+    } else if ((ends_with(n, "decoder.head.2.bias") || ends_with(n, "decoder.conv_out.bias"))
+               && t->rank == 1) {
         c->channels = t->dim[0];
     } else if (strstr(n, "decoder.") && ends_with(n, ".gamma")) {
         s->gamma = 1;
@@ -59,11 +62,10 @@ void look_inside(const char *path, contents *c)
     qwen_file *f = NULL;
     qwen_file_tensor t;
     signs s = { 0 };
-    *c = (contents){ .latents = 16 };   /* what was published */
+    *c = (contents){ .latents = 16 }; /* what was published */
     c->readable = !qwen_file_open(&f, path);
     for (int64_t i = 0; c->readable && i < qwen_file_count(f); i++)
-        if (!qwen_file_tensor_at(f, i, &t))
-            look_at(&t, c, &s);
+        if (!qwen_file_tensor_at(f, i, &t)) look_at(&t, c, &s);
     c->transformer = s.norm && s.blocks && !s.control;
     c->text = s.bias && !s.key_norm && c->gives;
     c->vae = s.decoder && s.gamma;
@@ -79,16 +81,14 @@ static char *only_gguf(const char *directory)
     listing l;
     const char *one = NULL;
     int others = 0;
-    if (listing_make(&l, directory))
-        return NULL;
+    if (listing_make(&l, directory)) return NULL;
     for (size_t i = 0; i < l.n; i++) {
         const char *name = l.name[i];
         const int gguf = is_gguf(name);
         int part = 0, parts;
-        if (!is_model_file(name) || (gguf && name_has_word(name, "mmproj")))
-            continue;
+        if (!is_model_file(name) || (gguf && name_has_word(name, "mmproj"))) continue;
         if (gguf && name_part(name, &part, &parts) && part > 1)
-            continue;                   /* the first part stands for all */
+            continue; /* the first part stands for all */
         others += !gguf || one;
         one = gguf && !one ? name : one;
     }
@@ -99,11 +99,9 @@ static char *only_gguf(const char *directory)
 
 int piece_inside(char **path, const char *component)
 {
-    if (!path_is_directory(*path))
-        return CODE_DONE;
+    if (!path_is_directory(*path)) return CODE_DONE;
     char *inside = component ? path_join(*path, component) : NULL;
-    if (component && !inside)
-        return no_memory();
+    if (component && !inside) return no_memory();
     if (!inside || !path_is_directory(inside)) {
         free(inside);
         inside = only_gguf(*path);
@@ -119,10 +117,13 @@ int piece_inside(char **path, const char *component)
 
 typedef struct kind {
     const char *what, *option, *folder, *component;
-    const char *word[2];                /* of a name that says what it is */
+    const char *word[2]; /* of a name that says what it is */
 } kind;
 static const kind kinds[] = {
-    [PIECE_TEXT] = { "text encoder", "text-encoder", "text_encoders", "text_encoder",
+    [PIECE_TEXT] = { "text encoder",
+                     "text-encoder",
+                     "text_encoders",
+                     "text_encoder",
                      { "qwen", "vl" } },
     [PIECE_VAE] = { "VAE", "vae", "vae", "vae", { "qwen", NULL } },
 };
@@ -140,10 +141,8 @@ static int fitness(const contents *c, int piece, const contents *of, const char 
 {
     if (piece == PIECE_TEXT)
         return !c->text || c->gives != of->reads ? 0 : c->vision || is_gguf(path) ? 2 : 1;
-    if (!c->vae || c->vae_latents != of->latents)
-        return 0;
-    if (of->layered)
-        return c->channels == 4 ? 2 : 0;
+    if (!c->vae || c->vae_latents != of->latents) return 0;
+    if (of->layered) return c->channels == 4 ? 2 : 0;
     return c->channels == 3 ? 2 : c->channels == 12;
 }
 
@@ -151,16 +150,16 @@ static int rank_of(const model_entry *e, const kind *k, const contents *c, int f
 {
     const int tower = k == &kinds[PIECE_TEXT] && c->vision;
     const int alone = !c->transformer && strcmp(e->folder, "diffusers");
-    const int says = name_has_word(e->name, k->word[0]) &&
-                     (!k->word[1] || name_has_word(e->name, k->word[1]));
-    return fit << 5 | (place && e->place == place) << 4 | tower << 3 | says << 2 |
-           (!strcmp(e->folder, k->folder) ? 2 : alone);
+    const int says = name_has_word(e->name, k->word[0])
+                     && (!k->word[1] || name_has_word(e->name, k->word[1]));
+    return fit << 5 | (place && e->place == place) << 4 | tower << 3 | says << 2
+           | (!strcmp(e->folder, k->folder) ? 2 : alone);
 }
 
 static int may_hold(const model_entry *e, int place)
 {
-    return (!e->shadowed || e->place == place) && strcmp(e->folder, "loras") &&
-           strcmp(e->folder, "controlnet") && strcmp(e->folder, "model_patches");
+    return (!e->shadowed || e->place == place) && strcmp(e->folder, "loras")
+           && strcmp(e->folder, "controlnet") && strcmp(e->folder, "model_patches");
 }
 
 static int same_file(const char *a, const char *b)
@@ -180,8 +179,7 @@ int find_piece(const catalog *c, const settings *s, int piece, const contents *o
         const model_entry *e = &c->entry[i];
         contents inside;
         char *at = may_hold(e, place) ? path_of(e, k) : NULL;
-        if (!at)
-            continue;
+        if (!at) continue;
         look_inside(at, &inside);
         const int fit = fitness(&inside, piece, of, at);
         const int rank = fit ? rank_of(e, k, &inside, fit, place) : 0;

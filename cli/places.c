@@ -25,8 +25,9 @@ static int exists_in(const char *directory, const char *name)
 static int walk_folder(walk *w, const char *path, const char *type)
 {
     const int first = walk_first(w, path, type);
-    return first < 0 ? CODE_MEMORY : first ? walk_directory(w, path, "", type, MOST_DEPTH)
-                                           : CODE_DONE;
+    return first < 0 ? CODE_MEMORY
+           : first   ? walk_directory(w, path, "", type, MOST_DEPTH)
+                     : CODE_DONE;
 }
 
 /* --- extra_model_paths.yaml ------------------------------------------------------------------- */
@@ -46,9 +47,9 @@ static char *expand(const char *text)
         if (text[0] == '$') {
             const int brace = text[1] == '{';
             const char *at = text + 1 + brace;
-            while ((at[n] == '_' || (at[n] >= '0' && at[n] <= '9') ||
-                    (at[n] >= 'A' && at[n] <= 'Z') || (at[n] >= 'a' && at[n] <= 'z')) &&
-                   n + 1 < sizeof name)
+            while ((at[n] == '_' || (at[n] >= '0' && at[n] <= '9') || (at[n] >= 'A' && at[n] <= 'Z')
+                    || (at[n] >= 'a' && at[n] <= 'z'))
+                   && n + 1 < sizeof name)
                 n++;
             memcpy(name, at, n);
             const char *value = n && (!brace || at[n] == '}') ? getenv(name) : NULL;
@@ -95,10 +96,8 @@ static int scan_lines(walk *w, const char *base, const char *lines, const char *
         const int n = (int)strcspn(lines, "\n");
         char *line = format_text("%.*s", n, lines), *expanded = line ? expand(line) : NULL;
         char *path = expanded ? below(base, expanded) : NULL;
-        if (!path)
-            code = no_memory();
-        else if (*expanded)
-            code = walk_folder(w, path, type);
+        if (!path) code = no_memory();
+        else if (*expanded) code = walk_folder(w, path, type);
         free(line);
         free(expanded);
         free(path);
@@ -120,8 +119,7 @@ static int scan_section(walk *w, yaml_document_t *doc, const yaml_node_t *sectio
         const char *key = scalar(yaml_document_get_node(doc, p->key));
         const char *lines = scalar(yaml_document_get_node(doc, p->value));
         const char *type = key ? type_named(key) : NULL;
-        if (type && lines)
-            code = scan_lines(w, root, lines, type);
+        if (type && lines) code = scan_lines(w, root, lines, type);
     }
     free(expanded);
     free(root);
@@ -131,8 +129,9 @@ static int scan_section(walk *w, yaml_document_t *doc, const yaml_node_t *sectio
 static int is_default(yaml_document_t *doc, const yaml_node_t *section)
 {
     const char *v = scalar(member(doc, section, "is_default"));
-    return v && (!strcmp(v, "true") || !strcmp(v, "True") || !strcmp(v, "TRUE") ||
-                 !strcmp(v, "yes") || !strcmp(v, "on"));
+    return v
+           && (!strcmp(v, "true") || !strcmp(v, "True") || !strcmp(v, "TRUE") || !strcmp(v, "yes")
+               || !strcmp(v, "on"));
 }
 
 /* Sections of the wanted kind: with is_default before, the others after ComfyUI's own folders. */
@@ -144,8 +143,7 @@ static int scan_yaml(walk *w, const char *base, int defaults)
     char *path = path_join(base, "extra_model_paths.yaml");
     FILE *f = path ? fopen(path, "rb") : NULL;
     if (!f || !yaml_parser_initialize(&parser)) {
-        if (f)
-            fclose(f);
+        if (f) fclose(f);
         free(path);
         return CODE_DONE;
     }
@@ -156,8 +154,8 @@ static int scan_yaml(walk *w, const char *base, int defaults)
                  top && top->type == YAML_MAPPING_NODE ? top->data.mapping.pairs.start : NULL;
              p && p < top->data.mapping.pairs.top && !code; p++) {
             const yaml_node_t *section = yaml_document_get_node(&doc, p->value);
-            if (section && section->type == YAML_MAPPING_NODE &&
-                is_default(&doc, section) == defaults)
+            if (section && section->type == YAML_MAPPING_NODE
+                && is_default(&doc, section) == defaults)
                 code = scan_section(w, &doc, section, base);
         }
         yaml_document_delete(&doc);
@@ -197,14 +195,10 @@ static int scan_comfyui(walk *w, const char *path)
     w->place++;
     const int first = code ? 0 : walk_first(w, models, "models");
     const int read = code ? 0 : walk_first(w, yaml, "yaml");
-    if (first < 0 || read < 0)
-        code = CODE_MEMORY;
-    if (!code && read)
-        code = scan_yaml(w, base, 1);
-    if (!code && first)
-        code = scan_models_folder(w, models);
-    if (!code && read)
-        code = scan_yaml(w, base, 0);
+    if (first < 0 || read < 0) code = CODE_MEMORY;
+    if (!code && read) code = scan_yaml(w, base, 1);
+    if (!code && first) code = scan_models_folder(w, models);
+    if (!code && read) code = scan_yaml(w, base, 0);
     free(inside);
     free(parent);
     free(yaml);
@@ -214,15 +208,15 @@ static int scan_comfyui(walk *w, const char *path)
 /* Does a directory hold folders that only ComfyUI's models do? */
 static int is_models_folder(const char *path)
 {
-    return exists_in(path, "diffusion_models") || exists_in(path, "text_encoders") ||
-           exists_in(path, "checkpoints");
+    return exists_in(path, "diffusion_models") || exists_in(path, "text_encoders")
+           || exists_in(path, "checkpoints");
 }
 
 static int is_comfyui(const char *path)
 {
     char *models = path_join(path, "models");
-    const int is = exists_in(path, "extra_model_paths.yaml") ||
-                   (models && is_models_folder(models)) || is_models_folder(path);
+    const int is = exists_in(path, "extra_model_paths.yaml") || (models && is_models_folder(models))
+                   || is_models_folder(path);
     free(models);
     return is;
 }
@@ -233,10 +227,8 @@ static int scan_listed(walk *w, const char *list)
     while (list && *list && !code) {
         const int n = (int)strcspn(list, ":");
         char *path = format_text("%.*s", n, list);
-        if (!path)
-            code = no_memory();
-        else if (*path && path_exists(path))
-            code = scan_comfyui(w, path);
+        if (!path) code = no_memory();
+        else if (*path && path_exists(path)) code = scan_comfyui(w, path);
         free(path);
         list += n;
         list += *list == ':';
@@ -253,8 +245,7 @@ static int scan_snapshot(walk *w, const char *id)
     w->place++;
     if (!code && !find_id(id, &path, &where)) {
         code = walk_model(w, id, path, &is);
-        if (!code && !is)
-            code = walk_directory(w, path, before, "", MOST_DEPTH);
+        if (!code && !is) code = walk_directory(w, path, before, "", MOST_DEPTH);
     }
     free(path);
     free(where);
@@ -269,10 +260,8 @@ static int scan_cache(walk *w)
     int code = root ? listing_make(&l, root) : no_memory();
     for (size_t i = 0; i < l.n && !code; i++) {
         const char *organisation = l.name[i] + strlen("models--");
-        const char *middle =
-            strncmp(l.name[i], "models--", 8) ? NULL : strstr(organisation, "--");
-        if (!middle)
-            continue;
+        const char *middle = strncmp(l.name[i], "models--", 8) ? NULL : strstr(organisation, "--");
+        if (!middle) continue;
         char *id = format_text("%.*s/%s", (int)(middle - organisation), organisation, middle + 2);
         code = id ? is_id(id) ? scan_snapshot(w, id) : CODE_DONE : no_memory();
         free(id);
@@ -293,18 +282,13 @@ static int scan_all(walk *w)
             return complain(CODE_READ, "--models: %s: %s", s->models.item[i], strerror(errno));
         code = scan_comfyui(w, s->models.item[i]);
     }
-    if (!code)
-        code = scan_listed(w, getenv("QWEN_MODELS"));
-    if (!code && is_comfyui("."))
-        code = scan_comfyui(w, ".");
-    if (!code && path_exists("ComfyUI"))
-        code = scan_comfyui(w, "ComfyUI");
+    if (!code) code = scan_listed(w, getenv("QWEN_MODELS"));
+    if (!code && is_comfyui(".")) code = scan_comfyui(w, ".");
+    if (!code && path_exists("ComfyUI")) code = scan_comfyui(w, "ComfyUI");
     char *home = getenv("HOME") ? path_join(getenv("HOME"), "ComfyUI") : NULL;
-    if (!code && home && path_exists(home))
-        code = scan_comfyui(w, home);
+    if (!code && home && path_exists(home)) code = scan_comfyui(w, home);
     free(home);
-    if (!code)
-        code = scan_cache(w);
+    if (!code) code = scan_cache(w);
     w->place++;
     return code ? code : walk_directory(w, ".", "", "", 0);
 }
@@ -335,8 +319,7 @@ int catalog_demo(catalog *c, const settings *s)
 static int cut_last(char *path)
 {
     char *slash = strrchr(path, '/');
-    if (!slash || slash == path)
-        return 0;
+    if (!slash || slash == path) return 0;
     *slash = 0;
     return 1;
 }
@@ -355,11 +338,9 @@ static int scan_around(walk *w, const char *directory, int *is)
         } else if (up < 2) {
             code = walk_model(w, base_name(at), at, is);
         }
-        if (!cut_last(at))
-            break;
+        if (!cut_last(at)) break;
     }
-    if (!code && !*is)
-        code = walk_directory(w, directory, "", "", 0);
+    if (!code && !*is) code = walk_directory(w, directory, "", "", 0);
     free(at);
     return code;
 }
@@ -368,33 +349,28 @@ int catalog_beside(catalog *c, const settings *s, const char *path, int *place)
 {
     struct stat st, other;
     *place = 0;
-    if (stat(path, &st))
-        return CODE_DONE;
+    if (stat(path, &st)) return CODE_DONE;
     for (size_t i = 0; i < c->n && !*place; i++)
         *place = strcmp(c->entry[i].path, path) ? 0 : c->entry[i].place;
     for (size_t i = 0; i < c->n && !*place; i++)
-        if (!stat(c->entry[i].path, &other) && st.st_dev == other.st_dev &&
-            st.st_ino == other.st_ino)
+        if (!stat(c->entry[i].path, &other) && st.st_dev == other.st_dev
+            && st.st_ino == other.st_ino)
             *place = c->entry[i].place;
-    if (*place)
-        return CODE_DONE;
+    if (*place) return CODE_DONE;
     walk w = { .c = c, .s = s, .place = c->places + 1 };
     const size_t before = c->n;
     int is = 0;
     char *directory = format_text("%s", path), *real;
-    if (!directory)
-        return no_memory();
+    if (!directory) return no_memory();
     char *slash = strrchr(directory, '/');
     if (S_ISDIR(st.st_mode))
         ;
-    else if (slash)
-        slash[slash == directory] = 0;
-    else
-        strcpy(directory, ".");
+    else if (slash) slash[slash == directory] = 0;
+    else strcpy(directory, ".");
     real = realpath(directory, NULL);
     const int code = real ? scan_around(&w, real, &is) : CODE_DONE;
     for (size_t i = before; i < c->n; i++)
-        c->entry[i].place = w.place;    /* scan_comfyui may have counted on */
+        c->entry[i].place = w.place; /* scan_comfyui may have counted on */
     c->places = w.place;
     *place = is ? w.place : 0;
     free(real);

@@ -4,14 +4,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct op_line { char *line; int64_t count; } op_line;
-typedef struct op_list { op_line *item; size_t n; int failed; } op_list;
+typedef struct op_line {
+    char *line;
+    int64_t count;
+} op_line;
+typedef struct op_list {
+    op_line *item;
+    size_t n;
+    int failed;
+} op_list;
 
-typedef struct notes {                  /* what a plan tells on the way */
+typedef struct notes { /* what a plan tells on the way */
     op_list ops;
     qwen_geometry *picture;
-    size_t  pictures;
-    int     failed;
+    size_t pictures;
+    int failed;
 } notes;
 
 static void take_picture(void *user, const qwen_geometry *g)
@@ -19,8 +26,7 @@ static void take_picture(void *user, const qwen_geometry *g)
     notes *n = user;
     qwen_geometry *more = realloc(n->picture, (n->pictures + 1) * sizeof *more);
     n->failed |= !more;
-    if (!more)
-        return;
+    if (!more) return;
     n->picture = more;
     n->picture[n->pictures++] = *g;
 }
@@ -29,11 +35,9 @@ static void take_op(void *user, const char *line, int64_t count)
 {
     op_list *l = &((notes *)user)->ops;
     op_line *more = l->failed ? NULL : realloc(l->item, (l->n + 1) * sizeof *more);
-    if (more)
-        l->item = more;
+    if (more) l->item = more;
     l->failed |= !more || !(l->item[l->n].line = format_text("%s", line));
-    if (l->failed)
-        return;
+    if (l->failed) return;
     l->item[l->n++].count = count;
 }
 
@@ -42,8 +46,7 @@ static void bytes_text(uint64_t bytes, char out[24])
     const char *const unit[] = { "B", "kB", "MB", "GB", "TB" };
     double x = (double)bytes;
     int k = 0;
-    for (; x >= 999.5 && k < 4; k++)
-        x /= 1000;
+    for (; x >= 999.5 && k < 4; k++) x /= 1000;
     snprintf(out, 24, k && x < 99.5 ? "%.1f %s" : "%.0f %s", x, unit[k]);
 }
 
@@ -56,8 +59,7 @@ static void print_bytes(const char *what, uint64_t bytes)
 
 static void print_flops(const char *what, double flops)
 {
-    if (flops > 0)
-        printf("  %-28s %10.4g\n", what, flops / 1e12);
+    if (flops > 0) printf("  %-28s %10.4g\n", what, flops / 1e12);
 }
 
 static void print_pictures(const notes *n)
@@ -76,22 +78,19 @@ static void print_pictures(const notes *n)
 static void print_text(const job *j, const qwen_plan_report *r, const notes *n)
 {
     const op_list *ops = &n->ops;
-    const double all =
-        r->flops_text + r->flops_vision + r->flops_encode + r->flops_denoise + r->flops_decode;
+    const double all = r->flops_text + r->flops_vision + r->flops_encode + r->flops_denoise
+                       + r->flops_decode;
     printf("%s (%s) on %s: %dx%d, %d steps, %d pass%s a step\n",
            j->files.label ? j->files.label : "the model", j->info.variant, j->info.device, r->width,
            r->height, r->steps, r->passes, r->passes > 1 ? "es" : "");
     printf("tokens: %lld of the picture, %lld of text, %lld of references\n",
            (long long)r->image_tokens, (long long)r->text_tokens, (long long)r->reference_tokens);
     print_pictures(n);
-    if (r->bands_encode)
-        printf("the VAE encodes in %d row bands\n", r->bands_encode);
-    if (r->bands_decode)
-        printf("the VAE decodes in %d row bands\n", r->bands_decode);
+    if (r->bands_encode) printf("the VAE encodes in %d row bands\n", r->bands_encode);
+    if (r->bands_decode) printf("the VAE decodes in %d row bands\n", r->bands_decode);
     printf("\nweights in the files\n");
     print_bytes("text encoder", r->weights_text);
-    if (r->weights_vision)
-        print_bytes("vision tower", r->weights_vision);
+    if (r->weights_vision) print_bytes("vision tower", r->weights_vision);
     print_bytes("transformer", r->weights_transformer);
     print_bytes("VAE", r->weights_vae);
     printf("\nmemory\n");
@@ -106,8 +105,7 @@ static void print_text(const job *j, const qwen_plan_report *r, const notes *n)
     print_flops("denoising", r->flops_denoise);
     print_flops("VAE decoder", r->flops_decode);
     print_flops("all", all);
-    if (ops->n)
-        printf("\noperations\n");
+    if (ops->n) printf("\noperations\n");
     for (size_t i = 0; i < ops->n; i++)
         printf("%8lld  %s\n", (long long)ops->item[i].count, ops->item[i].line);
 }
@@ -121,8 +119,9 @@ static json_t *pictures_json(const notes *n)
                               "given", g->width, g->height, "used", g->coded_width,
                               g->coded_height);
         if (g->seen_width)
-            json_object_set_new(o, "vision", json_pack("[[ii][ii]]", g->area_width, g->area_height,
-                                                       g->seen_width, g->seen_height));
+            json_object_set_new(o, "vision",
+                                json_pack("[[ii][ii]]", g->area_width, g->area_height,
+                                          g->seen_width, g->seen_height));
         json_array_append_new(all, o);
     }
     return all;
@@ -135,10 +134,10 @@ static int print_json(const job *j, const qwen_plan_report *r, const notes *n)
     for (size_t i = 0; i < ops->n; i++)
         json_array_append_new(list, json_pack("{s:s,s:I}", "op", ops->item[i].line, "count",
                                               (json_int_t)ops->item[i].count));
-    json_t *o =
-        json_pack("{s:s,s:s,s:s,s:i,s:i,s:i,s:i}", "model", j->files.label ? j->files.label : "",
-                  "variant", j->info.variant, "device", j->info.device, "width", r->width, "height",
-                  r->height, "steps", r->steps, "passes", r->passes);
+    json_t *o = json_pack("{s:s,s:s,s:s,s:i,s:i,s:i,s:i}", "model",
+                          j->files.label ? j->files.label : "", "variant", j->info.variant,
+                          "device", j->info.device, "width", r->width, "height", r->height, "steps",
+                          r->steps, "passes", r->passes);
     json_object_set_new(o, "tokens",
                         json_pack("{s:I,s:I,s:I}", "image", (json_int_t)r->image_tokens, "text",
                                   (json_int_t)r->text_tokens, "reference",
@@ -157,15 +156,13 @@ static int print_json(const job *j, const qwen_plan_report *r, const notes *n)
                                   r->flops_vision, "encode", r->flops_encode, "denoise",
                                   r->flops_denoise, "decode", r->flops_decode));
     json_object_set_new(o, "pictures", pictures_json(n));
-    json_object_set_new(o, "bands", json_pack("{s:i,s:i}", "encode", r->bands_encode, "decode",
-                                              r->bands_decode));
-    if (ops->n)
-        json_object_set(o, "ops", list);
+    json_object_set_new(
+        o, "bands", json_pack("{s:i,s:i}", "encode", r->bands_encode, "decode", r->bands_decode));
+    if (ops->n) json_object_set(o, "ops", list);
     json_decref(list);
     char *text = o ? json_dumps(o, JSON_INDENT(2)) : NULL;
     json_decref(o);
-    if (!text)
-        return no_memory();
+    if (!text) return no_memory();
     printf("%s\n", text);
     free(text);
     return CODE_DONE;
@@ -181,12 +178,9 @@ static int plan(job *j, settings *s)
     int code = status                     ? complain(code_of(status), "%s", qwen_error(j->q))
                : n.ops.failed || n.failed ? no_memory()
                                           : CODE_DONE;
-    if (!code && s->json)
-        code = print_json(j, &r, &n);
-    else if (!code)
-        print_text(j, &r, &n);
-    for (size_t i = 0; i < n.ops.n; i++)
-        free(n.ops.item[i].line);
+    if (!code && s->json) code = print_json(j, &r, &n);
+    else if (!code) print_text(j, &r, &n);
+    for (size_t i = 0; i < n.ops.n; i++) free(n.ops.item[i].line);
     free(n.ops.item);
     free(n.picture);
     return code ? code : flush_stdout();
@@ -199,16 +193,11 @@ int run_plan(settings *s)
     text_list prompts = { 0 };
     char *storage = NULL;
     int code = recipe_load(s);
-    if (!code && !s->words.n && !s->prompt && !s->embeds)
-        s->prompt = "";
-    if (!code)
-        code = prompts_read(s, &prompts, &storage);
-    if (!code)
-        code = job_begin(&j, s);
-    if (!code)
-        code = job_open(&j);
-    if (!code)
-        code = plan(&j, s);
+    if (!code && !s->words.n && !s->prompt && !s->embeds) s->prompt = "";
+    if (!code) code = prompts_read(s, &prompts, &storage);
+    if (!code) code = job_begin(&j, s);
+    if (!code) code = job_open(&j);
+    if (!code) code = plan(&j, s);
     job_close(&j);
     free(prompts.item);
     free(storage);

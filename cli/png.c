@@ -10,18 +10,17 @@
 
 typedef struct reader {
     const unsigned char *data;
-    size_t  bytes, at;
-    char    message[200];
+    size_t bytes, at;
+    char message[200];
     png_structp png;
-    png_infop   info;
-    png_bytep  *rows;
+    png_infop info;
+    png_bytep *rows;
 } reader;
 
 static void take(png_structp png, png_bytep to, size_t n)
 {
     reader *r = png_get_io_ptr(png);
-    if (n > r->bytes - r->at)
-        png_error(png, "the file ends too early");
+    if (n > r->bytes - r->at) png_error(png, "the file ends too early");
     memcpy(to, r->data + r->at, n);
     r->at += n;
 }
@@ -48,8 +47,7 @@ static int open_reader(reader *r)
 
 static void close_reader(reader *r)
 {
-    if (r->png)
-        png_destroy_read_struct(&r->png, &r->info, NULL);
+    if (r->png) png_destroy_read_struct(&r->png, &r->info, NULL);
     free(r->rows);
 }
 
@@ -63,14 +61,13 @@ static void read_header(reader *r, int *animated)
     png_read_info(r->png, r->info);
     png_unknown_chunkp unknown = NULL;
     const int n = png_get_unknown_chunks(r->png, r->info, &unknown);
-    for (int i = 0; i < n; i++)
-        *animated |= !memcmp(unknown[i].name, "acTL", 4);
+    for (int i = 0; i < n; i++) *animated |= !memcmp(unknown[i].name, "acTL", 4);
 }
 
 static void set_transforms(reader *r)
 {
     png_set_strip_16(r->png);
-    png_set_expand(r->png);             /* palette, small greys, tRNS */
+    png_set_expand(r->png); /* palette, small greys, tRNS */
     png_set_gray_to_rgb(r->png);
     png_set_interlace_handling(r->png);
     png_read_update_info(r->png, r->info);
@@ -93,22 +90,18 @@ static void find_orientation(reader *r, int *orientation)
  */
 static int decode(reader *r, qwen_array *out, int *orientation, int *animated)
 {
-    if (setjmp(png_jmpbuf(r->png)))
-        return -1;
+    if (setjmp(png_jmpbuf(r->png))) return -1;
     read_header(r, animated);
     set_transforms(r);
     const png_uint_32 w = png_get_image_width(r->png, r->info),
                       h = png_get_image_height(r->png, r->info);
     const int channels = png_get_channels(r->png, r->info);
-    if ((uint64_t)w * h > (uint64_t)1 << 28)
-        png_error(r->png, "more than 268435456 pixels");
-    if (channels != 3 && channels != 4)
-        png_error(r->png, "neither 3 nor 4 channels");
+    if ((uint64_t)w * h > (uint64_t)1 << 28) png_error(r->png, "more than 268435456 pixels");
+    if (channels != 3 && channels != 4) png_error(r->png, "neither 3 nor 4 channels");
     *out = (qwen_array){ .dtype = QWEN_U8, .rank = 3, .dim = { h, w, channels } };
     out->data = calloc((size_t)w * h, (size_t)channels);
     r->rows = malloc(h * sizeof *r->rows);
-    if (!out->data || !r->rows)
-        png_error(r->png, "no memory");
+    if (!out->data || !r->rows) png_error(r->png, "no memory");
     for (png_uint_32 y = 0; y < h; y++)
         r->rows[y] = (png_bytep)out->data + (size_t)y * w * (size_t)channels;
     png_read_image(r->png, r->rows);
@@ -137,21 +130,18 @@ static void find_recipe(reader *r, char **recipe)
 {
     png_textp text = NULL;
     int n = 0, animated = 0;
-    if (setjmp(png_jmpbuf(r->png)))
-        return;
+    if (setjmp(png_jmpbuf(r->png))) return;
     read_header(r, &animated);
     png_get_text(r->png, r->info, &text, &n);
     for (int i = 0; i < n && !*recipe; i++)
-        if (!strcmp(text[i].key, "qwen-image"))
-            *recipe = format_text("%s", text[i].text);
+        if (!strcmp(text[i].key, "qwen-image")) *recipe = format_text("%s", text[i].text);
 }
 
 char *png_recipe(const char *data, size_t bytes)
 {
     reader r = { .data = (const unsigned char *)data, .bytes = bytes };
     char *recipe = NULL;
-    if (!open_reader(&r))
-        find_recipe(&r, &recipe);
+    if (!open_reader(&r)) find_recipe(&r, &recipe);
     close_reader(&r);
     return recipe;
 }

@@ -11,19 +11,18 @@
 
 struct preview {
     const settings *s;
-    qwen      *q;
-    char      *path;
-    qwen_array t, x;                    /* step.t; the latents of this step, packed */
-    int64_t    z, h, w;                 /* of the latent, from the noise */
-    int        written, told;
+    qwen *q;
+    char *path;
+    qwen_array t, x; /* step.t; the latents of this step, packed */
+    int64_t z, h, w; /* of the latent, from the noise */
+    int written, told;
 };
 
 int preview_open(preview **out, const job *j, const char *beside)
 {
     preview *p = *out = calloc(1, sizeof *p);
     const char *base = base_name(beside), *dot = strrchr(base, '.');
-    if (!p)
-        return no_memory();
+    if (!p) return no_memory();
     if (!strcmp(beside, "-"))
         return complain(CODE_USAGE,
                         "--preview: expected --output to name a file, found standard output");
@@ -32,18 +31,15 @@ int preview_open(preview **out, const job *j, const char *beside)
     p->s = j->s;
     p->path = format_text("%.*s-preview.png",
                           (int)(dot && dot > base ? dot - beside : (long)strlen(beside)), beside);
-    if (!p->path)
-        return no_memory();
+    if (!p->path) return no_memory();
     const int status = qwen_open(&p->q, &opt);
     return status ? complain(code_of(status), "%s", qwen_error(p->q)) : output_check(p->path);
 }
 
 void preview_close(preview *p)
 {
-    if (!p)
-        return;
-    if (p->written)
-        unlink(p->path);
+    if (!p) return;
+    if (p->written) unlink(p->path);
     qwen_close(p->q);
     qwen_array_free(&p->t);
     qwen_array_free(&p->x);
@@ -53,12 +49,11 @@ void preview_close(preview *p)
 
 static void keep(qwen_array *to, const qwen_array *from)
 {
-    const size_t bytes =
-        (size_t)array_count(from) * (from->dtype == QWEN_F64 ? sizeof(double) : sizeof(float));
+    const size_t bytes = (size_t)array_count(from)
+                         * (from->dtype == QWEN_F64 ? sizeof(double) : sizeof(float));
     qwen_array_free(to);
     void *data = malloc(bytes ? bytes : 1);
-    if (!data)
-        return;
+    if (!data) return;
     memcpy(data, from->data, bytes);
     *to = *from;
     to->data = data;
@@ -85,8 +80,8 @@ static int show(preview *p, const qwen_array *v, double sigma)
     qwen_array picture = { .dtype = QWEN_U8, .rank = 3 };
     int code = CODE_MEMORY;
     latent.data = unpacked_end(p, v, sigma);
-    if (latent.data && !qwen_decode(p->q, &latent, &decoded) &&
-        (picture.data = malloc((size_t)array_count(&decoded)))) {
+    if (latent.data && !qwen_decode(p->q, &latent, &decoded)
+        && (picture.data = malloc((size_t)array_count(&decoded)))) {
         memcpy(picture.dim, decoded.dim, sizeof picture.dim);
         for (int64_t i = 0; i < array_count(&decoded); i++)
             ((uint8_t *)picture.data)[i] =
@@ -114,8 +109,8 @@ void preview_tap(preview *p, const char *name, const qwen_array *a)
     } else if (!strncmp(name, "v.", 2)) {
         const long step = strtol(name + 2, &end, 10);
         const int64_t n = p->z * p->h * p->w;
-        if (*end || step < 0 || !p->t.data || step >= array_count(&p->t) || !p->x.data ||
-            array_count(a) < n || array_count(&p->x) < n || !n || interrupted())
+        if (*end || step < 0 || !p->t.data || step >= array_count(&p->t) || !p->x.data
+            || array_count(a) < n || array_count(&p->x) < n || !n || interrupted())
             return;
         if (show(p, a, array_at(&p->t, step)) && !p->told++)
             notice(p->s, "no preview could be made");

@@ -30,16 +30,12 @@ void interrupt_install(void)
     sigaction(SIGINT, &a, NULL);
     sigaction(SIGTERM, &a, NULL);
     struct sigaction old;
-    if (!sigaction(SIGHUP, NULL, &old) && old.sa_handler != SIG_IGN)
-        sigaction(SIGHUP, &a, NULL);
-    signal(SIGPIPE, SIG_IGN);           /* a write that fails says so */
+    if (!sigaction(SIGHUP, NULL, &old) && old.sa_handler != SIG_IGN) sigaction(SIGHUP, &a, NULL);
+    signal(SIGPIPE, SIG_IGN); /* a write that fails says so */
     signal(SIGXFSZ, SIG_IGN);
 }
 
-int interrupted(void)
-{
-    return signals != 0;
-}
+int interrupted(void) { return signals != 0; }
 
 double seconds_now(void)
 {
@@ -52,8 +48,11 @@ void progress_begin(progress *p, const settings *s, int64_t picture, int64_t pic
 {
     const char *style = s->progress ? s->progress : s->quiet ? "none" : "auto";
     memset(p, 0, sizeof *p);
-    p->style = !strcmp(style, "none") ? 0 : !strcmp(style, "plain") ? 1 : !strcmp(style, "bar") ? 2
-             : isatty(STDERR_FILENO) ? 2 : 1;
+    p->style = !strcmp(style, "none")    ? 0
+               : !strcmp(style, "plain") ? 1
+               : !strcmp(style, "bar")   ? 2
+               : isatty(STDERR_FILENO)   ? 2
+                                         : 1;
     p->picture = picture;
     p->pictures = pictures;
     p->started = p->phase_started = seconds_now();
@@ -68,20 +67,16 @@ static const char *phase_name(const char *phase)
                                             { "denoise", "denoising" },
                                             { "decode", "decoding" } };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (!strcmp(phase, names[i][0]))
-            return names[i][1];
+        if (!strcmp(phase, names[i][0])) return names[i][1];
     return phase;
 }
 
 static void time_text(double seconds, char out[32])
 {
     const long n = (long)ceil(seconds < 1e8 ? seconds : 1e8);
-    if (n < 60)
-        snprintf(out, 32, "%lds", n);
-    else if (n < 3600)
-        snprintf(out, 32, "%ldm %02lds", n / 60, n % 60);
-    else
-        snprintf(out, 32, "%ldh %02ldm", n / 3600, n / 60 % 60);
+    if (n < 60) snprintf(out, 32, "%lds", n);
+    else if (n < 3600) snprintf(out, 32, "%ldm %02lds", n / 60, n % 60);
+    else snprintf(out, 32, "%ldh %02ldm", n / 3600, n / 60 % 60);
 }
 
 static int columns(void)
@@ -102,32 +97,26 @@ static void draw_bar(progress *p, const qwen_progress *now, double t)
     char left[64], time[32] = "", bar[128];
     const double part = part_of(now), spent = t - p->phase_started;
     const int several = p->pictures > 1, done = now->steps > 0 && now->step >= now->steps;
-    if (done)
-        time_text(spent, time);
-    else if (part > 0 && spent > 0.5)
-        time_text(spent * (1 - part) / part, time);
+    if (done) time_text(spent, time);
+    else if (part > 0 && spent > 0.5) time_text(spent * (1 - part) / part, time);
     const int step = now->step < now->steps ? now->step + 1 : now->steps;
     snprintf(left, sizeof left, "%s %d/%d", phase_name(p->phase), step, now->steps);
     int room = columns() - 60;
     room = room < 8 ? 8 : room > 40 ? 40 : room;
     const int full = (int)(part * room);
-    for (int i = 0; i < room; i++)
-        bar[i] = i < full ? '#' : '.';
+    for (int i = 0; i < room; i++) bar[i] = i < full ? '#' : '.';
     bar[room] = 0;
     fprintf(stderr, "\r");
-    if (several)
-        fprintf(stderr, "%lld/%lld ", (long long)p->picture, (long long)p->pictures);
+    if (several) fprintf(stderr, "%lld/%lld ", (long long)p->picture, (long long)p->pictures);
     fprintf(stderr, "%-28s [%s] %s%s\033[K", left, bar, time, done ? "" : *time ? " left" : "");
     p->line = 1;
-    if (done)
-        progress_line(p);
+    if (done) progress_line(p);
     fflush(stderr);
 }
 
 void progress_line(progress *p)
 {
-    if (p->line)
-        fputc('\n', stderr);
+    if (p->line) fputc('\n', stderr);
     p->line = 0;
 }
 
@@ -137,8 +126,8 @@ static void tell_line(progress *p, const qwen_progress *now, int new_phase, doub
     char time[32];
     const int every = now->steps > 20 ? (now->steps + 9) / 10 : 1;
     const int done = now->step >= now->steps;
-    if (now->step == p->step || (!new_phase && !done && now->step % every) ||
-        (done && now->steps < 2))
+    if (now->step == p->step || (!new_phase && !done && now->step % every)
+        || (done && now->steps < 2))
         return;
     if (p->pictures > 1)
         fprintf(stderr, "%lld/%lld ", (long long)p->picture, (long long)p->pictures);
@@ -155,10 +144,8 @@ static void tell_line(progress *p, const qwen_progress *now, int new_phase, doub
 int progress_tell(progress *p, const qwen_progress *now)
 {
     const double t = seconds_now();
-    if (interrupted())
-        return 1;
-    if (!p->style || !now->phase)
-        return 0;
+    if (interrupted()) return 1;
+    if (!p->style || !now->phase) return 0;
     const int new_phase = strcmp(p->phase, now->phase) != 0;
     if (new_phase) {
         progress_line(p);
@@ -170,15 +157,11 @@ int progress_tell(progress *p, const qwen_progress *now)
     if (p->style == 1) {
         tell_line(p, now, new_phase, t);
     } else if (new_phase || now->step != p->step || t - p->shown > 0.1) {
-        if (now->step != p->step || now->step < now->steps)
-            draw_bar(p, now, t);
+        if (now->step != p->step || now->step < now->steps) draw_bar(p, now, t);
         p->shown = t;
     }
     p->step = now->step;
     return 0;
 }
 
-void progress_end(progress *p)
-{
-    progress_line(p);
-}
+void progress_end(progress *p) { progress_line(p); }

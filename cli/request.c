@@ -10,8 +10,7 @@
 
 static int check_side(const char *option, int n)
 {
-    if (n % 16 == 0)
-        return CODE_DONE;
+    if (n % 16 == 0) return CODE_DONE;
     const int below = n / 16 * 16;
     return below ? complain(CODE_USAGE, "--%s: expected a multiple of 16 (%d or %d), found %d",
                             option, below, below + 16, n)
@@ -47,8 +46,7 @@ static int take_sizes(settings *s)
 static int check_utf8(const char *option, const char *text)
 {
     const int64_t at = text ? utf8_invalid(text, strlen(text)) : -1;
-    if (at < 0)
-        return CODE_DONE;
+    if (at < 0) return CODE_DONE;
     return complain(CODE_USAGE, "--%s: expected UTF-8, found the byte 0x%02x at offset %lld",
                     option, (unsigned char)text[at], (long long)at);
 }
@@ -72,10 +70,8 @@ static int split_lines(const char *path, char *data, size_t bytes, text_list *pr
                 "%s: line %lld: expected UTF-8, found the byte 0x%02x at offset %lld of the line",
                 path, number, (unsigned char)line[at], (long long)at);
         *stop = 0;
-        if (n && line[n - 1] == '\r')
-            line[n - 1] = 0;
-        if (line[strspn(line, " \t")])
-            code = list_add(prompts, line);
+        if (n && line[n - 1] == '\r') line[n - 1] = 0;
+        if (line[strspn(line, " \t")]) code = list_add(prompts, line);
         line = stop + 1;
     }
     if (!code && !prompts->n)
@@ -95,8 +91,7 @@ int prompts_read(settings *s, text_list *prompts, char **storage)
     if (s->words.n && option_given(s, "prompt"))
         return complain(CODE_USAGE, "the prompt is given twice: --prompt \"%s\" and \"%s\"",
                         s->prompt, s->words.item[0]);
-    if (s->words.n)
-        s->prompt = s->words.item[0];
+    if (s->words.n) s->prompt = s->words.item[0];
     if (s->prompt_file && (s->words.n || s->prompt))
         return complain(CODE_USAGE, "--prompt-file: expected no other prompt, found \"%s\"",
                         s->prompt);
@@ -125,8 +120,7 @@ static int take_template(job *j)
         j->req.chat_template = s->template_text;
         return CODE_DONE;
     }
-    if (!s->chat_template)
-        return CODE_DONE;
+    if (!s->chat_template) return CODE_DONE;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(s->chat_template, names[i])) {
             j->req.chat_template = names[i];
@@ -137,8 +131,7 @@ static int take_template(job *j)
                         "--template: expected t2i, edit, edit-plus or a file, found \"%s\"",
                         s->chat_template);
     const int code = read_file(s->chat_template, 1 << 24, &j->template_file, &bytes);
-    if (code)
-        return code;
+    if (code) return code;
     if (memchr(j->template_file, 0, bytes) || utf8_invalid(j->template_file, bytes) >= 0)
         return complain(CODE_MALFORMED, "%s: expected UTF-8 text", s->chat_template);
     if (!strstr(j->template_file, "{}"))
@@ -173,8 +166,7 @@ static int read_noise(job *j)
     char packed[80];
     int which;
     const int code = tensor_read(path, names, &j->noise, &which);
-    if (code)
-        return code;
+    if (code) return code;
     if (which < 0 && packed_name(path, packed, sizeof packed))
         return complain(
             CODE_MALFORMED,
@@ -192,8 +184,8 @@ static int read_noise(job *j)
             names[which], rank,
             j->noise.dtype == QWEN_I32 || j->noise.dtype == QWEN_U8 ? " of integers" : "");
     j->req.noise = &j->noise;
-    if (!j->req.width && !j->req.height && !j->inputs && rank == 3 && j->noise.dim[1] < 1 << 17 &&
-        j->noise.dim[2] < 1 << 17) {
+    if (!j->req.width && !j->req.height && !j->inputs && rank == 3 && j->noise.dim[1] < 1 << 17
+        && j->noise.dim[2] < 1 << 17) {
         j->req.width = (int)j->noise.dim[2] * 8;
         j->req.height = (int)j->noise.dim[1] * 8;
     }
@@ -202,8 +194,7 @@ static int read_noise(job *j)
 
 static int check_embeds(const char *path, const char *name, const qwen_array *a)
 {
-    if (a->rank == 2 && (a->dtype == QWEN_F32 || a->dtype == QWEN_F64))
-        return CODE_DONE;
+    if (a->rank == 2 && (a->dtype == QWEN_F32 || a->dtype == QWEN_F64)) return CODE_DONE;
     return complain(CODE_MALFORMED,
                     "%s: expected \"%s\" to hold numbers of [tokens][width], found %d dimensions",
                     path, name, a->rank);
@@ -218,11 +209,9 @@ static int read_embeds(job *j)
     int code = tensor_read(path, text, &j->embeds, &which);
     if (!code && which < 0)
         code = complain(CODE_MALFORMED, "%s: expected a tensor \"text.embeds\", found none", path);
-    if (!code)
-        code = check_embeds(path, "text.embeds", &j->embeds);
+    if (!code) code = check_embeds(path, "text.embeds", &j->embeds);
     j->req.embeds = &j->embeds;
-    if (!code && !j->s->negative)
-        code = tensor_read(path, negative, &j->negative_embeds, &which);
+    if (!code && !j->s->negative) code = tensor_read(path, negative, &j->negative_embeds, &which);
     if (!code && !j->s->negative && which >= 0) {
         code = check_embeds(path, "neg.embeds", &j->negative_embeds);
         j->req.negative_embeds = &j->negative_embeds;
@@ -234,8 +223,7 @@ static int read_embeds(job *j)
 
 static int check_aspect(const char *path, const qwen_array *a)
 {
-    if (a->dim[0] <= 200 * a->dim[1] && a->dim[1] <= 200 * a->dim[0])
-        return CODE_DONE;
+    if (a->dim[0] <= 200 * a->dim[1] && a->dim[1] <= 200 * a->dim[0]) return CODE_DONE;
     return complain(CODE_MALFORMED, "%s: expected sides of at most 200 to 1, found %lldx%lld", path,
                     (long long)a->dim[1], (long long)a->dim[0]);
 }
@@ -246,10 +234,8 @@ static int read_control(job *j)
     struct stat st;
     const int edges = !strncmp(path, "canny:", 6) && stat(path, &st);
     int code = picture_read(j->s, edges ? path + 6 : path, &j->control);
-    if (!code)
-        code = check_aspect(path, &j->control);
-    if (!code && edges)
-        code = canny(&j->control);
+    if (!code) code = check_aspect(path, &j->control);
+    if (!code && edges) code = canny(&j->control);
     j->req.control = &j->control;
     j->req.control_strength = option_given(j->s, "control-strength") ? j->s->control_strength : 1;
     j->req.control_start = j->s->control_start;
@@ -267,13 +253,11 @@ static int read_pictures(job *j)
     if (s->inputs.n > 32)
         return complain(CODE_USAGE, "--input: expected up to 32 pictures, found %zu", s->inputs.n);
     j->input = calloc(s->inputs.n + 1, sizeof *j->input);
-    if (!j->input)
-        return no_memory();
+    if (!j->input) return no_memory();
     for (size_t i = 0; i < s->inputs.n && !code; i++) {
         code = picture_read(s, s->inputs.item[i], &j->input[i]);
         j->inputs += !code;
-        if (!code)
-            code = check_aspect(s->inputs.item[i], &j->input[i]);
+        if (!code) code = check_aspect(s->inputs.item[i], &j->input[i]);
     }
     j->req.input = j->inputs ? j->input : NULL;
     j->req.inputs = (int)j->inputs;
@@ -281,8 +265,7 @@ static int read_pictures(job *j)
         code = picture_read(s, s->mask, &j->mask);
         j->req.mask = &j->mask;
     }
-    if (!code && s->control)
-        code = read_control(j);
+    if (!code && s->control) code = read_control(j);
     return code;
 }
 
@@ -290,7 +273,9 @@ static int read_pictures(job *j)
 static int check_together(const settings *s)
 {
     const int extend = s->extend[0] || s->extend[1] || s->extend[2] || s->extend[3];
-    const struct { int given; const char *option;
+    const struct {
+        int given;
+        const char *option;
     } need_input[] = { { s->mask != NULL, "mask" },
                        { extend, "extend" },
                        { option_given(s, "strength"), "strength" } };
@@ -298,8 +283,9 @@ static int check_together(const settings *s)
         if (need_input[i].given && !s->inputs.n && (i || !s->control)) /* a ControlNet inpaints */
             return complain(CODE_USAGE, "--%s: expected a picture (--input), found none",
                             need_input[i].option);
-    if (!s->control && (option_given(s, "control-strength") || option_given(s, "control-start") ||
-                        option_given(s, "control-end")))
+    if (!s->control
+        && (option_given(s, "control-strength") || option_given(s, "control-start")
+            || option_given(s, "control-end")))
         return complain(CODE_USAGE,
                         "--control-%s: expected a control picture (--control), found none",
                         option_given(s, "control-strength") ? "strength"
@@ -308,8 +294,8 @@ static int check_together(const settings *s)
     if (s->control && option_given(s, "control-end") && s->control_start > s->control_end)
         return complain(CODE_USAGE, "--control-start: expected at most --control-end, %g, found %g",
                         s->control_end, s->control_start);
-    if (s->sigmas.n && s->steps && (!s->schedule || strcmp(s->schedule, "raw")) &&
-        (size_t)s->steps != s->sigmas.n)
+    if (s->sigmas.n && s->steps && (!s->schedule || strcmp(s->schedule, "raw"))
+        && (size_t)s->steps != s->sigmas.n)
         return complain(CODE_USAGE, "--steps: expected %zu, as many as --sigmas has, found %d",
                         s->sigmas.n, s->steps);
     if (s->embeds && (s->prompt || s->words.n || s->prompt_file))
@@ -346,10 +332,9 @@ static void fill_request(job *j)
                          .condition_area = s->condition_area,
                          .tiling = s->tiling };
     memcpy(r->extend, s->extend, sizeof r->extend);
-    if (option_given(s, "guidance"))    /* 0 would mean the default; up to 1 all are one pass */
+    if (option_given(s, "guidance")) /* 0 would mean the default; up to 1 all are one pass */
         r->guidance = s->guidance > 0 ? s->guidance : 1;
-    if (s->guidance_norm)
-        r->guidance_norm = !strcmp(s->guidance_norm, "on") ? 1 : 2;
+    if (s->guidance_norm) r->guidance_norm = !strcmp(s->guidance_norm, "on") ? 1 : 2;
 }
 
 int job_begin(job *j, settings *s)
@@ -357,21 +342,14 @@ int job_begin(job *j, settings *s)
     memset(j, 0, sizeof *j);
     j->s = s;
     int code = check_together(s);
-    if (!code)
-        code = take_sizes(s);
-    if (!code)
-        code = check_utf8("negative", s->negative);
-    if (!code)
-        code = check_utf8("system", s->system);
+    if (!code) code = take_sizes(s);
+    if (!code) code = check_utf8("negative", s->negative);
+    if (!code) code = check_utf8("system", s->system);
     fill_request(j);
-    if (!code)
-        code = take_template(j);
-    if (!code)
-        code = read_pictures(j);
-    if (!code && s->latents)
-        code = read_noise(j);
-    if (!code && s->embeds)
-        code = read_embeds(j);
+    if (!code) code = take_template(j);
+    if (!code) code = read_pictures(j);
+    if (!code && s->latents) code = read_noise(j);
+    if (!code && s->embeds) code = read_embeds(j);
     return code;
 }
 
@@ -380,10 +358,8 @@ int job_begin(job *j, settings *s)
 static void take_log(void *user, int level, const char *line)
 {
     job *j = user;
-    if (j->s->quiet || (level > 0 && !j->s->verbose))
-        return;
-    if (j->bar)
-        progress_line(j->bar);
+    if (j->s->quiet || (level > 0 && !j->s->verbose)) return;
+    if (j->bar) progress_line(j->bar);
     notice(j->s, "%s", line);
 }
 
@@ -400,10 +376,8 @@ static int split_lora(const char *text, char **name, double *strength)
         if (!colon[1] || (!*end && !isfinite(x)))
             return complain(CODE_USAGE, "--lora: expected a strength after the colon, found \"%s\"",
                             text);
-        if (*end)
-            colon = NULL;               /* no number: it belongs to the name */
-        else
-            *strength = x;
+        if (*end) colon = NULL; /* no number: it belongs to the name */
+        else *strength = x;
     }
     *name = format_text("%.*s", (int)(colon && stat(text, &st) ? colon - text : (long)strlen(text)),
                         text);
@@ -417,13 +391,11 @@ static int add_loras(job *j)
         char *name = NULL, *path = NULL;
         double strength;
         code = split_lora(j->s->loras.item[i], &name, &strength);
-        if (!code)
-            code = find_lora(j->s, name, &path);
+        if (!code) code = find_lora(j->s, name, &path);
         const int status =
             code ? QWEN_OK
                  : qwen_lora(j->q, path, strength, j->s->lora_partial ? QWEN_LORA_PARTIAL : 0);
-        if (status)
-            code = complain(code_of(status), "%s", qwen_error(j->q));
+        if (status) code = complain(code_of(status), "%s", qwen_error(j->q));
         free(name);
         free(path);
     }
@@ -434,8 +406,7 @@ int job_open(job *j)
 {
     const settings *s = j->s;
     int code = find_model(s, &j->files);
-    if (code)
-        return code;
+    if (code) return code;
     j->opt = (qwen_options){ .size = sizeof j->opt,
                              .model = j->files.model,
                              .transformer = j->files.transformer,
@@ -456,8 +427,7 @@ int job_open(job *j)
                              .user = j };
     int status = qwen_open(&j->q, &j->opt);
     j->info.size = sizeof j->info;
-    if (!status && !(code = add_loras(j)))
-        status = qwen_info(j->q, &j->info);
+    if (!status && !(code = add_loras(j))) status = qwen_info(j->q, &j->info);
     if (!status && !code && s->negative && !strcmp(s->negative, "default"))
         j->req.negative = j->info.recommended_negative;
     if (status == QWEN_EIO && s->model && is_id(s->model) && strcmp(s->model, j->files.model))
@@ -469,8 +439,7 @@ int job_open(job *j)
 void job_close(job *j)
 {
     qwen_close(j->q);
-    for (size_t i = 0; i < j->inputs; i++)
-        qwen_array_free(&j->input[i]);
+    for (size_t i = 0; i < j->inputs; i++) qwen_array_free(&j->input[i]);
     free(j->input);
     qwen_array_free(&j->mask);
     qwen_array_free(&j->control);

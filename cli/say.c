@@ -16,13 +16,11 @@ static size_t utf8_sequence(const unsigned char *s, size_t n)
                         : s[0] >= 0xe0 && s[0] < 0xf0 ? 3
                         : s[0] >= 0xf0 && s[0] < 0xf5 ? 4
                                                       : 0;
-    if (!need || need > n)
-        return 0;
+    if (!need || need > n) return 0;
     for (size_t i = 1; i < need; i++)
-        if ((s[i] & 0xc0) != 0x80)
-            return 0;
-    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f) ||
-        (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
+        if ((s[i] & 0xc0) != 0x80) return 0;
+    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f)
+        || (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
         return 0;
     return need;
 }
@@ -30,10 +28,9 @@ static size_t utf8_sequence(const unsigned char *s, size_t n)
 int64_t utf8_invalid(const char *text, size_t bytes)
 {
     const unsigned char *s = (const unsigned char *)text;
-    for (size_t i = 0; i < bytes; ) {
+    for (size_t i = 0; i < bytes;) {
         const size_t n = utf8_sequence(s + i, bytes - i);
-        if (!n)
-            return (int64_t)i;
+        if (!n) return (int64_t)i;
         i += n;
     }
     return -1;
@@ -44,14 +41,12 @@ static void say_line(const char *before, const char *text)
 {
     const unsigned char *s = (const unsigned char *)text;
     fputs(before, stderr);
-    for (size_t left = strlen(text); left; ) {
+    for (size_t left = strlen(text); left;) {
         const size_t n = utf8_sequence(s, left);
-        if (*s == '\n')
-            fputs("\\n", stderr);
+        if (*s == '\n') fputs("\\n", stderr);
         else if (!n || *s < 0x20 || *s == 0x7f || (*s == 0xc2 && s[1] < 0xa0))
             fprintf(stderr, "\\x%02x", *s);
-        else
-            fwrite(s, 1, n, stderr);
+        else fwrite(s, 1, n, stderr);
         const size_t used = !n || *s < 0x20 ? 1 : n;
         left -= used;
         s += used;
@@ -74,31 +69,27 @@ void notice(const settings *s, const char *format, ...)
 {
     char text[4096];
     va_list args;
-    if (s && s->quiet)
-        return;
+    if (s && s->quiet) return;
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
     say_line("", text);
 }
 
-int no_memory(void)
-{
-    return complain(CODE_MEMORY, "no memory");
-}
+int no_memory(void) { return complain(CODE_MEMORY, "no memory"); }
 
 int code_of(int status)
 {
     switch (status) {
-    case QWEN_OK:           return CODE_DONE;
-    case QWEN_EARG:         return CODE_USAGE;
-    case QWEN_EIO:          return CODE_READ;
+    case QWEN_OK: return CODE_DONE;
+    case QWEN_EARG: return CODE_USAGE;
+    case QWEN_EIO: return CODE_READ;
     case QWEN_EFORMAT:
-    case QWEN_EMODEL:       return CODE_MALFORMED;
+    case QWEN_EMODEL: return CODE_MALFORMED;
     case QWEN_EUNSUPPORTED: return CODE_UNSUPPORTED;
-    case QWEN_ECANCELLED:   return CODE_CANCELLED;
-    case QWEN_ENUMERIC:     return CODE_NUMERIC;
-    default:                return CODE_MEMORY;
+    case QWEN_ECANCELLED: return CODE_CANCELLED;
+    case QWEN_ENUMERIC: return CODE_NUMERIC;
+    default: return CODE_MEMORY;
     }
 }
 
@@ -112,8 +103,7 @@ char *format_text(const char *format, ...)
     const int n = vsnprintf(NULL, 0, format, args);
     va_end(args);
     char *text = n < 0 ? NULL : malloc((size_t)n + 1);
-    if (text)
-        vsnprintf(text, (size_t)n + 1, format, again);
+    if (text) vsnprintf(text, (size_t)n + 1, format, again);
     va_end(again);
     return text;
 }
@@ -165,11 +155,9 @@ int read_file(const char *path, uint64_t most, char **data, size_t *bytes)
     struct stat st;
     *data = NULL;
     *bytes = 0;
-    if (!strcmp(path, "-"))
-        return read_all(stdin, "standard input", most, data, bytes);
+    if (!strcmp(path, "-")) return read_all(stdin, "standard input", most, data, bytes);
     FILE *f = fopen(path, "rb");
-    if (!f)
-        return complain(CODE_READ, "%s: %s", path, strerror(errno));
+    if (!f) return complain(CODE_READ, "%s: %s", path, strerror(errno));
     if (!fstat(fileno(f), &st) && S_ISDIR(st.st_mode)) {
         fclose(f);
         return complain(CODE_READ, "%s: is a directory, expected a file", path);

@@ -13,10 +13,7 @@ static const uint32_t constants[64] = {
     0x748f82ee, 0x78a5636f, 0x84c87814, 0x8cc70208, 0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
 };
 
-static uint32_t rotate(uint32_t x, int n)
-{
-    return x >> n | x << (32 - n);
-}
+static uint32_t rotate(uint32_t x, int n) { return x >> n | x << (32 - n); }
 
 static void block(uint32_t state[8], const unsigned char *p)
 {
@@ -24,21 +21,20 @@ static void block(uint32_t state[8], const unsigned char *p)
     for (int i = 0; i < 16; i++, p += 4)
         w[i] = (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
     for (int i = 16; i < 64; i++)
-        w[i] = w[i - 16] + (rotate(w[i - 15], 7) ^ rotate(w[i - 15], 18) ^ w[i - 15] >> 3) +
-               w[i - 7] + (rotate(w[i - 2], 17) ^ rotate(w[i - 2], 19) ^ w[i - 2] >> 10);
+        w[i] = w[i - 16] + (rotate(w[i - 15], 7) ^ rotate(w[i - 15], 18) ^ w[i - 15] >> 3)
+               + w[i - 7] + (rotate(w[i - 2], 17) ^ rotate(w[i - 2], 19) ^ w[i - 2] >> 10);
     memcpy(s, state, sizeof s);
     for (int i = 0; i < 64; i++) {
         const uint32_t choice = (s[4] & s[5]) ^ (~s[4] & s[6]),
                        most = (s[0] & s[1]) ^ (s[0] & s[2]) ^ (s[1] & s[2]);
-        const uint32_t a = s[7] + (rotate(s[4], 6) ^ rotate(s[4], 11) ^ rotate(s[4], 25)) + choice +
-                           constants[i] + w[i];
+        const uint32_t a = s[7] + (rotate(s[4], 6) ^ rotate(s[4], 11) ^ rotate(s[4], 25)) + choice
+                           + constants[i] + w[i];
         const uint32_t b = (rotate(s[0], 2) ^ rotate(s[0], 13) ^ rotate(s[0], 22)) + most;
         memmove(s + 1, s, 7 * sizeof *s);
         s[4] += a;
         s[0] = a + b;
     }
-    for (int i = 0; i < 8; i++)
-        state[i] += s[i];
+    for (int i = 0; i < 8; i++) state[i] += s[i];
 }
 
 int sha256_file(const char *path, char hex[65])
@@ -49,8 +45,7 @@ int sha256_file(const char *path, char hex[65])
     uint64_t total = 0;
     size_t n;
     FILE *f = fopen(path, "rb");
-    if (!f)
-        return -1;
+    if (!f) return -1;
     while ((n = fread(buffer, 1, 64, f)) == 64) {
         block(state, buffer);
         total += 64;
@@ -61,12 +56,9 @@ int sha256_file(const char *path, char hex[65])
     memset(buffer + n, 0, sizeof buffer - n);
     buffer[n] = 0x80;
     const size_t last = n < 56 ? 64 : 128;
-    for (int i = 0; i < 8; i++)
-        buffer[last - 1 - (size_t)i] = (unsigned char)(total * 8 >> 8 * i);
+    for (int i = 0; i < 8; i++) buffer[last - 1 - (size_t)i] = (unsigned char)(total * 8 >> 8 * i);
     block(state, buffer);
-    if (last == 128)
-        block(state, buffer + 64);
-    for (int i = 0; i < 8; i++)
-        snprintf(hex + 8 * i, 9, "%08x", state[i]);
+    if (last == 128) block(state, buffer + 64);
+    for (int i = 0; i < 8; i++) snprintf(hex + 8 * i, 9, "%08x", state[i]);
     return failed ? -1 : 0;
 }

@@ -9,8 +9,7 @@ static char *repaired(const char *text, size_t bytes, size_t *out_bytes)
 {
     size_t used = 0;
     char *out = malloc(3 * bytes + 1);
-    if (!out)
-        return NULL;
+    if (!out) return NULL;
     while (bytes) {
         const int64_t bad = utf8_invalid(text, bytes);
         const size_t good = bad < 0 ? bytes : (size_t)bad;
@@ -18,8 +17,7 @@ static char *repaired(const char *text, size_t bytes, size_t *out_bytes)
         used += good;
         text += good;
         bytes -= good;
-        if (!bytes)
-            break;
+        if (!bytes) break;
         memcpy(out + used, "\xef\xbf\xbd", 3);
         used += 3;
         /* a sequence that was begun well counts as one: as many continuation bytes as could belong
@@ -31,8 +29,9 @@ static char *repaired(const char *text, size_t bytes, size_t *out_bytes)
         size_t n = 1;
         for (; n < most && n < bytes && ((unsigned char)text[n] & 0xc0) == 0x80; n++) {
             const unsigned char second = (unsigned char)text[1];
-            if (n == 1 && ((first == 0xe0 && second < 0xa0) || (first == 0xed && second > 0x9f) ||
-                           (first == 0xf0 && second < 0x90) || (first == 0xf4 && second > 0x8f)))
+            if (n == 1
+                && ((first == 0xe0 && second < 0xa0) || (first == 0xed && second > 0x9f)
+                    || (first == 0xf0 && second < 0x90) || (first == 0xf4 && second > 0x8f)))
                 break;
         }
         text += n;
@@ -48,8 +47,7 @@ static int hex4(const char *s)
     int x = 0;
     for (int i = 0; i < 4; i++) {
         const char *digits = "0123456789abcdefABCDEF", *at = s[i] ? strchr(digits, s[i]) : NULL;
-        if (!at)
-            return -1;
+        if (!at) return -1;
         const int d = (int)(at - digits);
         x = 16 * x + (d > 15 ? d - 6 : d);
     }
@@ -60,21 +58,17 @@ static int hex4(const char *s)
 static void repair_surrogates(char *json)
 {
     for (char *s = json; *s; s++) {
-        if (*s != '\\')
-            continue;
+        if (*s != '\\') continue;
         if (s[1] != 'u') {
             s += s[1] != 0;
             continue;
         }
         const int x = hex4(s + 2);
-        if (x < 0xd800 || x > 0xdfff)
-            continue;
-        const int pair = x < 0xdc00 && s[6] == '\\' && s[7] == 'u' && hex4(s + 8) >= 0xdc00 &&
-                         hex4(s + 8) <= 0xdfff;
-        if (pair)
-            s += 11;
-        else
-            memcpy(s + 2, "fffd", 4);
+        if (x < 0xd800 || x > 0xdfff) continue;
+        const int pair = x < 0xdc00 && s[6] == '\\' && s[7] == 'u' && hex4(s + 8) >= 0xdc00
+                         && hex4(s + 8) <= 0xdfff;
+        if (pair) s += 11;
+        else memcpy(s + 2, "fffd", 4);
     }
 }
 
@@ -82,8 +76,7 @@ static int print_ids(qwen_tokenizer *t, const char *text, size_t bytes, int json
 {
     qwen_array ids = { 0 };
     const int status = qwen_tokenizer_ids(t, text, bytes, &ids);
-    if (status)
-        return complain(code_of(status), "%s", qwen_tokenizer_error(t));
+    if (status) return complain(code_of(status), "%s", qwen_tokenizer_error(t));
     fputs(jsonl ? "{\"ids\":[" : "", stdout);
     for (int64_t i = 0; i < ids.dim[0]; i++)
         printf("%s%d", !i ? "" : jsonl ? "," : " ", ((const int32_t *)ids.data)[i]);
@@ -106,10 +99,8 @@ static int do_line(qwen_tokenizer *t, const char *line, size_t bytes, long long 
     size_t n;
     json_error_t error;
     char *good = repaired(line, bytes, &n);
-    if (!good)
-        return no_memory();
-    if (strlen(good) == n)
-        repair_surrogates(good);
+    if (!good) return no_memory();
+    if (strlen(good) == n) repair_surrogates(good);
     json_t *o = json_loadb(good, n, JSON_ALLOW_NUL, &error);
     json_t *text = json_object_get(o, "text");
     int code;
@@ -120,8 +111,7 @@ static int do_line(qwen_tokenizer *t, const char *line, size_t bytes, long long 
         code = complain(CODE_MALFORMED,
                         "line %lld: expected an object with a string \"text\", found %s", number,
                         text ? "another \"text\"" : "none");
-    else
-        code = print_ids(t, json_string_value(text), json_string_length(text), 1);
+    else code = print_ids(t, json_string_value(text), json_string_length(text), 1);
     json_decref(o);
     free(good);
     return code;
@@ -149,27 +139,22 @@ static int tokenizer_path(settings *s, found *f, const char **path)
     s->tokenizer = NULL;
     if (named && !stat(named, &st)) {
         char *inside = path_join(named, "tokenizer");
-        if (!inside)
-            return no_memory();
+        if (!inside) return no_memory();
         const int whole = !stat(inside, &st);
         f->tokenizer = whole ? inside : format_text("%s", named);
-        if (!whole)
-            free(inside);
+        if (!whole) free(inside);
         *path = f->tokenizer;
         return *path ? CODE_DONE : no_memory();
     }
     if (named && s->model)
         return complain(CODE_READ, "--tokenizer: %s: there is no such directory", named);
-    if (named)
-        s->model = named;               /* the tokenizer of a model of that name */
+    if (named) s->model = named; /* the tokenizer of a model of that name */
     const int quiet = s->quiet;
-    s->quiet = 1;                       /* which model lends its tokenizer is no news */
+    s->quiet = 1; /* which model lends its tokenizer is no news */
     const int code = find_model(s, f);
     s->quiet = quiet;
-    if (code)
-        return code;
-    if (!f->tokenizer && f->model)
-        f->tokenizer = path_join(f->model, "tokenizer");
+    if (code) return code;
+    if (!f->tokenizer && f->model) f->tokenizer = path_join(f->model, "tokenizer");
     *path = f->tokenizer;
     return *path ? CODE_DONE
                  : complain(CODE_READ, "no tokenizer: expected --tokenizer or a model directory");
@@ -193,12 +178,9 @@ int run_tokenize(settings *s)
                         s->words.item[0]);
     int code = tokenizer_path(s, &f, &path);
     const int status = code ? QWEN_OK : qwen_tokenizer_open(&t, path);
-    if (status)
-        code = complain(code_of(status), "%s", qwen_tokenizer_error(t));
-    if (!code && !s->words.n)
-        code = read_file("-", (uint64_t)1 << 30, &data, &bytes);
-    if (!code && s->jsonl)
-        code = do_lines(t, data, bytes);
+    if (status) code = complain(code_of(status), "%s", qwen_tokenizer_error(t));
+    if (!code && !s->words.n) code = read_file("-", (uint64_t)1 << 30, &data, &bytes);
+    if (!code && s->jsonl) code = do_lines(t, data, bytes);
     else if (!code)
         code = s->words.n ? do_text(t, s->words.item[0], strlen(s->words.item[0]))
                           : do_text(t, data, bytes);

@@ -14,8 +14,7 @@ int picture_format(const char *path)
     const char *dot = strrchr(base_name(path), '.');
     if (!strcmp(path, "-") || !dot || dot == base_name(path) || !dot[1] || !strcasecmp(dot, ".png"))
         return PICTURE_PNG;
-    if (!strcasecmp(dot, ".jpg") || !strcasecmp(dot, ".jpeg"))
-        return PICTURE_JPEG;
+    if (!strcasecmp(dot, ".jpg") || !strcasecmp(dot, ".jpeg")) return PICTURE_JPEG;
     return !strcasecmp(dot, ".webp") ? PICTURE_WEBP : PICTURE_NONE;
 }
 
@@ -23,14 +22,10 @@ int picture_format(const char *path)
 static const char *number_field(const char *s, int *width)
 {
     *width = 0;
-    if (s[0] != '%')
-        return NULL;
-    if (s[1] == 'd')
-        return s + 2;
-    if (s[1] != '0' || s[2] < '1' || s[2] > '9')
-        return NULL;
-    for (s += 2; *s >= '0' && *s <= '9' && *width < 100; s++)
-        *width = *width * 10 + (*s - '0');
+    if (s[0] != '%') return NULL;
+    if (s[1] == 'd') return s + 2;
+    if (s[1] != '0' || s[2] < '1' || s[2] > '9') return NULL;
+    for (s += 2; *s >= '0' && *s <= '9' && *width < 100; s++) *width = *width * 10 + (*s - '0');
     return *s == 'd' && *width < 100 ? s + 1 : NULL;
 }
 
@@ -38,7 +33,7 @@ char *picture_name(const char *pattern, int64_t number, int several)
 {
     char *name = format_text("%s", "");
     int fields = 0;
-    for (const char *s = pattern; *s && name; ) {
+    for (const char *s = pattern; *s && name;) {
         int width;
         const char *after = number_field(s, &width);
         char *longer = after ? format_text("%s%0*lld", name, width, (long long)number)
@@ -48,8 +43,7 @@ char *picture_name(const char *pattern, int64_t number, int several)
         fields += after != NULL;
         s = after ? after : s + 1;
     }
-    if (!name || fields || !several || !strcmp(pattern, "-"))
-        return name;
+    if (!name || fields || !several || !strcmp(pattern, "-")) return name;
     const char *base = base_name(name), *dot = strrchr(base, '.');
     const int stem = dot && dot > base ? (int)(dot - name) : (int)strlen(name);
     char *numbered = format_text("%.*s-%lld%s", stem, name, (long long)number, name + stem);
@@ -69,17 +63,13 @@ static void put(png_structp png, png_bytep from, size_t n)
     }
 }
 
-static void flush(png_structp png)
-{
-    (void)png;
-}
+static void flush(png_structp png) { (void)png; }
 
 static void fail(png_structp png, png_const_charp message)
 {
     output *o = png_get_error_ptr(png);
     (void)message;
-    if (!o->failed)
-        o->failed = ENOMEM;             /* all else has been excluded */
+    if (!o->failed) o->failed = ENOMEM; /* all else has been excluded */
     longjmp(png_jmpbuf(png), 1);
 }
 
@@ -92,15 +82,13 @@ static void warn(png_structp png, png_const_charp message)
 static void png_body(png_structp png, png_infop info, const qwen_array *a, png_textp text,
                      output *o)
 {
-    if (setjmp(png_jmpbuf(png)))
-        return;
+    if (setjmp(png_jmpbuf(png))) return;
     const png_uint_32 h = (png_uint_32)a->dim[0], w = (png_uint_32)a->dim[1];
     png_set_write_fn(png, o, put, flush);
     png_set_user_limits(png, 1 << 20, 1 << 20);
     png_set_IHDR(png, info, w, h, 8, a->dim[2] == 4 ? PNG_COLOR_TYPE_RGB_ALPHA : PNG_COLOR_TYPE_RGB,
                  PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);
-    if (text->text)
-        png_set_text(png, info, text, 1);
+    if (text->text) png_set_text(png, info, text, 1);
     png_write_info(png, info);
     for (png_uint_32 y = 0; y < h; y++)
         png_write_row(png, (png_const_bytep)a->data + (size_t)y * w * (size_t)a->dim[2]);
@@ -119,12 +107,9 @@ static void write_png(output *o, const qwen_array *a, const char *recipe)
                       .itxt_length = copy ? strlen(copy) : 0 };
     png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, o, fail, warn);
     png_infop info = png ? png_create_info_struct(png) : NULL;
-    if (!info || (recipe && !copy))
-        o->failed = ENOMEM;
-    else
-        png_body(png, info, a, &text, o);
-    if (png)
-        png_destroy_write_struct(&png, &info);
+    if (!info || (recipe && !copy)) o->failed = ENOMEM;
+    else png_body(png, info, a, &text, o);
+    if (png) png_destroy_write_struct(&png, &info);
     free(copy);
 }
 
@@ -132,16 +117,13 @@ static void write_png(output *o, const qwen_array *a, const char *recipe)
 
 typedef struct jpeg_writer {
     struct jpeg_compress_struct jpeg;
-    struct jpeg_error_mgr       errors;
-    jmp_buf                     back;
-    unsigned char              *data;
-    unsigned long               bytes;
+    struct jpeg_error_mgr errors;
+    jmp_buf back;
+    unsigned char *data;
+    unsigned long bytes;
 } jpeg_writer;
 
-static void jpeg_fail(j_common_ptr c)
-{
-    longjmp(((jpeg_writer *)c->client_data)->back, 1);
-}
+static void jpeg_fail(j_common_ptr c) { longjmp(((jpeg_writer *)c->client_data)->back, 1); }
 
 static void jpeg_body(jpeg_writer *w, const qwen_array *a, output *o)
 {
@@ -194,7 +176,7 @@ static void write_webp(output *o, const qwen_array *a)
         return;
     }
     config.lossless = 1;
-    config.exact = 1;                   /* colours under full transparency too */
+    config.exact = 1; /* colours under full transparency too */
     p.use_argb = 1;
     p.width = (int)a->dim[1];
     p.height = (int)a->dim[0];
@@ -204,10 +186,8 @@ static void write_webp(output *o, const qwen_array *a)
     good = a->dim[2] == 4 ? WebPPictureImportRGBA(&p, a->data, stride)
                           : WebPPictureImportRGB(&p, a->data, stride);
     good = good && WebPEncode(&config, &p);
-    if (!good)
-        o->failed = ENOMEM;
-    else if (fwrite(w.mem, 1, w.size, o->file) != w.size)
-        o->failed = errno ? errno : EIO;
+    if (!good) o->failed = ENOMEM;
+    else if (fwrite(w.mem, 1, w.size, o->file) != w.size) o->failed = errno ? errno : EIO;
     WebPPictureFree(&p);
     WebPMemoryWriterClear(&w);
 }
@@ -224,13 +204,9 @@ int picture_write(const char *path, const qwen_array *a, const char *recipe)
         return complain(CODE_USAGE, "%s: JPEG holds no transparency; give a name in .png or .webp",
                         path);
     const int code = output_open(&o, path);
-    if (code)
-        return code;
-    if (format == PICTURE_PNG)
-        write_png(&o, a, recipe);
-    else if (format == PICTURE_JPEG)
-        write_jpeg(&o, a);
-    else
-        write_webp(&o, a);
+    if (code) return code;
+    if (format == PICTURE_PNG) write_png(&o, a, recipe);
+    else if (format == PICTURE_JPEG) write_jpeg(&o, a);
+    else write_webp(&o, a);
     return output_close(&o, 1);
 }

@@ -8,16 +8,14 @@
 static int show(void *user, const qwen_progress *p)
 {
     (void)user;
-    if (p->block == 0)
-        fprintf(stderr, "\r%s %d/%d   ", p->phase, p->step, p->steps);
-    return 0;                           /* anything else stops */
+    if (p->block == 0) fprintf(stderr, "\r%s %d/%d   ", p->phase, p->step, p->steps);
+    return 0; /* anything else stops */
 }
 
 static int save(const qwen_array *picture, const char *path)
 {
     FILE *f = fopen(path, "wb");
-    if (!f)
-        return 1;
+    if (!f) return 1;
     const size_t height = (size_t)picture->dim[0], width = (size_t)picture->dim[1];
     fprintf(f, "P6\n%zu %zu\n255\n", width, height);
     fwrite(picture->data, 3, width * height, f);
@@ -37,10 +35,8 @@ int main(int argc, char **argv)
     int failed = 1;
     if (qwen_open(&q, &opt) || qwen_generate(q, &req, &res))
         fprintf(stderr, "draw: %s\n", qwen_error(q));
-    else if (save(&res.image[0], argv[3]))
-        fprintf(stderr, "draw: cannot write %s\n", argv[3]);
-    else
-        failed = 0;
+    else if (save(&res.image[0], argv[3])) fprintf(stderr, "draw: cannot write %s\n", argv[3]);
+    else failed = 0;
     fputc('\n', stderr);
     qwen_result_free(&res);
     qwen_close(q);

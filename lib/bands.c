@@ -27,19 +27,15 @@ static int64_t choose(const qwen *q, const qw_device *dev, int encoder, int64_t 
 {
     enum { LEAST = 8 };
     const uint64_t most = room(q, dev), size = qw_row_bytes(dev->prefer, 1);
-    if (!most || (uint64_t)qw_vae_scratch(q->vae, encoder, h, w, 0) * size <= most)
-        return 0;
+    if (!most || (uint64_t)qw_vae_scratch(q->vae, encoder, h, w, 0) * size <= most) return 0;
     int64_t good = LEAST, bad = h;
     while (bad - good > 1) {
         const int64_t rows = good + (bad - good) / 2;
-        if ((uint64_t)qw_vae_scratch(q->vae, encoder, h, w, rows) * size <= most)
-            good = rows;
-        else
-            bad = rows;
+        if ((uint64_t)qw_vae_scratch(q->vae, encoder, h, w, rows) * size <= most) good = rows;
+        else bad = rows;
     }
-    if (good >= h)
-        return 0;
-    const int64_t bands = (h + good - 1) / good;        /* of about one size */
+    if (good >= h) return 0;
+    const int64_t bands = (h + good - 1) / good; /* of about one size */
     return (h + bands - 1) / bands;
 }
 
@@ -49,11 +45,10 @@ static int64_t settle(qw_stage *s, int encoder, int64_t h, int64_t w)
     qwen *q = s->q;
     const int64_t rows = s->run.error.status ? 0 : choose(q, s->run.dev, encoder, h, w);
     const int bands = rows ? (int)((h + rows - 1) / rows) : 0;
-    const double whole = (double)qw_vae_scratch(q->vae, encoder, h, w, 0) *
-                         (double)qw_row_bytes(s->run.dev->prefer, 1);
+    const double whole = (double)qw_vae_scratch(q->vae, encoder, h, w, 0)
+                         * (double)qw_row_bytes(s->run.dev->prefer, 1);
     s->blocks = bands;
-    if (bands > q->bands[encoder])
-        q->bands[encoder] = bands;
+    if (bands > q->bands[encoder]) q->bands[encoder] = bands;
     if (rows && whole > q->told_maps[encoder]) {
         qw_say(q, 0, "the VAE %s in %d bands of %lld rows: the whole needs %.4g %s of maps",
                encoder ? "encodes" : "decodes", bands, (long long)(8 * rows),

@@ -17,8 +17,7 @@ static void average(const double *in, int64_t n, double *out, int64_t m, int64_t
         const int64_t from = o * n / m, to = ((o + 1) * n + m - 1) / m;
         for (int64_t k = 0; k < c; k++) {
             double sum = 0;
-            for (int64_t i = from; i < to; i++)
-                sum += in[i * c + k];
+            for (int64_t i = from; i < to; i++) sum += in[i * c + k];
             out[o * c + k] = sum / (double)(to - from);
         }
     }
@@ -45,8 +44,7 @@ int qw_interpolate(qw_interpolation how, const double *in, int64_t w, int64_t h,
     if (!half)
         return qw_fail(err, QWEN_ENOMEM, "no memory for a picture of %lldx%lld", (long long)W,
                        (long long)h);
-    for (int64_t y = 0; y < h; y++)
-        line(in + y * w * c, w, half + y * W * c, W, c);
+    for (int64_t y = 0; y < h; y++) line(in + y * w * c, w, half + y * W * c, W, c);
     line(half, h, out, H, W * c);
     free(half);
     return QWEN_OK;
@@ -60,8 +58,7 @@ static double *values_of(qwen *q, const qwen_array *a)
     const int64_t n = a->dim[0] * a->dim[1], c = a->dim[2];
     double *x = qw_doubles(q, 3 * n, "a picture");
     for (int64_t i = 0; x && i < n; i++)
-        for (int k = 0; k < 3; k++)
-            x[3 * i + k] = ((const uint8_t *)a->data)[i * c + k] / 255.0;
+        for (int k = 0; k < 3; k++) x[3 * i + k] = ((const uint8_t *)a->data)[i * c + k] / 255.0;
     return x;
 }
 
@@ -97,9 +94,9 @@ int qw_comfy_view(qw_job *j, const qwen_array *a, int64_t area, qw_image *view, 
     qw_image scaled;
     int64_t w, h;
     fit(a, area, 1, &sizes[0], &sizes[1]);
-    if (scale_to(q, a, sizes[0], sizes[1], &scaled) ||
-        qw_smart_resize(sizes[0], sizes[1], c->patch * c->merge, c->min_pixels, c->max_pixels, &w,
-                        &h, &q->error)) {
+    if (scale_to(q, a, sizes[0], sizes[1], &scaled)
+        || qw_smart_resize(sizes[0], sizes[1], c->patch * c->merge, c->min_pixels, c->max_pixels,
+                           &w, &h, &q->error)) {
         free(scaled.value);
         return q->error.status;
     }
@@ -120,10 +117,9 @@ int qw_comfy_reference(qw_job *j, const qwen_array *a, int64_t area, qw_image *o
         return qw_fail(&q->error, QWEN_EARG,
                        "a reference of %lldx%lld is less than 8 pixels wide or high", (long long)w,
                        (long long)h);
-    if (scale_to(q, a, w, h, out))
-        return q->error.status;
+    if (scale_to(q, a, w, h, out)) return q->error.status;
     const int64_t W = w / 8 * 8, H = h / 8 * 8, left = w % 8 / 2, top = h % 8 / 2;
-    for (int64_t y = 0; y < H; y++)     /* the middle, in place */
+    for (int64_t y = 0; y < H; y++) /* the middle, in place */
         memmove(out->value + y * W * 3, out->value + ((y + top) * w + left) * 3,
                 (size_t)(W * 3) * sizeof *out->value);
     out->w = W;

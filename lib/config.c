@@ -8,9 +8,9 @@
 
 typedef struct reader {
     const json_t *json;
-    const char   *where;
-    qw_error     *err;
-    json_t       *gguf;                 /* the same keys from a GGUF's metadata, or NULL; owned */
+    const char *where;
+    qw_error *err;
+    json_t *gguf; /* the same keys from a GGUF's metadata, or NULL; owned */
 } reader;
 
 /* A key at the top level, or in one of the objects that newer files nest it in. */
@@ -25,7 +25,9 @@ static const json_t *value_of(const reader *r, const char *key)
 }
 
 /* What llama.cpp writes: its keys, and ours.  Ends with NULL. */
-typedef struct alias { const char *gguf, *key; } alias;
+typedef struct alias {
+    const char *gguf, *key;
+} alias;
 
 /* Numbers and short arrays of a GGUF's metadata under our keys.  Values are text that is JSON. */
 static int read_gguf(reader *r, const qw_store *s, const alias *a)
@@ -36,9 +38,10 @@ static int read_gguf(reader *r, const qw_store *s, const alias *a)
         if (!text) continue;
         if (!r->gguf) r->gguf = json_object();
         json_t *v = r->gguf ? json_loads(text, JSON_DECODE_ANY, &why) : NULL;
-        if (json_array_size(v) == 4) json_array_remove(v, 3);  /* a fourth section, unused */
-        if (!r->gguf || (v ? json_object_set_new(r->gguf, a->key, v) != 0
-                           : json_error_code(&why) == json_error_out_of_memory))
+        if (json_array_size(v) == 4) json_array_remove(v, 3); /* a fourth section, unused */
+        if (!r->gguf
+            || (v ? json_object_set_new(r->gguf, a->key, v) != 0
+                  : json_error_code(&why) == json_error_out_of_memory))
             return qw_fail(r->err, QWEN_ENOMEM, "%s: no memory for its numbers", r->where);
     }
     return QWEN_OK;
@@ -60,8 +63,7 @@ static void number(const reader *r, const char *key, double *out, double low, do
 {
     const json_t *v = value_of(r, key);
     if (!v || json_is_null(v)) return;
-    if (!json_is_number(v))
-        qw_fail(r->err, QWEN_EFORMAT, "%s: %s is not a number", r->where, key);
+    if (!json_is_number(v)) qw_fail(r->err, QWEN_EFORMAT, "%s: %s is not a number", r->where, key);
     else if (!(json_number_value(v) >= low && json_number_value(v) <= high))
         qw_fail(r->err, QWEN_EFORMAT, "%s: %s is %g, expected %g to %g", r->where, key,
                 json_number_value(v), low, high);
@@ -165,8 +167,14 @@ static int text_config(qw_text_config *c, const reader *from, const qw_store *s)
     const char *const where = r.where;
     qw_error *const err = r.err;
     int64_t section[3] = { 16, 24, 24 }, image = 151655, start = 151652, end = 151653, head = 0;
-    *c = (qw_text_config){ .vocab = 152064, .width = 3584, .ff = 18944, .layers = 28, .heads = 28,
-                           .kv_heads = 4, .eps = 1e-6, .theta = 1e6 };
+    *c = (qw_text_config){ .vocab = 152064,
+                           .width = 3584,
+                           .ff = 18944,
+                           .layers = 28,
+                           .heads = 28,
+                           .kv_heads = 4,
+                           .eps = 1e-6,
+                           .theta = 1e6 };
     integer(&r, "vocab_size", &c->vocab, 1, 1 << 24);
     integer(&r, "hidden_size", &c->width, 1, WIDE);
     integer(&r, "intermediate_size", &c->ff, 1, WIDE);
@@ -302,9 +310,19 @@ static int vision_config(qw_vision_config *c, const reader *from, const json_t *
     const reader r = *from;
     const char *const where = r.where;
     qw_error *const err = r.err;
-    *c = (qw_vision_config){ .depth = 32, .width = 1280, .ff = 3420, .heads = 16, .out = 3584,
-                             .patch = 14, .temporal = 2, .merge = 2, .window = 112, .channels = 3,
-                             .eps = 1e-6, .min_pixels = 3136, .max_pixels = 12845056,
+    *c = (qw_vision_config){ .depth = 32,
+                             .width = 1280,
+                             .ff = 3420,
+                             .heads = 16,
+                             .out = 3584,
+                             .patch = 14,
+                             .temporal = 2,
+                             .merge = 2,
+                             .window = 112,
+                             .channels = 3,
+                             .eps = 1e-6,
+                             .min_pixels = 3136,
+                             .max_pixels = 12845056,
                              .mean = { 0.48145466, 0.4578275, 0.40821073 },
                              .std = { 0.26862954, 0.26130258, 0.27577711 } };
     vision_numbers(c, &r, s);
@@ -372,8 +390,13 @@ int qw_dit_configure(qw_dit_config *c, const json_t *json, const qw_store *s, co
 {
     const reader r = { json, where, err, NULL };
     int guidance = 0;
-    *c = (qw_dit_config){ .layers = 60, .heads = 24, .head = 128, .text_width = 3584, .in = 64,
-                          .out = 16, .patch = 2,
+    *c = (qw_dit_config){ .layers = 60,
+                          .heads = 24,
+                          .head = 128,
+                          .text_width = 3584,
+                          .in = 64,
+                          .out = 16,
+                          .patch = 2,
                           .axes = { 16, 56, 56 } };
     integer(&r, "num_layers", &c->layers, 1, DEEP);
     integer(&r, "num_attention_heads", &c->heads, 1, 4096);
@@ -401,8 +424,8 @@ int qw_dit_configure(qw_dit_config *c, const json_t *json, const qw_store *s, co
         c->axes[1] = c->axes[2] = (c->head - c->axes[0]) / 2;
     }
     c->width = c->heads * c->head;
-    if (c->axes[0] + c->axes[1] + c->axes[2] != c->head || c->axes[0] % 2 || c->axes[1] % 2 ||
-        c->axes[2] % 2)
+    if (c->axes[0] + c->axes[1] + c->axes[2] != c->head || c->axes[0] % 2 || c->axes[1] % 2
+        || c->axes[2] % 2)
         return qw_fail(err, QWEN_EFORMAT,
                        "%s: axes_dims_rope %lld + %lld + %lld are not even numbers that sum to the "
                        "head size %lld",
@@ -476,13 +499,21 @@ int qw_schedule_configure(qw_schedule_config *c, const json_t *json, const char 
                                            "use_beta_sigmas", "invert_sigmas",
                                            "stochastic_sampling" };
     const reader r = { json, where, err, NULL };
-    if (!json) {                        /* no file: what is published */
-        *c = (qw_schedule_config){ .shift = 1, .base_shift = 0.5, .max_shift = 0.9,
-                                   .terminal = 0.02, .base_len = 256, .max_len = 8192,
-                                   .train_steps = 1000, .dynamic = 1 };
+    if (!json) { /* no file: what is published */
+        *c = (qw_schedule_config){ .shift = 1,
+                                   .base_shift = 0.5,
+                                   .max_shift = 0.9,
+                                   .terminal = 0.02,
+                                   .base_len = 256,
+                                   .max_len = 8192,
+                                   .train_steps = 1000,
+                                   .dynamic = 1 };
         return QWEN_OK;
     }
-    *c = (qw_schedule_config){ .shift = 1, .base_shift = 0.5, .max_shift = 1.15, .base_len = 256,
+    *c = (qw_schedule_config){ .shift = 1,
+                               .base_shift = 0.5,
+                               .max_shift = 1.15,
+                               .base_len = 256,
                                .max_len = 4096,
                                .train_steps = 1000 };
     number(&r, "shift", &c->shift, 1e-6, 1e6);
@@ -502,8 +533,8 @@ int qw_schedule_configure(qw_schedule_config *c, const json_t *json, const char 
     }
     const json_t *type = value_of(&r, "time_shift_type");
     const char *name = json_string_value(type);
-    if (type && !json_is_null(type) &&
-        (!name || (strcmp(name, "linear") && strcmp(name, "exponential"))))
+    if (type && !json_is_null(type)
+        && (!name || (strcmp(name, "linear") && strcmp(name, "exponential"))))
         qw_fail(err, QWEN_EUNSUPPORTED,
                 "%s: time_shift_type is \"%s\", expected exponential or linear", where,
                 name ? name : "no string");

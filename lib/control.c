@@ -11,15 +11,15 @@ static const double EPS = 1e-6;
 
 struct qw_control {
     qw_control_kind kind;
-    qw_dit_config   c;
-    int64_t   features;
-    int       n;                        /* blocks, or places of a blockwise net */
+    qw_dit_config c;
+    int64_t features;
+    int n; /* blocks, or places of a blockwise net */
     qw_group *group;
     qw_weight img_in, txt_in, time1, time2, embed, before;
     qw_tensor txt_norm;
     qw_dit_block *block;
     qw_weight *out; /* InstantX controlnet_blocks, Fun after_proj; blockwise output_proj */
-    qw_weight *in;                      /* blockwise input_proj */
+    qw_weight *in;  /* blockwise input_proj */
     qw_tensor *x_rms, *y_rms;
 };
 
@@ -222,7 +222,7 @@ void qw_control_forward(qw_run *r, const qw_control *k, const qw_dit *d, const q
     if (k->kind == QW_CONTROL_FUN) qw_group_begin(r, d->group);
     enter(r, k, d, s, condition, x);
     if (k->kind == QW_CONTROL_FUN) qw_group_end(r, d->group);
-    qw_group_end(r, k->group);          /* a streamed group's slot is the next one's */
+    qw_group_end(r, k->group); /* a streamed group's slot is the next one's */
     for (int i = 0; i < k->n; i++) {
         const size_t inner = r->used;
         r->block = i;

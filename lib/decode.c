@@ -5,9 +5,9 @@
 #include <string.h>
 
 typedef struct decoding {
-    double *latent;                     /* [n][z][h][w], raw */
-    double *picture;                    /* [n][H][W][C], clamped */
-    double *chw;                        /* [n][C][H][W] */
+    double *latent;  /* [n][z][h][w], raw */
+    double *picture; /* [n][H][W][C], clamped */
+    double *chw;     /* [n][C][H][W] */
     int64_t n, H, W, C;
 } decoding;
 
@@ -16,10 +16,8 @@ static int show_decoded(qw_job *j, decoding *d)
     const int64_t in[4] = { d->n, j->z, j->h, j->w }, out[4] = { d->n, d->C, d->H, d->W };
     const int64_t image[4] = { d->n, d->H, d->W, d->C }, n = d->n * d->H * d->W * d->C;
     const int rank = j->layers ? 4 : 3, skip = j->layers ? 0 : 1;
-    if (!j->req->tap)
-        return QWEN_OK;
-    if (!(d->chw = qw_doubles(j->q, n, "a picture")))
-        return j->q->error.status;
+    if (!j->req->tap) return QWEN_OK;
+    if (!(d->chw = qw_doubles(j->q, n, "a picture"))) return j->q->error.status;
     for (int64_t k = 0; k < d->n; k++)
         for (int64_t c = 0; c < d->C; c++)
             for (int64_t i = 0; i < d->H * d->W; i++)
@@ -27,8 +25,7 @@ static int show_decoded(qw_job *j, decoding *d)
                     d->picture[(k * d->H * d->W + i) * d->C + c];
     qw_show(j, j->q->vae_dev, d->latent, rank, in + skip, "vae.dec.in");
     qw_show(j, j->q->vae_dev, d->chw, rank, out + skip, "vae.dec.out");
-    for (int64_t i = 0; i < n; i++)
-        d->chw[i] = d->picture[i] * 0.5 + 0.5;
+    for (int64_t i = 0; i < n; i++) d->chw[i] = d->picture[i] * 0.5 + 0.5;
     return qw_show(j, j->q->vae_dev, d->chw, rank, image + skip, "image");
 }
 
@@ -54,8 +51,7 @@ static int give_pictures(qw_job *j, const decoding *d, qwen_result *out)
         }
         for (int64_t i = 0; i < n; i++)
             p[i] = (uint8_t)nearbyint((d->picture[k * n + i] * 0.5 + 0.5) * 255);
-        if (all)
-            memcpy(all + k * n, p, (size_t)n);
+        if (all) memcpy(all + k * n, p, (size_t)n);
     }
     if (all) {
         qwen_array a = { .data = all, .dtype = QWEN_U8, .rank = 3, .dim = { d->H, d->W, d->C } };
@@ -76,8 +72,7 @@ static int decode_frames(qw_job *j, decoding *d)
     qw_stage s;
     qw_stage_begin(&s, q, j->req, q->vae_dev, "decode", (int)d->n, 0);
     s.run.tap = NULL;
-    if (q->tally)
-        q->tally->times = 1;
+    if (q->tally) q->tally->times = 1;
     for (int64_t k = 0; k < d->n; k++) {
         double *latent = d->latent + k * frame;
         qw_decode_work w = { q, latent, j->h, j->w, d->picture + k * size, 0 };
@@ -98,8 +93,7 @@ static int decode_frames(qw_job *j, decoding *d)
 int qw_job_decode(qw_job *j, qwen_result *out)
 {
     qwen *q = j->q;
-    if (qw_need_vae(q, QW_VAE_DECODER))
-        return q->error.status;
+    if (qw_need_vae(q, QW_VAE_DECODER)) return q->error.status;
     const int64_t up = 8 * qw_vae_enlarges(q->vae);
     decoding d = {
         .n = j->layers ? j->layers : 1, .H = j->h * up, .W = j->w * up, .C = q->vae_config.channels

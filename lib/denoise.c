@@ -5,10 +5,10 @@
 #include <string.h>
 
 typedef struct modulate_work {
-    qwen         *q;
-    const double *t;                    /* [steps] */
-    int           steps;
-    qw_modulation **out, **control;     /* control NULL: there is no ControlNet */
+    qwen *q;
+    const double *t; /* [steps] */
+    int steps;
+    qw_modulation **out, **control; /* control NULL: there is no ControlNet */
 } modulate_work;
 
 static void modulate_body(qw_run *r, void *arg)
@@ -17,26 +17,25 @@ static void modulate_body(qw_run *r, void *arg)
     qw_modulation_free(*w->out);
     *w->out = NULL;
     qw_dit_modulate(r, w->q->dit, w->t, w->steps, w->out);
-    if (!w->control)
-        return;
+    if (!w->control) return;
     qw_modulation_free(*w->control);
     *w->control = NULL;
     qw_control_modulate(r, w->q->control, w->q->dit, w->t, w->steps, w->control);
 }
 
 typedef struct denoising {
-    qw_job          *j;
-    qw_stage         stage;
+    qw_job *j;
+    qw_stage stage;
     qw_velocity_work work;
     qw_modulation *table, *extra; /* of the steps; of one sigma that a sampler put between them */
-    qw_modulation   *control_table, *control_extra;
-    double          *in;                /* [rows][4 z]: noise and references */
-    double          *pos, *neg;         /* [frames tokens][4 z] */
-    double          *t;                 /* [steps run] */
-    qw_grid         *grid;
-    qw_rng           rng;               /* fresh noise of ancestral samplers */
-    double          *fresh;             /* [z][h][w] */
-    int              steps, shown;      /* shown: the last step whose latents were shown */
+    qw_modulation *control_table, *control_extra;
+    double *in;        /* [rows][4 z]: noise and references */
+    double *pos, *neg; /* [frames tokens][4 z] */
+    double *t;         /* [steps run] */
+    qw_grid *grid;
+    qw_rng rng;       /* fresh noise of ancestral samplers */
+    double *fresh;    /* [z][h][w] */
+    int steps, shown; /* shown: the last step whose latents were shown */
 } denoising;
 
 static int64_t step_rows(const qw_job *j) { return j->frames * j->tokens; }
@@ -48,8 +47,7 @@ static int find_modulation(denoising *d, double sigma, int step)
     d->work.mod = d->table;
     d->work.control_mod = d->control_table;
     d->work.step = step;
-    if (sigma == (double)s[step])
-        return QWEN_OK;
+    if (sigma == (double)s[step]) return QWEN_OK;
     if (step + 1 < d->steps && sigma == (double)s[step + 1]) {
         d->work.step = step + 1;
         return QWEN_OK;
@@ -90,12 +88,10 @@ static int velocity(void *user, const double *x, double sigma, int step, double 
     const int first = step > d->shown;
     d->stage.run.step = step;
     d->stage.run.block = -1;
-    if (first)
-        show_step(d, "latents.%d", step, x);
+    if (first) show_step(d, "latents.%d", step, x);
     d->shown = step;
     memcpy(d->in, x, (size_t)n * sizeof *x);
-    if (find_modulation(d, sigma, step))
-        return d->stage.run.error.status;
+    if (find_modulation(d, sigma, step)) return d->stage.run.error.status;
     d->work.condition = controlled(j, step) ? j->condition : NULL;
     d->work.seq[0].tap = first && step == 0 && d->stage.run.tap ? "step0." : NULL;
     if (qw_stage_run(&d->stage, qw_velocity_body, &d->work, d->pos, n))
@@ -111,8 +107,7 @@ static int velocity(void *user, const double *x, double sigma, int step, double 
     if (!qw_finite(v, n))
         qw_run_fail(&d->stage.run, QWEN_ENUMERIC, "denoise, step %d: the velocity is not finite",
                     step);
-    if (first)
-        show_step(d, "v.%d", step, v);
+    if (first) show_step(d, "v.%d", step, v);
     return d->stage.run.error.status;
 }
 
@@ -135,8 +130,7 @@ static int after_step(void *user, int step, double sigma_next, double *x)
     denoising *d = user;
     const qw_job *j = d->j;
     (void)step;
-    if (!j->mask_tokens)
-        return QWEN_OK;
+    if (!j->mask_tokens) return QWEN_OK;
     for (int64_t i = 0; i < j->tokens * 4 * j->z; i++) {
         const double m = j->mask_tokens[i],
                      kept = sigma_next * j->start[i] + (1 - sigma_next) * j->kept[i];
@@ -157,8 +151,7 @@ static int pack_reference(qwen *q, const double *latent, int64_t z, int64_t h, i
 {
     const int64_t H = (h + 1) / 2 * 2, W = (w + 1) / 2 * 2;
     double *even = h == H && w == W ? NULL : qw_doubles(q, z * H * W, "a reference");
-    if (q->error.status)
-        return q->error.status;
+    if (q->error.status) return q->error.status;
     for (int64_t i = 0; even && i < z * H * W; i++)
         even[i] = latent[(i / (H * W) * h + i / W % H % h) * w + i % W % w];
     qw_pack(even ? even : latent, z, H, W, tokens);
@@ -173,8 +166,7 @@ static int set_sequence(denoising *d)
     qwen *q = j->q;
     const int grids = (int)j->frames + j->sequence_references;
     int64_t rows = step_rows(j), at = rows;
-    for (int k = 0; k < j->sequence_references; k++)
-        rows += qw_reference_tokens(&j->reference[k]);
+    for (int k = 0; k < j->sequence_references; k++) rows += qw_reference_tokens(&j->reference[k]);
     const int64_t n = step_rows(j) * 4 * j->z;
     d->grid = calloc((size_t)grids, sizeof *d->grid);
     d->in = qw_doubles(q, rows * 4 * j->z, "the sequence");
@@ -213,17 +205,15 @@ static int set_control(denoising *d)
 {
     const qw_job *j = d->j;
     qwen *q = j->q;
-    if (!j->condition)
-        return QWEN_OK;
+    if (!j->condition) return QWEN_OK;
     const qw_control_kind kind = qw_control_kind_of(q->control);
     const int64_t n = qw_control_samples(q->control) * step_rows(j) * q->dit_config.width;
-    const int both =
-        j->passes > 1 && (kind == QW_CONTROL_FUN || (q->comfy && kind == QW_CONTROL_INSTANTX));
-    d->work.strength =
-        q->comfy && kind == QW_CONTROL_FUN ? sqrt(j->control_strength) : j->control_strength;
+    const int both = j->passes > 1
+                     && (kind == QW_CONTROL_FUN || (q->comfy && kind == QW_CONTROL_INSTANTX));
+    d->work.strength = q->comfy && kind == QW_CONTROL_FUN ? sqrt(j->control_strength)
+                                                          : j->control_strength;
     d->work.samples[0] = d->work.samples[1] = qw_doubles(q, n, "control samples");
-    if (both)
-        d->work.samples[1] = qw_doubles(q, n, "control samples");
+    if (both) d->work.samples[1] = qw_doubles(q, n, "control samples");
     return q->error.status;
 }
 
@@ -239,13 +229,10 @@ static int show_sequence(denoising *d)
                    (int32_t[]){ d->grid[k].frames, d->grid[k].rows, d->grid[k].cols },
                    3 * sizeof *shapes);
         qw_show_ints(j, shapes, 2, (int64_t[]){ grids, 3 }, "img_shapes");
-        if (!isnan(j->sched.mu))
-            qw_show(j, j->q->dev, &j->sched.mu, 1, (int64_t[]){ 1 }, "mu");
-        for (int i = 0; i <= n; i++)
-            x[i] = j->sched.sigma[i];
+        if (!isnan(j->sched.mu)) qw_show(j, j->q->dev, &j->sched.mu, 1, (int64_t[]){ 1 }, "mu");
+        for (int i = 0; i <= n; i++) x[i] = j->sched.sigma[i];
         qw_show(j, j->q->dev, x, 1, (int64_t[]){ n + 1 }, "sigmas");
-        for (int i = 0; i < n; i++)
-            x[i] = j->sched.timestep[i];
+        for (int i = 0; i < n; i++) x[i] = j->sched.timestep[i];
         qw_show(j, j->q->dev, x, 1, (int64_t[]){ n }, "timesteps");
         qw_show(j, j->q->dev, d->t, 1, (int64_t[]){ d->steps }, "step.t");
     } else {
@@ -262,8 +249,7 @@ static int set_times(denoising *d)
 {
     const qw_job *j = d->j;
     d->steps = j->steps - j->first_step;
-    if (!(d->t = qw_doubles(j->q, d->steps, "timesteps")))
-        return j->q->error.status;
+    if (!(d->t = qw_doubles(j->q, d->steps, "timesteps"))) return j->q->error.status;
     for (int i = 0; i < d->steps; i++) {
         const float *timestep = j->sched.timestep + j->first_step,
                     *sigma = j->sched.sigma + j->first_step;
@@ -279,25 +265,21 @@ static void denoise_steps(denoising *d)
     qw_run *r = &d->stage.run;
     modulate_work m = { q, d->t, d->steps, &d->table, j->condition ? &d->control_table : NULL };
     qw_tally *tally = q->tally;
-    if (tally)
-        tally->times = 1;
+    if (tally) tally->times = 1;
     qw_stage_reserve(&d->stage, modulate_body, &m);
     qw_stage_run(&d->stage, modulate_body, &m, NULL, 0);
     d->work.mod = d->table;
     d->work.control_mod = d->control_table;
     d->work.condition = j->condition;
     d->work.step = 0;
-    if (tally)
-        tally->times = d->steps;
+    if (tally) tally->times = d->steps;
     qw_stage_reserve(&d->stage, qw_velocity_body, &d->work);
-    if (r->error.status || tally)
-        return;
+    if (r->error.status || tally) return;
     const qw_sampler s = { velocity, fresh_noise, after_step, d };
     qw_error err = { 0 };
     qw_sample(j->sampler, &s, j->sched.sigma + j->first_step, d->steps, j->x,
               step_rows(j) * 4 * j->z, &err);
-    if (err.status && !r->error.status)
-        r->error = err;
+    if (err.status && !r->error.status) r->error = err;
     show_step(d, "latents.%d", d->steps, j->x);
     r->step = d->steps - 1;
 }
@@ -305,11 +287,10 @@ static void denoise_steps(denoising *d)
 int qw_job_denoise(qw_job *j)
 {
     qwen *q = j->q;
-    if (qw_need_dit(q))
-        return q->error.status;
+    if (qw_need_dit(q)) return q->error.status;
     denoising d = { .j = j, .shown = -1 };
-    if (!set_sequence(&d) && !set_control(&d) && !set_times(&d) && !show_sequence(&d) &&
-        !qw_rng_init(&d.rng, j->rng_name, j->req->seed, &q->error)) {
+    if (!set_sequence(&d) && !set_control(&d) && !set_times(&d) && !show_sequence(&d)
+        && !qw_rng_init(&d.rng, j->rng_name, j->req->seed, &q->error)) {
         qw_stage_begin(&d.stage, q, j->req, q->dev, "denoise", d.steps, (int)q->dit_config.layers);
         denoise_steps(&d);
         qw_stage_end(&d.stage, &j->seconds_denoise);
@@ -318,8 +299,7 @@ int qw_job_denoise(qw_job *j)
     qw_modulation_free(d.extra);
     qw_modulation_free(d.control_table);
     qw_modulation_free(d.control_extra);
-    if (d.work.samples[1] != d.work.samples[0])
-        free(d.work.samples[1]);
+    if (d.work.samples[1] != d.work.samples[0]) free(d.work.samples[1]);
     free(d.work.samples[0]);
     free(d.grid);
     free(d.in);

@@ -328,8 +328,11 @@ void qw_dit_run_block(qw_run *r, const qw_dit_config *c, const qw_dit_block *b,
     for (int i = 0; i < parts; i++) {
         const size_t inner = r->used;
         qw_tensor h = qw_new2(r, t, p[i].rows, C), u = qw_rows(qkv, p[i].first, p[i].rows);
-        qw_ln_mod(r, (qw_ln_mod_args){ .y = h, .x = qw_rows(x, p[i].first, p[i].rows), .eps = EPS,
-                  .shift = chunk(&p[i], 0, C), .scale = chunk(&p[i], 1, C) });
+        qw_ln_mod(r, (qw_ln_mod_args){ .y = h,
+                                       .x = qw_rows(x, p[i].first, p[i].rows),
+                                       .eps = EPS,
+                                       .shift = chunk(&p[i], 0, C),
+                                       .scale = chunk(&p[i], 1, C) });
         qw_linear(r, u, h, &p[i].w->qkv);
         head_norm_rope(r, qw_cols(u, 0, C), p[i].w->norm_q, cs, &p[i], c->head);
         head_norm_rope(r, qw_cols(u, C, C), p[i].w->norm_k, cs, &p[i], c->head);
@@ -346,8 +349,11 @@ void qw_dit_run_block(qw_run *r, const qw_dit_config *c, const qw_dit_block *b,
         qw_tensor h = qw_new2(r, t, p[i].rows, C), u = qw_new2(r, t, p[i].rows, p[i].w->up.n);
         qw_linear_residual(r, s, qw_rows(att, p[i].first, p[i].rows), &p[i].w->out,
                            chunk(&p[i], 2, C));
-        qw_ln_mod(r, (qw_ln_mod_args){ .y = h, .x = s, .eps = EPS, .shift = chunk(&p[i], 3, C),
-                  .scale = chunk(&p[i], 4, C) });
+        qw_ln_mod(r, (qw_ln_mod_args){ .y = h,
+                                       .x = s,
+                                       .eps = EPS,
+                                       .shift = chunk(&p[i], 3, C),
+                                       .scale = chunk(&p[i], 4, C) });
         qw_linear_act(r, u, h, &p[i].w->up, QW_GELU_TANH);
         qw_linear_residual(r, s, u, &p[i].w->down, chunk(&p[i], 5, C));
         r->used = inner;
@@ -364,8 +370,9 @@ static void turn(const double *angle, int64_t rows, int64_t half, int64_t cols, 
     double *sine = out + rows * half;
     for (int64_t i = 0; i < rows * half; i++) {
         const int64_t above = i - cols * half, before = i - half;
-        const int64_t same = above >= 0 && angle[above] == angle[i] ? above
-                           : before >= 0 && angle[before] == angle[i] ? before : -1;
+        const int64_t same = above >= 0 && angle[above] == angle[i]     ? above
+                             : before >= 0 && angle[before] == angle[i] ? before
+                                                                        : -1;
         out[i] = same < 0 ? cos(angle[i]) : out[same];
         sine[i] = same < 0 ? sin(angle[i]) : sine[same];
     }
@@ -395,11 +402,11 @@ void qw_dit_rope(qw_run *r, const qw_dit_config *c, const qw_grid *g, int grids,
     free(angle);
 }
 
-typedef struct state {                  /* of one sequence while the blocks go by */
-    qw_tensor   x, cs[2];
+typedef struct state { /* of one sequence while the blocks go by */
+    qw_tensor x, cs[2];
     qw_dit_part part[3];
-    int         parts;
-    int         row[3];                 /* of the modulation table */
+    int parts;
+    int row[3]; /* of the modulation table */
 } state;
 
 static void tap_time(qw_run *r, const qw_modulation *m, int step, const char *prefix)
@@ -458,8 +465,8 @@ static void divide(const qw_modulation *m, int step, const qw_dit_sequence *s, s
     q->parts = 2 + apart;
     q->part[0] = (qw_dit_part){ .first = 0, .rows = s->text_rows };
     q->part[1] = (qw_dit_part){ .first = s->text_rows, .rows = apart ? s->noise_rows : s->rows };
-    q->part[2] = (qw_dit_part){ .first = s->text_rows + s->noise_rows,
-                                .rows = s->rows - s->noise_rows };
+    q->part[2] =
+        (qw_dit_part){ .first = s->text_rows + s->noise_rows, .rows = s->rows - s->noise_rows };
     q->row[0] = q->row[1] = step;
     q->row[2] = m->steps;
 }
@@ -473,8 +480,11 @@ static void leave(qw_run *r, const qw_dit *d, const qw_modulation *m, int step,
     qw_tensor mod = put_row(r, m->last + (size_t)step * 2 * (size_t)C * m->element, 2 * C);
     qw_tensor h = qw_new2(r, r->dev->prefer, rows, C),
               v = qw_new2(r, r->dev->wide, rows, d->proj_out.n);
-    qw_ln_mod(r, (qw_ln_mod_args){ .y = h, .x = qw_rows(q->x, s->text_rows, rows), .eps = EPS,
-              .scale = qw_cols(mod, 0, C), .shift = qw_cols(mod, C, C) });
+    qw_ln_mod(r, (qw_ln_mod_args){ .y = h,
+                                   .x = qw_rows(q->x, s->text_rows, rows),
+                                   .eps = EPS,
+                                   .scale = qw_cols(mod, 0, C),
+                                   .shift = qw_cols(mod, C, C) });
     qw_linear(r, v, h, &d->proj_out);
     if (s->tap && r->detail) {
         qw_tap(r, h, "%snorm_out", s->tap);

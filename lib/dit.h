@@ -4,9 +4,9 @@
 #define QW_DIT_H
 #include "net.h"
 
-typedef struct qw_dit_stream {          /* one of the two streams of a block: picture or text */
+typedef struct qw_dit_stream { /* one of the two streams of a block: picture or text */
     qw_weight qkv, out, up, down;
-    qw_tensor norm_q, norm_k;           /* [head] */
+    qw_tensor norm_q, norm_k; /* [head] */
     qw_weight mod; /* [6 width][width]: shift, scale, gate of attention, then of the MLP */
 } qw_dit_stream;
 typedef struct qw_dit_block {
@@ -16,27 +16,27 @@ typedef struct qw_dit_block {
 
 struct qw_dit {
     qw_dit_config c;
-    qw_weight     img_in, txt_in, time1, time2, norm_out, proj_out;
-    qw_tensor     txt_norm;
-    double       *addition;             /* [width], row 0 of addition_t_embedding; or NULL */
-    qw_group     *group;                /* what lies outside the blocks */
+    qw_weight img_in, txt_in, time1, time2, norm_out, proj_out;
+    qw_tensor txt_norm;
+    double *addition; /* [width], row 0 of addition_t_embedding; or NULL */
+    qw_group *group;  /* what lies outside the blocks */
     qw_dit_block *block;
 };
 
 /* Modulation of a net's blocks at all timesteps: rows of [6 width] by block, stream and row. */
 struct qw_modulation {
-    int     steps, rows, blocks, zero;  /* rows: steps, and one more for t = 0 when zero is set */
+    int steps, rows, blocks, zero; /* rows: steps, and one more for t = 0 when zero is set */
     int64_t width;
-    double *proj, *temb;                /* [rows][256], [rows][width] */
-    size_t  element;                    /* bytes of the device's wide type */
+    double *proj, *temb;  /* [rows][256], [rows][width] */
+    size_t element;       /* bytes of the device's wide type */
     unsigned char *table; /* [blocks][2: picture, text][rows][6 width] of the wide type */
     unsigned char *last;  /* [rows][2 width]: scale, shift of the output norm; or NULL */
 };
 
 typedef struct qw_dit_part { /* rows of the joint sequence that share weights and modulation */
     const qw_dit_stream *w;
-    int64_t   first, rows;
-    qw_tensor mod;                      /* [6 width] */
+    int64_t first, rows;
+    qw_tensor mod; /* [6 width] */
 } qw_dit_part;
 
 /* The groups of n blocks.  What is kept on a device is kept in this order, so that modulation

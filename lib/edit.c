@@ -48,8 +48,7 @@ static int take_picture(qwen *q, qw_image *out, const qwen_array *a, int channel
 {
     const int64_t h = a->dim[0], w = a->dim[1], have = a->dim[2];
     const uint8_t *src = a->data;
-    if (new_image(q, out, w, h, channels))
-        return q->error.status;
+    if (new_image(q, out, w, h, channels)) return q->error.status;
     for (int64_t i = 0; i < w * h; i++)
         for (int64_t c = 0; c < channels; c++)
             out->data[i * channels + c] = c < have ? src[i * have + c] : 255;
@@ -61,8 +60,7 @@ static int take_mask(qwen *q, qw_image *out, const qwen_array *a)
 {
     const int64_t h = a->dim[0], w = a->dim[1], have = a->rank == 2 ? 1 : a->dim[2];
     const uint8_t *src = a->data;
-    if (new_image(q, out, w, h, 1))
-        return q->error.status;
+    if (new_image(q, out, w, h, 1)) return q->error.status;
     for (int64_t i = 0; i < w * h; i++) {
         const uint8_t *p = src + i * have;
         out->data[i] =
@@ -75,10 +73,8 @@ static int take_mask(qwen *q, qw_image *out, const qwen_array *a)
 static int resize_picture(qwen *q, qw_image *image, int64_t w, int64_t h, qw_filter filter)
 {
     qw_image out;
-    if (image->w == w && image->h == h)
-        return QWEN_OK;
-    if (new_image(q, &out, w, h, image->channels))
-        return q->error.status;
+    if (image->w == w && image->h == h) return QWEN_OK;
+    if (new_image(q, &out, w, h, image->channels)) return q->error.status;
     if (qw_resize(image->data, image->w, image->h, image->channels, filter, w, h, out.data,
                   &q->error)) {
         free(out.data);
@@ -120,17 +116,18 @@ static int layered_task(qw_job *j)
     if (r->mask || extends(r) || r->strength > 0 || r->control)
         return qw_fail(&q->error, QWEN_EARG,
                        "the layered variant expects no %s: it divides one picture",
-                       r->mask            ? "mask"
-                       : extends(r)       ? "extension (extend)"
-                       : r->strength > 0  ? "strength"
-                                          : "control picture (control)");
+                       r->mask           ? "mask"
+                       : extends(r)      ? "extension (extend)"
+                       : r->strength > 0 ? "strength"
+                                         : "control picture (control)");
     if (r->width || r->height)
         return qw_fail(&q->error, QWEN_EARG,
                        "the layered variant chooses its size by the picture and its area "
                        "(reference-area), found %dx%d",
                        r->width, r->height);
     if (r->prompt && strspn(r->prompt, " ") == strlen(r->prompt))
-        qw_say(q, 0, "the prompt is empty, where the reference writes a caption of the picture, "
+        qw_say(q, 0,
+               "the prompt is empty, where the reference writes a caption of the picture, "
                "which is not built yet: a caption as the prompt draws better");
     j->layers = r->layers ? r->layers : 4;
     if (j->layers < 1 || j->layers > 64)
@@ -142,8 +139,8 @@ static int layered_task(qw_job *j)
 static int control_takes_mask(const qw_job *j)
 {
     const int64_t plain = 4 * j->q->vae_config.z;
-    return j->req->control && !j->req->inputs && j->q->control &&
-           qw_control_features(j->q->control) == plain + 4;
+    return j->req->control && !j->req->inputs && j->q->control
+           && qw_control_features(j->q->control) == plain + 4;
 }
 
 static int decide_task(qw_job *j)
@@ -153,8 +150,7 @@ static int decide_task(qw_job *j)
     const int masked = (r->mask && !control_takes_mask(j)) || extends(r);
     j->variant = q->variant;
     j->layers = 0;
-    if (q->variant == QW_LAYERED)
-        return layered_task(j);
+    if (q->variant == QW_LAYERED) return layered_task(j);
     if (r->layers)
         return qw_fail(&q->error, QWEN_EARG,
                        "layers are the layered variant's; this model is of the variant %s",
@@ -162,7 +158,7 @@ static int decide_task(qw_job *j)
     if (q->variant == QW_T2I && r->inputs && !(r->strength > 0) && !r->control)
         j->variant = edit_variant(q);
     else if (q->variant != QW_T2I && r->inputs && r->strength > 0 && !masked)
-        j->variant = QW_T2I;            /* an edit model as a text-to-image one */
+        j->variant = QW_T2I; /* an edit model as a text-to-image one */
     if (!r->inputs && masked)
         return qw_fail(&q->error, QWEN_EARG, "a mask or an extension needs a picture (input)");
     if (!r->inputs && r->strength > 0)
@@ -192,30 +188,24 @@ static int decide_task(qw_job *j)
 static int64_t reference_area(const qw_job *j)
 {
     const qwen_request *r = j->req;
-    if (r->reference_area)
-        return r->reference_area;
+    if (r->reference_area) return r->reference_area;
     if (j->variant == QW_EDIT && r->condition_area)
-        return r->condition_area;       /* the first Edit has one area for both */
-    if (j->q->reference_area)
-        return j->q->reference_area;
+        return r->condition_area; /* the first Edit has one area for both */
+    if (j->q->reference_area) return j->q->reference_area;
     return j->variant == QW_LAYERED ? 640 * 640 : 1024 * 1024;
 }
 
 static int64_t condition_area(const qw_job *j)
 {
-    if (j->variant == QW_EDIT)
-        return reference_area(j);
-    if (j->req->condition_area)
-        return j->req->condition_area;
+    if (j->variant == QW_EDIT) return reference_area(j);
+    if (j->req->condition_area) return j->req->condition_area;
     return j->q->condition_area ? j->q->condition_area : 384 * 384;
 }
 
 static int check_size(qwen *q, const char *what, int n)
 {
-    if (n < 0)
-        return qw_fail(&q->error, QWEN_EARG, "%s is %d", what, n);
-    if (n % 16 == 0)
-        return QWEN_OK;
+    if (n < 0) return qw_fail(&q->error, QWEN_EARG, "%s is %d", what, n);
+    if (n % 16 == 0) return QWEN_OK;
     if (n < 16)
         return qw_fail(&q->error, QWEN_EARG,
                        "%s is %d, which is no multiple of 16: the smallest is 16", what, n);
@@ -247,7 +237,7 @@ static int decide_size(qw_job *j)
             qw_say(q, 0, "the picture of %lldx%lld becomes %lldx%lld", (long long)last->dim[1],
                    (long long)last->dim[0], (long long)w, (long long)h);
     } else if (j->task == QW_EDIT_INPAINT && extends(r)) {
-        w = last->dim[1];               /* what is kept stays as it is */
+        w = last->dim[1]; /* what is kept stays as it is */
         h = last->dim[0];
     } else {
         int64_t fw, fh;
@@ -273,13 +263,12 @@ static int check_memory(qw_job *j)
 {
     qwen *q = j->q;
     const double pixels = (double)j->width * j->height, rows = pixels / 256 * (double)j->frames;
-    const double stream =
-        rows * (double)q->dit_config.width * 4 * 6; /* x, q k v, attention, branch */
+    const double stream = rows * (double)q->dit_config.width * 4
+                          * 6; /* x, q k v, attention, branch */
     const double picture =
         pixels * (8.0 * 3 + 4.0 * 2 * (double)(q->vae_config.base ? q->vae_config.base : 1) / 8);
     const double need = stream > picture ? stream : picture, have = (double)q->dev->memory;
-    if (rows < 4294967296.0 && (q->dev->memory == 0 || need <= have) && need < 1e15)
-        return QWEN_OK;
+    if (rows < 4294967296.0 && (q->dev->memory == 0 || need <= have) && need < 1e15) return QWEN_OK;
     return qw_fail(&q->error, QWEN_ENOMEM,
                    "a picture of %dx%d needs at least %.1f GB, device %s has %.1f GB", j->width,
                    j->height, need / 1e9, qw_device_name(q, q->dev), have / 1e9);
@@ -307,16 +296,15 @@ static int decide_numbers(qw_job *j)
     if (r->guidance_norm < 0 || r->guidance_norm > 2)
         return qw_fail(&q->error, QWEN_EARG, "guidance_norm is %d, not 0, 1 or 2",
                        r->guidance_norm);
-    if (r->reference_area < 0 || r->condition_area < 0 || r->reference_area > (int64_t)1 << 32 ||
-        r->condition_area > (int64_t)1 << 32)
+    if (r->reference_area < 0 || r->condition_area < 0 || r->reference_area > (int64_t)1 << 32
+        || r->condition_area > (int64_t)1 << 32)
         return qw_fail(&q->error, QWEN_EARG,
                        "reference_area or condition_area is not 0 to 2^32 pixels");
     if (r->n_sigmas < 0 || (r->n_sigmas && !r->sigmas))
         return qw_fail(&q->error, QWEN_EARG, "n_sigmas is %d without a list", r->n_sigmas);
     if (r->tiling && strcmp(r->tiling, "reference"))
         return qw_fail(&q->error, QWEN_EARG, "tiling \"%s\" is not reference", r->tiling);
-    if (!qw_sampler_known(r->sampler ? r->sampler : "euler"))
-        return no_sampler(q, r->sampler);
+    if (!qw_sampler_known(r->sampler ? r->sampler : "euler")) return no_sampler(q, r->sampler);
     const int raw = r->schedule && !strcmp(r->schedule, "raw");
     if (r->n_sigmas && r->steps && !raw && r->steps != r->n_sigmas)
         return qw_fail(&q->error, QWEN_EARG, "steps is %d, but %d sigmas are given", r->steps,
@@ -341,8 +329,7 @@ static int decide_numbers(qw_job *j)
 static uint64_t hash_bytes(uint64_t h, const void *data, size_t n)
 {
     const uint8_t *p = data;
-    for (size_t i = 0; i < n; i++)
-        h = (h ^ p[i]) * 0x100000001b3u;
+    for (size_t i = 0; i < n; i++) h = (h ^ p[i]) * 0x100000001b3u;
     return h;
 }
 
@@ -355,19 +342,17 @@ static int add_view(qw_job *j, const qwen_array *a)
     int64_t w, h, *area = j->view_area[j->views];
     if (q->comfy && j->task == QW_EDITING) {
         j->views++;
-        if (qw_comfy_view(j, a, condition_area(j), v, area))
-            return q->error.status;
+        if (qw_comfy_view(j, a, condition_area(j), v, area)) return q->error.status;
         w = v->w;
         h = v->h;
     } else {
         fit_area(a, condition_area(j), &area[0], &area[1]);
-        if (take_picture(q, v, a, 3))
-            return q->error.status;
+        if (take_picture(q, v, a, 3)) return q->error.status;
         j->views++;
-        if (resize_picture(q, v, area[0], area[1], QW_LANCZOS) ||
-            qw_smart_resize(area[0], area[1], c->patch * c->merge, c->min_pixels, c->max_pixels, &w,
-                            &h, &q->error) ||
-            resize_picture(q, v, w, h, QW_BICUBIC))
+        if (resize_picture(q, v, area[0], area[1], QW_LANCZOS)
+            || qw_smart_resize(area[0], area[1], c->patch * c->merge, c->min_pixels, c->max_pixels,
+                               &w, &h, &q->error)
+            || resize_picture(q, v, w, h, QW_BICUBIC))
             return q->error.status;
     }
     qw_grid *g = &j->view_grid[j->views - 1];
@@ -384,8 +369,7 @@ static int add_reference(qw_job *j, const qwen_array *a, int64_t w, int64_t h, i
                          int sampled)
 {
     qw_reference *f = &j->reference[j->references];
-    if (take_picture(j->q, &f->image, a, channels))
-        return j->q->error.status;
+    if (take_picture(j->q, &f->image, a, channels)) return j->q->error.status;
     j->references++;
     f->sampled = sampled;
     return resize_picture(j->q, &f->image, w, h, QW_LANCZOS);
@@ -408,8 +392,7 @@ static int extend_picture(qw_job *j, const qwen_array *a, const int extend[4], q
         return qw_fail(&q->error, QWEN_EARG,
                        "the extended picture (extend) is %lldx%lld, longer than 200 to 1",
                        (long long)w, (long long)h);
-    if (new_image(q, &j->canvas, w, h, (int)n))
-        return q->error.status;
+    if (new_image(q, &j->canvas, w, h, (int)n)) return q->error.status;
     for (int64_t y = 0; y < h; y++)
         for (int64_t x = 0; x < w; x++) {
             int64_t sy = y - extend[2], sx = x - extend[0];
@@ -430,18 +413,14 @@ static int extend_mask(qw_job *j, qw_image *m, const int extend[4], const qwen_a
 {
     qwen *q = j->q;
     qw_image out;
-    if (m->data && resize_picture(q, m, a->dim[1], a->dim[0], QW_LANCZOS))
-        return q->error.status;
+    if (m->data && resize_picture(q, m, a->dim[1], a->dim[0], QW_LANCZOS)) return q->error.status;
     const int64_t w = a->dim[1] + extend[0] + extend[1], h = a->dim[0] + extend[2] + extend[3];
-    if (new_image(q, &out, w, h, 1))
-        return q->error.status;
+    if (new_image(q, &out, w, h, 1)) return q->error.status;
     memset(out.data, 255, (size_t)(w * h));
     for (int64_t y = 0; y < a->dim[0]; y++) {
         uint8_t *row = out.data + (y + extend[2]) * w + extend[0];
-        if (m->data)
-            memcpy(row, m->data + y * m->w, (size_t)m->w);
-        else
-            memset(row, 0, (size_t)a->dim[1]);
+        if (m->data) memcpy(row, m->data + y * m->w, (size_t)m->w);
+        else memset(row, 0, (size_t)a->dim[1]);
     }
     free(m->data);
     *m = out;
@@ -454,14 +433,13 @@ static int make_mask(qw_job *j, const qwen_array *original)
     qwen *q = j->q;
     const qwen_request *r = j->req;
     qw_image m = { 0 };
-    if ((r->mask && take_mask(q, &m, r->mask)) ||
-        (extends(r) && extend_mask(j, &m, r->extend, original)) ||
-        resize_picture(q, &m, j->width, j->height, QW_LANCZOS)) {
+    if ((r->mask && take_mask(q, &m, r->mask))
+        || (extends(r) && extend_mask(j, &m, r->extend, original))
+        || resize_picture(q, &m, j->width, j->height, QW_LANCZOS)) {
         free(m.data);
         return q->error.status;
     }
-    for (int64_t i = 0; i < m.w * m.h; i++)
-        m.data[i] = m.data[i] >= 128;
+    for (int64_t i = 0; i < m.w * m.h; i++) m.data[i] = m.data[i] >= 128;
     j->mask = m.data;
     return QWEN_OK;
 }
@@ -470,16 +448,14 @@ static int prepare_edit(qw_job *j, const qwen_array *input)
 {
     qwen *q = j->q;
     int64_t w, h;
-    if (qw_need_vision(q))
-        return q->error.status;
+    if (qw_need_vision(q)) return q->error.status;
     for (int i = 0; i < j->req->inputs; i++) {
         fit_area(&input[i], reference_area(j), &w, &h);
-        if (j->task == QW_EDIT_INPAINT) {       /* one picture: reference, and what is kept */
+        if (j->task == QW_EDIT_INPAINT) { /* one picture: reference, and what is kept */
             w = j->width;
             h = j->height;
         }
-        if (add_view(j, &input[i]))
-            return q->error.status;
+        if (add_view(j, &input[i])) return q->error.status;
         if (q->comfy && j->task == QW_EDITING) {
             if (qw_comfy_reference(j, &input[i], reference_area(j),
                                    &j->reference[j->references++].image))
@@ -497,8 +473,7 @@ static int add_inpaint(qw_job *j)
 {
     const qw_image *from = &j->reference[0].image;
     qw_reference *f = &j->reference[j->references];
-    if (new_image(j->q, &f->image, from->w, from->h, from->channels))
-        return j->q->error.status;
+    if (new_image(j->q, &f->image, from->w, from->h, from->channels)) return j->q->error.status;
     memcpy(f->image.data, from->data, (size_t)(from->w * from->h * from->channels));
     f->masked = 1;
     j->inpaint = j->references++;
@@ -514,8 +489,8 @@ static int prepare_control(qw_job *j)
     j->control_strength = given ? r->control_strength : 1;
     j->control_start = r->control_start;
     j->control_end = r->control_end > 0 ? r->control_end : 1;
-    if (!(fabs(j->control_strength) <= 1000) || !(j->control_start >= 0 && j->control_start <= 1) ||
-        !(j->control_end >= 0 && j->control_end <= 1))
+    if (!(fabs(j->control_strength) <= 1000) || !(j->control_start >= 0 && j->control_start <= 1)
+        || !(j->control_end >= 0 && j->control_end <= 1))
         return qw_fail(&q->error, QWEN_EARG, "control: strength %g, from %g to %g",
                        r->control_strength, r->control_start, r->control_end);
     const int64_t features = qw_control_features(q->control), plain = 4 * q->vae_config.z;
@@ -533,10 +508,8 @@ static int prepare_control(qw_job *j)
     const int sampled = kind == QW_CONTROL_INSTANTX && !q->comfy;
     if (add_reference(j, r->control, j->width, j->height, (int)q->vae_config.channels, sampled))
         return q->error.status;
-    if (features == 2 * plain + 4 && j->task == QW_INPAINT)
-        return add_inpaint(j);
-    if (features != plain + 4)
-        return QWEN_OK;
+    if (features == 2 * plain + 4 && j->task == QW_INPAINT) return add_inpaint(j);
+    if (features != plain + 4) return QWEN_OK;
     j->reference[j->control].holes = 1;
     return make_mask(j, NULL);
 }
@@ -546,21 +519,19 @@ static int prepare_pictures(qw_job *j, const qwen_array *input, const qwen_array
     qwen *q = j->q;
     const int channels = (int)q->vae_config.channels;
     switch (j->task) {
-    case QW_EDITING: case QW_EDIT_INPAINT:
-        if (prepare_edit(j, input))
-            return q->error.status;
+    case QW_EDITING:
+    case QW_EDIT_INPAINT:
+        if (prepare_edit(j, input)) return q->error.status;
         break;
-    case QW_REDRAW: case QW_INPAINT:
-        if (add_reference(j, input, j->width, j->height, channels, 1))
-            return q->error.status;
+    case QW_REDRAW:
+    case QW_INPAINT:
+        if (add_reference(j, input, j->width, j->height, channels, 1)) return q->error.status;
         break;
     case QW_LAYERS:
-        if (add_reference(j, input, j->width, j->height, channels, 0))
-            return q->error.status;
+        if (add_reference(j, input, j->width, j->height, channels, 0)) return q->error.status;
         j->sequence_references = 1;
         break;
-    default:
-        break;
+    default: break;
     }
     if ((j->task == QW_INPAINT || j->task == QW_EDIT_INPAINT) && make_mask(j, original))
         return q->error.status;
@@ -580,8 +551,8 @@ static int check_inputs(qw_job *j)
     for (int i = 0; i < 4; i++)
         if (r->extend[i] < 0 || r->extend[i] > 1 << 20)
             return qw_fail(&q->error, QWEN_EARG, "extend is %d pixels", r->extend[i]);
-    if ((r->mask && check_picture(q, r->mask, "mask", 0, 1)) ||
-        (r->control && check_picture(q, r->control, "control", 0, 0)))
+    if ((r->mask && check_picture(q, r->mask, "mask", 0, 1))
+        || (r->control && check_picture(q, r->control, "control", 0, 0)))
         return q->error.status;
     return QWEN_OK;
 }
@@ -608,8 +579,8 @@ int qw_job_init(qw_job *j, qwen *q, const qwen_request *req)
         q->told_control = 1;
         qw_say(q, 0, "the ControlNet is not used: there is no control picture (control)");
     }
-    if (check_inputs(j) || (req->control && !other && qw_need_control(q)) || decide_task(j) ||
-        decide_numbers(j) || qw_rng_init(&j->rng, j->rng_name, req->seed, &q->error))
+    if (check_inputs(j) || (req->control && !other && qw_need_control(q)) || decide_task(j)
+        || decide_numbers(j) || qw_rng_init(&j->rng, j->rng_name, req->seed, &q->error))
         return q->error.status;
     qwen_array extended;
     const qwen_array *input = req->input, *original = req->input;
@@ -618,22 +589,19 @@ int qw_job_init(qw_job *j, qwen *q, const qwen_request *req)
         if (req->width || req->height)
             return qw_fail(&q->error, QWEN_EARG,
                            "an extended picture has its own size: no width or height");
-        if (extend_picture(j, req->input, req->extend, &extended))
-            return q->error.status;
+        if (extend_picture(j, req->input, req->extend, &extended)) return q->error.status;
         moved.input = input = &extended;
     }
     j->req = &moved;
     const int sized = decide_size(j);
     j->req = req;
-    if (sized)
-        return sized;
+    if (sized) return sized;
     j->h = j->height / 8;
     j->w = j->width / 8;
     j->z = q->vae_config.z ? q->vae_config.z : q->dit_config.out;
     j->tokens = (j->h / 2) * (j->w / 2);
     j->frames = j->task == QW_LAYERS ? j->layers + 1 : 1;
-    if (check_memory(j) || prepare_pictures(j, input, original))
-        return q->error.status;
+    if (check_memory(j) || prepare_pictures(j, input, original)) return q->error.status;
     qw_tell_geometry(j);
     return QWEN_OK;
 }
@@ -674,7 +642,7 @@ int qw_job_schedule(qw_job *j)
     const qwen_request *r = j->req;
     const int raw = r->schedule && !strcmp(r->schedule, "raw");
     const qw_schedule_request s = {
-        .name = r->schedule    ? r->schedule
+        .name = r->schedule         ? r->schedule
                 : q->flat_shift > 0 ? "lightning"
                                     : NULL,
         .flat = q->flat_shift,
@@ -690,8 +658,7 @@ int qw_job_schedule(qw_job *j)
         .comfy = q->comfy,
         .denoise = q->comfy && (j->task == QW_REDRAW || j->task == QW_INPAINT) ? j->strength : 0,
     };
-    if (qw_schedule_make(&j->sched, &s, &q->error))
-        return q->error.status;
+    if (qw_schedule_make(&j->sched, &s, &q->error)) return q->error.status;
     j->steps = j->sched.steps;
     j->first_step = 0;
     const int starts = j->task == QW_REDRAW || j->task == QW_INPAINT || j->task == QW_EDIT_INPAINT;
@@ -700,8 +667,7 @@ int qw_job_schedule(qw_job *j)
         j->first_step = (int)(n - init > 0 ? n - init : 0);
     }
     int used = 0;
-    for (int i = j->first_step; j->req->control && i < j->steps; i++)
-        used += qw_control_step(j, i);
+    for (int i = j->first_step; j->req->control && i < j->steps; i++) used += qw_control_step(j, i);
     if (j->req->control && !used)
         qw_say(q, 0, "the control picture is used in none of %d steps: none lies between %g and %g",
                j->steps - j->first_step, j->control_start, j->control_end);

@@ -18,14 +18,18 @@ int qw_fail(qw_error *e, int status, const char *format, ...)
 /* Length of the well-formed UTF-8 sequence at s, or 0. */
 static int sequence(const unsigned char *s)
 {
-    const int n = s[0] < 0x80 ? 1 : s[0] < 0xc2 ? 0 : s[0] < 0xe0 ? 2 : s[0] < 0xf0 ? 3
-                : s[0] < 0xf5 ? 4 : 0;
+    const int n = s[0] < 0x80   ? 1
+                  : s[0] < 0xc2 ? 0
+                  : s[0] < 0xe0 ? 2
+                  : s[0] < 0xf0 ? 3
+                  : s[0] < 0xf5 ? 4
+                                : 0;
     for (int i = 1; i < n; i++)
         if ((s[i] & 0xc0) != 0x80) return 0;
-    if (s[0] == 0xe0 && s[1] < 0xa0) return 0;          /* too long a form */
-    if (s[0] == 0xed && s[1] > 0x9f) return 0;          /* a surrogate */
+    if (s[0] == 0xe0 && s[1] < 0xa0) return 0; /* too long a form */
+    if (s[0] == 0xed && s[1] > 0x9f) return 0; /* a surrogate */
     if (s[0] == 0xf0 && s[1] < 0x90) return 0;
-    if (s[0] == 0xf4 && s[1] > 0x8f) return 0;          /* beyond U+10FFFF */
+    if (s[0] == 0xf4 && s[1] > 0x8f) return 0; /* beyond U+10FFFF */
     return n;
 }
 

@@ -12,12 +12,9 @@ static void tell(qw_job *j, const qwen_geometry *g)
 {
     qwen *q = j->q;
     char given[32], area[32], seen[32], coded[32], views[120] = "", number[16] = "";
-    if (q->tally && q->tally->geometry)
-        q->tally->geometry(q->tally->user, g);
-    if (q->tally)
-        return;
-    if (j->req->inputs > 1 && g->role[0] == 'i')
-        snprintf(number, sizeof number, " %d", g->index);
+    if (q->tally && q->tally->geometry) q->tally->geometry(q->tally->user, g);
+    if (q->tally) return;
+    if (j->req->inputs > 1 && g->role[0] == 'i') snprintf(number, sizeof number, " %d", g->index);
     if (g->seen_width)
         snprintf(views, sizeof views, "vision tower %s, then %s; ",
                  size_text(area, g->area_width, g->area_height),

@@ -12,19 +12,36 @@
 #include <string.h>
 
 enum {
-    KV_LEAST = 13, TENSOR_LEAST = 32, KEY_BYTES = 65535, TEXT_BYTES = 1 << 20, ARRAY_KEPT = 64,
+    KV_LEAST = 13,
+    TENSOR_LEAST = 32,
+    KEY_BYTES = 65535,
+    TEXT_BYTES = 1 << 20,
+    ARRAY_KEPT = 64,
     SPLITS = 1000
 };
 enum value_type {
-    U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64, VALUE_TYPES
+    U8,
+    I8,
+    U16,
+    I16,
+    U32,
+    I32,
+    F32,
+    BOOL,
+    STRING,
+    ARRAY,
+    U64,
+    I64,
+    F64,
+    VALUE_TYPES
 };
 
 typedef struct cursor {
     const unsigned char *at, *end;
-    qw_store   *store;
-    int         file;
+    qw_store *store;
+    int file;
     const char *path;
-    qw_error   *err;
+    qw_error *err;
 } cursor;
 
 static int truncated(cursor *c, const char *what)
@@ -112,14 +129,14 @@ static void print_number(uint64_t type, uint64_t v, char *out, size_t size)
     memcpy(&f, &low, 4);
     memcpy(&d, &v, 8);
     switch (type) {
-    case I8:   snprintf(out, size, "%d", (int8_t)v); break;
-    case I16:  snprintf(out, size, "%d", (int16_t)v); break;
-    case I32:  snprintf(out, size, "%ld", (long)(int32_t)v); break;
-    case I64:  snprintf(out, size, "%lld", (long long)(int64_t)v); break;
-    case F32:  snprintf(out, size, "%.9g", (double)f); break;
-    case F64:  snprintf(out, size, "%.17g", d); break;
+    case I8: snprintf(out, size, "%d", (int8_t)v); break;
+    case I16: snprintf(out, size, "%d", (int16_t)v); break;
+    case I32: snprintf(out, size, "%ld", (long)(int32_t)v); break;
+    case I64: snprintf(out, size, "%lld", (long long)(int64_t)v); break;
+    case F32: snprintf(out, size, "%.9g", (double)f); break;
+    case F64: snprintf(out, size, "%.17g", d); break;
     case BOOL: snprintf(out, size, "%s", v ? "true" : "false"); break;
-    default:   snprintf(out, size, "%llu", (unsigned long long)v); break;
+    default: snprintf(out, size, "%llu", (unsigned long long)v); break;
     }
 }
 
@@ -176,7 +193,8 @@ static int keep(cursor *c, const char *key, const char *value, size_t bytes)
     if (bytes > TEXT_BYTES || !is_name(value, bytes))
         return QWEN_OK; /* a chat template, a binary blob */
     return json_object_set_new(meta, key, json_stringn(value, bytes))
-         ? qw_fail(c->err, QWEN_ENOMEM, "%s: no memory for its metadata", c->path) : QWEN_OK;
+               ? qw_fail(c->err, QWEN_ENOMEM, "%s: no memory for its metadata", c->path)
+               : QWEN_OK;
 }
 
 static int pair(cursor *c, const char *key)
@@ -225,7 +243,10 @@ static uint64_t unsigned_of(const cursor *c, const char *key, uint64_t silent)
 
 /* --- tensors ------------------------------------------------------------------------------- */
 
-typedef struct span { uint64_t begin, end; int64_t entry; } span;
+typedef struct span {
+    uint64_t begin, end;
+    int64_t entry;
+} span;
 
 static qw_dtype type_of(uint64_t id)
 {
@@ -323,7 +344,7 @@ static int read_tensor(cursor *c, const char *tensor, uint64_t alignment, span *
                        where, (unsigned long long)offset, (unsigned long long)alignment);
     e.bytes = qw_row_bytes(e.dtype, elements);
     at->begin = offset;
-    at->end = offset + e.bytes;         /* checked once the data's size is known */
+    at->end = offset + e.bytes; /* checked once the data's size is known */
     at->entry = c->store->entries;
     if (at->end < offset)
         return qw_fail(c->err, QWEN_EFORMAT, "%s: its offset %llu is out of range", where,
@@ -422,10 +443,11 @@ static int check_split(qw_store *s, int file, uint64_t no, uint64_t count, qw_er
 {
     const cursor c = { .store = s, .file = file };
     const uint64_t own = unsigned_of(&c, "split.no", 0), all = unsigned_of(&c, "split.count", 1);
-    return own == no && all == count ? QWEN_OK
-         : qw_fail(err, QWEN_EFORMAT, "%s says split.no %llu of %llu, its name %llu of %llu",
-                   s->file[file].path, (unsigned long long)own, (unsigned long long)all,
-                   (unsigned long long)no, (unsigned long long)count);
+    return own == no && all == count
+               ? QWEN_OK
+               : qw_fail(err, QWEN_EFORMAT, "%s says split.no %llu of %llu, its name %llu of %llu",
+                         s->file[file].path, (unsigned long long)own, (unsigned long long)all,
+                         (unsigned long long)no, (unsigned long long)count);
 }
 
 /* The other parts of a split file: "<name>-00001-of-00003.gguf". */

@@ -17,12 +17,12 @@ static double sinc(double x)
     return x == 0 ? 1 : qw_sin(a) / a;
 }
 
-static double lanczos(double x)                     /* three lobes */
+static double lanczos(double x) /* three lobes */
 {
     return x >= -3 && x < 3 ? sinc(x) * sinc(x / 3) : 0;
 }
 
-static double bicubic(double x)                     /* a = -1/2 */
+static double bicubic(double x) /* a = -1/2 */
 {
     const double a = -0.5, t = x < 0 ? -x : x;
     if (t < 1) return ((a + 2) * t - (a + 3)) * t * t + 1;
@@ -30,11 +30,13 @@ static double bicubic(double x)                     /* a = -1/2 */
 }
 
 /* Where output o of an axis reads: weights [room] for inputs first .. first + n - 1. */
-typedef struct tap { int64_t first, n; } tap;
+typedef struct tap {
+    int64_t first, n;
+} tap;
 typedef struct axis {
-    int64_t  out, room;
-    tap     *tap;                       /* [out] */
-    int32_t *weight;                    /* [out][room], 2^22 is 1 */
+    int64_t out, room;
+    tap *tap;        /* [out] */
+    int32_t *weight; /* [out][room], 2^22 is 1 */
 } axis;
 
 static void axis_free(axis *a)
@@ -80,7 +82,7 @@ static int axis_new(axis *a, int64_t in, int64_t out, qw_filter filter)
 
 static uint8_t clip(int64_t sum)
 {
-    const int64_t v = sum >> WEIGHT_BITS;           /* arithmetic: rounds down */
+    const int64_t v = sum >> WEIGHT_BITS; /* arithmetic: rounds down */
     return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
 }
 
@@ -140,8 +142,8 @@ static void unpremultiply(uint8_t *p, int64_t pixels)
 }
 
 typedef struct resize {
-    axis     x, y;
-    uint8_t *source, *between;          /* premultiplied copy; the picture between the passes */
+    axis x, y;
+    uint8_t *source, *between; /* premultiplied copy; the picture between the passes */
     int64_t *sum;
 } resize;
 
@@ -242,8 +244,8 @@ void qw_calculate_dimensions(double area, double ratio, int64_t *w, int64_t *h)
 int qw_smart_resize(int64_t w, int64_t h, int64_t factor, int64_t min_pixels, int64_t max_pixels,
                     int64_t *W, int64_t *H, qw_error *err)
 {
-    if (w < 1 || h < 1 || w > MOST_SIDE || h > MOST_SIDE || factor < 1 || factor > MOST_SIDE ||
-        min_pixels > max_pixels)
+    if (w < 1 || h < 1 || w > MOST_SIDE || h > MOST_SIDE || factor < 1 || factor > MOST_SIDE
+        || min_pixels > max_pixels)
         return qw_fail(
             err, QWEN_EARG,
             "a picture of %lldx%lld cannot be fitted to multiples of %lld with %lld to %lld pixels",

@@ -11,12 +11,12 @@
 #include <sys/stat.h>
 
 typedef struct report {
-    void    (*say)(void *user, const char *key, const char *value);
-    void     *user;
-    qw_error  error;
-    int64_t   unknown, problems;
-    int       contents;                 /* were said */
-    const char *part;                   /* "transformer: " before what is missing, or NULL */
+    void (*say)(void *user, const char *key, const char *value);
+    void *user;
+    qw_error error;
+    int64_t unknown, problems;
+    int contents;     /* were said */
+    const char *part; /* "transformer: " before what is missing, or NULL */
 } report;
 
 static void say(report *r, const char *key, const char *format, ...) QW_PRINTF(3, 4);
@@ -25,8 +25,7 @@ static void say(report *r, const char *key, const char *format, ...)
 {
     char line[1200];
     va_list args;
-    if (!r->say)
-        return;
+    if (!r->say) return;
     va_start(args, format);
     vsnprintf(line, sizeof line, format, args);
     va_end(args);
@@ -36,8 +35,7 @@ static void say(report *r, const char *key, const char *format, ...)
 static int64_t elements(const qw_entry *e)
 {
     int64_t n = 1;
-    for (int i = 0; i < e->rank; i++)
-        n *= e->dim[i];
+    for (int i = 0; i < e->rank; i++) n *= e->dim[i];
     return n;
 }
 
@@ -82,22 +80,18 @@ static void say_problem(void *user, const char *missing, const char *sentence)
     r->problems++;
     if (missing)
         say(r, "missing", "%s%s", r->part ? r->part : "", qw_visible(seen, sizeof seen, missing));
-    else
-        say(r, "wrong", "%s", sentence);
+    else say(r, "wrong", "%s", sentence);
 }
 
 /* The first error is the report's, with the number of others of its kind; later ones are lines. */
 static void keep_error(report *r, qwen *q)
 {
     char more[40] = "";
-    if (!q->error.status)
-        return;
+    if (!q->error.status) return;
     if (r->problems > 1)
         snprintf(more, sizeof more, " (and %" PRId64 " more like it)", r->problems - 1);
-    if (r->error.status)
-        say(r, "error", "%s%s", q->error.text, more);
-    else
-        qw_fail(&r->error, q->error.status, "%s%s", q->error.text, more);
+    if (r->error.status) say(r, "error", "%s%s", q->error.text, more);
+    else qw_fail(&r->error, q->error.status, "%s%s", q->error.text, more);
     memset(&q->error, 0, sizeof q->error);
     r->problems = 0;
 }
@@ -113,8 +107,8 @@ static int keep_net(report *r, qwen *q, int status)
 /* The tower lies in the text encoder's files, or nowhere. */
 static int wants_vision(const qwen *q)
 {
-    return qw_has_tower(q->text_files.store) || q->variant == QW_EDIT ||
-           q->variant == QW_EDIT_2509 || q->variant == QW_EDIT_2511 || q->edit_class;
+    return qw_has_tower(q->text_files.store) || q->variant == QW_EDIT || q->variant == QW_EDIT_2509
+           || q->variant == QW_EDIT_2511 || q->edit_class;
 }
 
 /* Loads every net that there are files for. */
@@ -128,22 +122,22 @@ static void check_nets(report *r, qwen *q)
     q->problem_user = r;
     for (int i = 0; i < 4; i++) {
         if (!files[i]->store && (i == 3 || !q->pipeline_class))
-            continue;                   /* a directory has the first three, a file what it has */
+            continue; /* a directory has the first three, a file what it has */
         if (files[i]->store) {
             say(r, "component", "%s%s", names[i], files[i]->path);
             say_contents(r, names[i], files[i]->store);
         }
         r->part = names[i];
-        int seen = keep_net(r, q, i == 0   ? qw_need_dit(q)
-                                  : i == 1 ? qw_need_text(q)
-                                  : i == 2 ? qw_need_vae(q, QW_VAE_DECODER | QW_VAE_ENCODER)
-                                           : qw_need_control(q));
+        int seen = keep_net(r, q,
+                            i == 0   ? qw_need_dit(q)
+                            : i == 1 ? qw_need_text(q)
+                            : i == 2 ? qw_need_vae(q, QW_VAE_DECODER | QW_VAE_ENCODER)
+                                     : qw_need_control(q));
         if (seen && i == 1 && wants_vision(q)) {
             r->part = "vision tower: ";
             seen = keep_net(r, q, qw_need_vision(q));
         }
-        if (seen && files[i]->store)
-            qw_store_unused(files[i]->store, say_unknown, r);
+        if (seen && files[i]->store) qw_store_unused(files[i]->store, say_unknown, r);
         if (i == 2 && q->vae && qw_vae_enlarges(q->vae) > 1)
             say(r, "note", "the VAE draws at %" PRId64 " times the size", qw_vae_enlarges(q->vae));
     }
@@ -158,12 +152,9 @@ static void say_model(report *r, const qwen *q)
     const qw_dit_config *d = &q->dit_config;
     if (q->dit_files.store || q->pipeline_class)
         say(r, "variant", "%s", qw_variant_name(q->variant));
-    if (q->pipeline_class)
-        say(r, "pipeline", "%s", q->pipeline_class);
-    if (q->edit_class)
-        say(r, "edits with", "%s", q->edit_class);
-    if (q->name)
-        say(r, "name", "%s", q->name);
+    if (q->pipeline_class) say(r, "pipeline", "%s", q->pipeline_class);
+    if (q->edit_class) say(r, "edits with", "%s", q->edit_class);
+    if (q->name) say(r, "name", "%s", q->name);
     if (q->dit_files.store)
         say(r, "transformer", "%" PRId64 " layers, %" PRId64 " heads of %" PRId64 "%s%s", d->layers,
             d->heads, d->head, d->zero_cond_t ? ", references at t = 0" : "",
@@ -181,10 +172,8 @@ static void inspect_model(report *r, const char *path, qw_kind kind)
 {
     qwen *q = NULL;
     qwen_options opt = { .size = sizeof opt, .device = "plan" };
-    if (kind == QW_KIND_VISION)
-        opt.vision = path;
-    else
-        opt.model = path;
+    if (kind == QW_KIND_VISION) opt.vision = path;
+    else opt.model = path;
     qwen_open(&q, &opt);
     if (!q) {
         qw_fail(&r->error, QWEN_ENOMEM, "no memory");
@@ -195,10 +184,8 @@ static void inspect_model(report *r, const char *path, qw_kind kind)
         q->problem = say_problem;
         q->problem_user = r;
         const int seen = keep_net(r, q, qw_need_vision(q));
-        if (q->vision_files.store)
-            say_contents(r, "", q->vision_files.store);
-        if (seen && q->vision_files.store)
-            qw_store_unused(q->vision_files.store, say_unknown, r);
+        if (q->vision_files.store) say_contents(r, "", q->vision_files.store);
+        if (seen && q->vision_files.store) qw_store_unused(q->vision_files.store, say_unknown, r);
     } else if (q->dev) {
         say_model(r, q);
         check_nets(r, q);
@@ -212,8 +199,7 @@ static int module_known(const char *base)
     static const char *const parts[] = { "transformer_blocks", "img_in",   "txt_in",
                                          "time_text_embed",    "norm_out", "proj_out" };
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-        if (strstr(base, parts[i]))
-            return 1;
+        if (strstr(base, parts[i])) return 1;
     return 0;
 }
 
@@ -222,18 +208,15 @@ static void inspect_lora(report *r, const char *path)
 {
     qw_lora *l = NULL;
     int64_t known = 0;
-    if (qw_lora_open(&l, path, 1, &r->error))
-        return;
+    if (qw_lora_open(&l, path, 1, &r->error)) return;
     for (int64_t i = 0; i < l->modules && !r->error.status; i++) {
         const qw_lora_module *m = &l->module[i];
         known += module_known(m->base);
         for (int k = 0; k < QW_ROLES && !r->error.status; k++)
-            if (m->role[k])
-                free(qw_lora_values(l, m->role[k], -1, &r->error));
+            if (m->role[k]) free(qw_lora_values(l, m->role[k], -1, &r->error));
     }
     say(r, "modules", "%" PRId64, l->modules);
-    if (l->strays)
-        say(r, "unknown", "%s", l->stray);
+    if (l->strays) say(r, "unknown", "%s", l->stray);
     if (!known && l->modules && !r->error.status) {
         char seen[200];
         qw_fail(&r->error, QWEN_EMODEL,
@@ -248,11 +231,10 @@ static int control_config(qw_store *s, qw_kind kind, const char *path, qw_dit_co
                           qw_error *err)
 {
     if (kind != QW_KIND_CONTROLNET) {
-        const qw_entry *w = qw_store_find(s, kind == QW_KIND_FUN ? "control_img_in.weight"
-                                                                 : "img_in.weight");
+        const qw_entry *w =
+            qw_store_find(s, kind == QW_KIND_FUN ? "control_img_in.weight" : "img_in.weight");
         const qw_entry *h = qw_store_find(s, "control_blocks.0.attn.norm_q.weight");
-        if (qw_dit_configure(c, NULL, NULL, path, err))
-            return err->status;
+        if (qw_dit_configure(c, NULL, NULL, path, err)) return err->status;
         c->width = w && w->rank == 2 && w->dim[0] > 0 ? w->dim[0] : c->width;
         c->head = h && h->rank == 1 && h->dim[0] > 0 ? h->dim[0] : c->head;
         c->heads = c->width / c->head;
@@ -276,8 +258,8 @@ static void inspect_control(report *r, qw_store *s, qw_kind kind, const char *pa
     qw_device *dev = NULL;
     qw_residency *res = NULL;
     qw_control *net = NULL;
-    if (!control_config(s, kind, path, &c, &err) && !qw_device_open("plan", 0, &dev, &err) &&
-        !qw_residency_new(&res, dev, 0, &err)) {
+    if (!control_config(s, kind, path, &c, &err) && !qw_device_open("plan", 0, &dev, &err)
+        && !qw_residency_new(&res, dev, 0, &err)) {
         qw_loader l = { .store = s, .res = res, .err = &err, .each = say_problem, .user = r };
         qw_control_load(&net, &c, &l);
         if (net) {
@@ -291,12 +273,10 @@ static void inspect_control(report *r, qw_store *s, qw_kind kind, const char *pa
     if (err.status && !r->error.status && r->problems > 1)
         qw_fail(&r->error, err.status, "%s (and %" PRId64 " more like it)", err.text,
                 r->problems - 1);
-    else if (err.status && !r->error.status)
-        r->error = err;
+    else if (err.status && !r->error.status) r->error = err;
     qw_control_free(net);
     qw_residency_free(res);
-    if (dev)
-        dev->close(dev);
+    if (dev) dev->close(dev);
 }
 
 static void inspect_file(report *r, const char *path)
@@ -309,11 +289,10 @@ static void inspect_file(report *r, const char *path)
     }
     qw_store_canonical(s, QW_KIND_UNKNOWN, &kind, &r->error);
     say(r, "kind", "%s", qw_kind_name(kind));
-    const int model = kind == QW_KIND_TRANSFORMER || kind == QW_KIND_TEXT ||
-                      kind == QW_KIND_VISION || kind == QW_KIND_VAE || kind == QW_KIND_CHECKPOINT;
+    const int model = kind == QW_KIND_TRANSFORMER || kind == QW_KIND_TEXT || kind == QW_KIND_VISION
+                      || kind == QW_KIND_VAE || kind == QW_KIND_CHECKPOINT;
     const int known = model && !r->error.status;
-    if (!known)
-        say_contents(r, "", s);
+    if (!known) say_contents(r, "", s);
     if (kind == QW_KIND_UNKNOWN && !r->error.status) {
         char seen[100];
         const char *architecture = qw_store_metadata(s, "general.architecture");
@@ -322,16 +301,14 @@ static void inspect_file(report *r, const char *path)
                 architecture ? "; its architecture is " : "",
                 architecture ? qw_visible(seen, sizeof seen, architecture) : "");
     }
-    if (!r->error.status &&
-        (kind == QW_KIND_CONTROLNET || kind == QW_KIND_BLOCKWISE || kind == QW_KIND_FUN))
+    if (!r->error.status
+        && (kind == QW_KIND_CONTROLNET || kind == QW_KIND_BLOCKWISE || kind == QW_KIND_FUN))
         inspect_control(r, s, kind, path);
-    if (known)
-        inspect_model(r, path, kind);
-    if (known && !r->contents)          /* refused before its nets were looked at */
+    if (known) inspect_model(r, path, kind);
+    if (known && !r->contents) /* refused before its nets were looked at */
         say_contents(r, "", s);
     qw_store_free(s);
-    if (!r->error.status && kind == QW_KIND_LORA)
-        inspect_lora(r, path);
+    if (!r->error.status && kind == QW_KIND_LORA) inspect_lora(r, path);
 }
 
 int qwen_inspect(const char *path, void (*each)(void *user, const char *key, const char *value),
@@ -340,10 +317,8 @@ int qwen_inspect(const char *path, void (*each)(void *user, const char *key, con
     report r = { .say = each, .user = user };
     struct stat st;
     char *index = path ? qw_path_join(path, "model_index.json") : NULL;
-    if (!path)
-        qw_fail(&r.error, QWEN_EARG, "no path");
-    else if (!index)
-        qw_fail(&r.error, QWEN_ENOMEM, "no memory");
+    if (!path) qw_fail(&r.error, QWEN_EARG, "no path");
+    else if (!index) qw_fail(&r.error, QWEN_ENOMEM, "no memory");
     else if (!stat(index, &st)) {
         say(&r, "kind", "model directory");
         inspect_model(&r, path, QW_KIND_CHECKPOINT);
@@ -353,7 +328,6 @@ int qwen_inspect(const char *path, void (*each)(void *user, const char *key, con
     free(index);
     if (r.unknown && !r.error.status)
         say(&r, "note", "%" PRId64 " tensors are used by no net", r.unknown);
-    if (error_text && error_size)
-        snprintf(error_text, error_size, "%s", r.error.text);
+    if (error_text && error_size) snprintf(error_text, error_size, "%s", r.error.text);
     return r.error.status;
 }

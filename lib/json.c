@@ -10,8 +10,9 @@ enum { JSON_BYTES = 64 << 20 };
 static int read_all(FILE *f, const char *path, char *data, size_t size, qw_error *err)
 {
     const size_t n = fread(data, 1, size, f);
-    return n == size && !ferror(f) ? QWEN_OK
-         : qw_fail(err, QWEN_EIO, "%s: only %zu of %zu bytes can be read", path, n, size);
+    return n == size && !ferror(f)
+               ? QWEN_OK
+               : qw_fail(err, QWEN_EIO, "%s: only %zu of %zu bytes can be read", path, n, size);
 }
 
 int qw_json_bytes(const void *data, size_t bytes, const char *where, json_t **out, qw_error *err)
@@ -50,13 +51,12 @@ int qw_json_file(const char *path, json_t **out, qw_error *err)
     if (fstat(fileno(f), &st) || !S_ISREG(st.st_mode))
         status = qw_fail(err, QWEN_EIO, "%s is not a regular file", path);
     else if (st.st_size > JSON_BYTES)
-        status =
-            qw_fail(err, QWEN_EFORMAT, "%s has %lld bytes, too large for the JSON expected there",
-                    path, (long long)st.st_size);
+        status = qw_fail(err, QWEN_EFORMAT,
+                         "%s has %lld bytes, too large for the JSON expected there", path,
+                         (long long)st.st_size);
     else if (!(data = malloc((size_t)st.st_size + 1)))
         status = qw_fail(err, QWEN_ENOMEM, "%s: no memory to read it", path);
-    else
-        status = read_all(f, path, data, (size_t)st.st_size, err);
+    else status = read_all(f, path, data, (size_t)st.st_size, err);
     fclose(f);
     if (!status) status = qw_json_bytes(data, (size_t)st.st_size, path, out, err);
     free(data);

@@ -52,13 +52,12 @@ static int encode_one(qw_job *j, qw_stage *s, int k)
     if (picture && chw && f->mean && f->logvar) {
         for (int64_t i = 0; i < H * W; i++)
             for (int64_t m = 0; m < c; m++)
-                picture[i * c + m] = f->masked && j->mask[i] ? 0
-                    : f->holes && j->mask[i] ? -1
-                    : f->image.data ? f->image.data[i * c + m] / 127.5 - 1
-                                    : f->image.value[i * c + m] * 2 - 1;
+                picture[i * c + m] = f->masked && j->mask[i]  ? 0
+                                     : f->holes && j->mask[i] ? -1
+                                     : f->image.data          ? f->image.data[i * c + m] / 127.5 - 1
+                                                              : f->image.value[i * c + m] * 2 - 1;
         for (int64_t i = 0; shown && i < H * W; i++)
-            for (int64_t m = 0; m < c; m++)
-                chw[m * H * W + i] = picture[i * c + m];
+            for (int64_t m = 0; m < c; m++) chw[m * H * W + i] = picture[i * c + m];
         qw_encode_work w = { q, picture, H, W, f->mean, f->logvar, 0 };
         s->run.step = k;
         if (qw_tiles_needed(j, W, H)) {
@@ -90,8 +89,7 @@ static int add_masked(qw_job *j)
     f->image = *from;
     f->sampled = f->masked = 1;
     f->image.data = malloc(bytes);
-    if (!f->image.data)
-        return qw_fail(&j->q->error, QWEN_ENOMEM, "no memory for a picture");
+    if (!f->image.data) return qw_fail(&j->q->error, QWEN_ENOMEM, "no memory for a picture");
     j->references++;
     memcpy(f->image.data, from->data, bytes);
     return QWEN_OK;
@@ -135,21 +133,15 @@ static int make_condition(qw_job *j)
     return q->error.status;
 }
 
-static int inpaints(const qw_job *j)
-{
-    return j->task == QW_INPAINT || j->task == QW_EDIT_INPAINT;
-}
+static int inpaints(const qw_job *j) { return j->task == QW_INPAINT || j->task == QW_EDIT_INPAINT; }
 
 int qw_job_encode(qw_job *j)
 {
     qwen *q = j->q;
-    if (!j->references)
-        return QWEN_OK;
-    if (qw_need_vae(q, QW_VAE_ENCODER))
-        return q->error.status;
+    if (!j->references) return QWEN_OK;
+    if (qw_need_vae(q, QW_VAE_ENCODER)) return q->error.status;
     const int own = j->references;
-    if (inpaints(j) && j->req->tap && add_masked(j))
-        return q->error.status;
+    if (inpaints(j) && j->req->tap && add_masked(j)) return q->error.status;
     qw_stage s;
     qw_stage_begin(&s, q, j->req, q->vae_dev, "encode", j->references, 0);
     void (*const tap)(void *, const char *, const qwen_array *) = s.run.tap;
@@ -157,16 +149,13 @@ int qw_job_encode(qw_job *j)
     for (int k = 0; k < j->references && !s.run.error.status && !q->error.status; k++)
         encode_one(j, &s, k);
     s.run.tap = tap;
-    if (qw_stage_end(&s, &j->seconds_encode))
-        return q->error.status;
+    if (qw_stage_end(&s, &j->seconds_encode)) return q->error.status;
     for (int k = 0; k < own; k++)
-        if (qw_settle(j, k))
-            return q->error.status;
+        if (qw_settle(j, k)) return q->error.status;
     if ((inpaints(j) && pack_mask(j)) || (j->control >= 0 && make_condition(j)))
         return q->error.status;
     if (j->task == QW_REDRAW || inpaints(j)) {
-        if (!(j->kept = qw_doubles(q, j->tokens * 4 * j->z, "a latent")))
-            return q->error.status;
+        if (!(j->kept = qw_doubles(q, j->tokens * 4 * j->z, "a latent"))) return q->error.status;
         qw_pack(j->reference[0].latent, j->z, j->h, j->w, j->kept);
     }
     return QWEN_OK;
@@ -181,8 +170,7 @@ static int given_noise(qw_job *j, const qwen_array *a)
     const int64_t *want = j->frames > 1 ? dim : dim + 1;
     const int rank = j->frames > 1 ? 4 : 3;
     int good = a->data && a->rank == rank && (a->dtype == QWEN_F32 || a->dtype == QWEN_F64);
-    for (int i = 0; good && i < rank; i++)
-        good = a->dim[i] == want[i];
+    for (int i = 0; good && i < rank; i++) good = a->dim[i] == want[i];
     if (!good) {
         char expected[100] = "", found[160] = "";
         for (int i = 0; i < rank; i++)
@@ -207,8 +195,7 @@ static int reorder_frames(qw_job *j)
 {
     const int64_t n = j->h * j->w, all = j->frames * j->z * n;
     double *copy = qw_doubles(j->q, all, "noise");
-    if (!copy)
-        return j->q->error.status;
+    if (!copy) return j->q->error.status;
     memcpy(copy, j->noise, (size_t)all * sizeof *copy);
     for (int64_t f = 0; f < j->frames; f++)
         for (int64_t k = 0; k < j->z; k++)
@@ -228,19 +215,17 @@ int qw_job_noise(qw_job *j)
     j->noise = qw_doubles(q, n, "noise");
     j->start = qw_doubles(q, n, "noise");
     j->x = qw_doubles(q, n, "latents");
-    if (!j->noise || !j->start || !j->x || q->tally)
-        return q->error.status;
-    if (qw_rng_normal(&j->rng, qw_noise_type(j), n, j->noise, &q->error) ||
-        (q->comfy && j->frames > 1 && reorder_frames(j)) ||
-        (j->req->noise && given_noise(j, j->req->noise)))
+    if (!j->noise || !j->start || !j->x || q->tally) return q->error.status;
+    if (qw_rng_normal(&j->rng, qw_noise_type(j), n, j->noise, &q->error)
+        || (q->comfy && j->frames > 1 && reorder_frames(j))
+        || (j->req->noise && given_noise(j, j->req->noise)))
         return q->error.status;
     const int64_t dim[4] = { j->frames, j->z, j->h, j->w };
     qw_show(j, q->dev, j->noise, j->frames > 1 ? 4 : 3, j->frames > 1 ? dim : dim + 1, "noise");
     for (int64_t f = 0; f < j->frames; f++)
         qw_pack(j->noise + f * frame, j->z, j->h, j->w, j->start + f * frame);
-    for (int k = 0; k < j->references; k++)     /* the masked picture's eps comes after the noise */
-        if (!j->reference[k].latent && qw_settle(j, k))
-            return q->error.status;
+    for (int k = 0; k < j->references; k++) /* the masked picture's eps comes after the noise */
+        if (!j->reference[k].latent && qw_settle(j, k)) return q->error.status;
     const double sigma = j->sched.sigma[j->first_step];
     for (int64_t i = 0; i < n; i++)
         j->x[i] = j->kept ? sigma * j->start[i] + (1 - sigma) * j->kept[i] : j->start[i];

@@ -17,18 +17,18 @@ enum { NAME = 320, JSON_BYTES = 64 << 10, GROUP_LARGEST = 1 << 16 };
 typedef enum format { PLAIN, FP8, INT8, MXFP8, NVFP4, W4A4, W4A8, AWQ } format;
 
 typedef struct layer {
-    qw_store       *store;
+    qw_store *store;
     const qw_entry *weight;
-    const char     *module;
-    qw_error       *err;
-    format          format;
-    char            name[40];           /* of the format, as the file has it; "" without a marker */
-    qw_dtype        fp8;                /* that the marker names, or NONE */
-    int64_t         rotation;           /* group of the rotated basis, or 0 */
-    int64_t         group;              /* inputs per scale */
-    int64_t         n, k;               /* logical */
-    int             dry;                /* only check */
-    char            where[NAME + 460];  /* head of messages */
+    const char *module;
+    qw_error *err;
+    format format;
+    char name[40];          /* of the format, as the file has it; "" without a marker */
+    qw_dtype fp8;           /* that the marker names, or NONE */
+    int64_t rotation;       /* group of the rotated basis, or 0 */
+    int64_t group;          /* inputs per scale */
+    int64_t n, k;           /* logical */
+    int dry;                /* only check */
+    char where[NAME + 460]; /* head of messages */
 } layer;
 
 static int ends_with(const char *s, const char *end)
@@ -86,9 +86,10 @@ static int read_rotation(layer *l, const json_t *marker)
     if (read_group(l, marker, "convrot_groupsize", 256, &l->rotation)) return l->err->status;
     int64_t power = 1;
     while (power < l->rotation) power *= 4;
-    return power == l->rotation && power > 1 ? QWEN_OK
-         : qw_fail(l->err, QWEN_EFORMAT, "%s: convrot_groupsize %lld is no power of 4", l->where,
-                   (long long)l->rotation);
+    return power == l->rotation && power > 1
+               ? QWEN_OK
+               : qw_fail(l->err, QWEN_EFORMAT, "%s: convrot_groupsize %lld is no power of 4",
+                         l->where, (long long)l->rotation);
 }
 
 static int read_format(layer *l, const json_t *marker)
@@ -99,9 +100,13 @@ static int read_format(layer *l, const json_t *marker)
         qw_dtype fp8;
         int64_t group;
     } known[] = {
-        { "float8_e4m3fn", FP8, QW_F8E4M3, 0 }, { "float8_e5m2", FP8, QW_F8E5M2, 0 },
-        { "int8_tensorwise", INT8, 0, 0 }, { "mxfp8", MXFP8, 0, 0 }, { "nvfp4", NVFP4, 0, 0 },
-        { "convrot_w4a4", W4A4, 0, 0 }, { "asym_w4a8_int8", W4A8, 0, 16 },
+        { "float8_e4m3fn", FP8, QW_F8E4M3, 0 },
+        { "float8_e5m2", FP8, QW_F8E5M2, 0 },
+        { "int8_tensorwise", INT8, 0, 0 },
+        { "mxfp8", MXFP8, 0, 0 },
+        { "nvfp4", NVFP4, 0, 0 },
+        { "convrot_w4a4", W4A4, 0, 0 },
+        { "asym_w4a8_int8", W4A8, 0, 16 },
         { "awq_w4a16", AWQ, 0, 64 },
     };
     char shown[100];
@@ -118,8 +123,8 @@ static int read_format(layer *l, const json_t *marker)
         l->fp8 = known[i].fp8;
         if (known[i].group && read_group(l, marker, "group_size", known[i].group, &l->group))
             return l->err->status;
-        const int rotated = l->format == W4A4 || l->format == W4A8 ||
-                            (l->format == INT8 && json_is_true(setting(marker, "convrot")));
+        const int rotated = l->format == W4A4 || l->format == W4A8
+                            || (l->format == INT8 && json_is_true(setting(marker, "convrot")));
         return rotated ? read_rotation(l, marker) : QWEN_OK;
     }
     return qw_fail(l->err, QWEN_EUNSUPPORTED, "%s: comfy_quant format \"%s\" is not supported",
@@ -146,9 +151,10 @@ static int read_marker(layer *l)
     json_t *own = NULL;
     int status;
     if (!e && !header) {
-        l->format = qw_block_elements(l->weight->dtype) > 1 ? PLAIN
-                  : l->weight->dtype == QW_F8E4M3 || l->weight->dtype == QW_F8E5M2 ? FP8
-                  : l->weight->dtype == QW_I8 ? INT8 : PLAIN;
+        l->format = qw_block_elements(l->weight->dtype) > 1                          ? PLAIN
+                    : l->weight->dtype == QW_F8E4M3 || l->weight->dtype == QW_F8E5M2 ? FP8
+                    : l->weight->dtype == QW_I8                                      ? INT8
+                                                                                     : PLAIN;
         return QWEN_OK;
     }
     if (e) {
@@ -247,8 +253,8 @@ static int packed_shape(const layer *l, int64_t bytes)
     const qw_entry *e = l->weight;
     char expected[80];
     snprintf(expected, sizeof expected, "i8 or u8 [%lld, %lld]", (long long)l->n, (long long)bytes);
-    return (e->dtype == QW_I8 || e->dtype == QW_U8) && e->rank == 2 && e->dim[0] == l->n &&
-                   e->dim[1] == bytes
+    return (e->dtype == QW_I8 || e->dtype == QW_U8) && e->rank == 2 && e->dim[0] == l->n
+                   && e->dim[1] == bytes
                ? QWEN_OK
                : refuse_shape(l, e, expected);
 }
@@ -266,8 +272,9 @@ static int block_scales(layer *l, int64_t block, qw_dtype type, qw_tensor *out)
         return qw_fail(l->err, QWEN_EFORMAT,
                        "%s: its %lld inputs are no whole number of blocks of %lld", l->where,
                        (long long)l->k, (long long)block);
-    if ((e->dtype != type && e->dtype != QW_U8) || elements(e) != rows * columns || e->rank < 1 ||
-        (e->rank == 2 && e->dim[0] != rows)) return refuse_shape(l, e, expected);
+    if ((e->dtype != type && e->dtype != QW_U8) || elements(e) != rows * columns || e->rank < 1
+        || (e->rank == 2 && e->dim[0] != rows))
+        return refuse_shape(l, e, expected);
     out->block_scale = e->data;
     return QWEN_OK;
 }
@@ -279,9 +286,16 @@ static int layout_plain(layer *l, qw_tensor *out)
     const qw_entry *e = l->weight;
     if (plain_shape(l)) return l->err->status;
     switch (e->dtype) {
-    case QW_F8E8M0: case QW_F4: case QW_I16: case QW_I32: case QW_I64: case QW_U8: case QW_U16:
+    case QW_F8E8M0:
+    case QW_F4:
+    case QW_I16:
+    case QW_I32:
+    case QW_I64:
+    case QW_U8:
+    case QW_U16:
     case QW_U32:
-    case QW_U64: case QW_BOOL:
+    case QW_U64:
+    case QW_BOOL:
         return qw_fail(l->err, QWEN_EUNSUPPORTED,
                        "%s: its weight is %s without a comfy_quant, which says nothing", l->where,
                        qw_dtype_name(e->dtype));
@@ -341,8 +355,8 @@ static int scale_inputs(layer *l, const qw_entry *pre, qw_tensor *out)
             const unsigned char two = code[(i * l->k + j) / 2];
             const double s =
                 (double)qw_f8e4m3_to_f32(scale[qw_block_scale_at(i, j / 16, l->k / 16)]);
-            w[i * l->k + j] = (float)((double)e2m1[j % 2 ? two & 15 : two >> 4] * s *
-                                      (double)*out->scale * (double)x[j]);
+            w[i * l->k + j] = (float)((double)e2m1[j % 2 ? two & 15 : two >> 4] * s
+                                      * (double)*out->scale * (double)x[j]);
         }
     *out = qw_dense2(w, QW_F32, l->n, l->k);
     return l->err->status;
@@ -374,9 +388,9 @@ static int layout_w4a4(layer *l, qw_tensor *out)
     for (int64_t i = 0; i < l->n; i++)
         for (int64_t j = 0; j < l->k; j++)
             w[i * l->k + j] =
-                (signed char)((nibble((const unsigned char *)l->weight->data + i * (l->k / 2), j) ^
-                               8) -
-                              8);
+                (signed char)((nibble((const unsigned char *)l->weight->data + i * (l->k / 2), j)
+                               ^ 8)
+                              - 8);
     const qw_tensor scaled = *out;
     *out = qw_dense2(w, QW_I8, l->n, l->k);
     out->scale = scaled.scale;
@@ -397,12 +411,12 @@ static int layout_w4a8(layer *l, qw_tensor *out)
     const qw_entry *book = companion(l, "weight_codebook");
     if (!rel || !channel) return l->err->status;
     const int six = l->weight->rank == 2 && l->k % 4 == 0 && l->weight->dim[1] == l->k / 4 * 3;
-    if (l->k % l->group || l->k % 2 || packed_shape(l, six ? l->k / 4 * 3 : l->k / 2) ||
-        check_rotation(l))
+    if (l->k % l->group || l->k % 2 || packed_shape(l, six ? l->k / 4 * 3 : l->k / 2)
+        || check_rotation(l))
         return qw_fail(l->err, QWEN_EFORMAT, "%s: group_size %lld does not divide its %lld inputs",
                        l->where, (long long)l->group, (long long)l->k);
-    if (elements(rel) != l->n * (l->k / l->group) ||
-        (!is_float(rel) && rel->dtype != QW_F8E4M3 && rel->dtype != QW_U8))
+    if (elements(rel) != l->n * (l->k / l->group)
+        || (!is_float(rel) && rel->dtype != QW_F8E4M3 && rel->dtype != QW_U8))
         return refuse_shape(l, rel, "a scale for each row and group");
     if (!is_float(channel) || elements(channel) != l->n)
         return refuse_shape(l, channel, "a scale for each row");
@@ -463,13 +477,13 @@ static int lay_out(layer *l, qw_tensor *out)
 {
     *out = (qw_tensor){ 0 };
     switch (l->format) {
-    case FP8:   return layout_fp8(l, out);
-    case INT8:  return layout_int8(l, out);
+    case FP8: return layout_fp8(l, out);
+    case INT8: return layout_int8(l, out);
     case MXFP8: return layout_mxfp8(l, out);
     case NVFP4: return layout_nvfp4(l, out);
-    case W4A4:  return layout_w4a4(l, out);
-    case W4A8:  return layout_w4a8(l, out);
-    case AWQ:   return layout_awq(l, out);
+    case W4A4: return layout_w4a4(l, out);
+    case W4A8: return layout_w4a8(l, out);
+    case AWQ: return layout_awq(l, out);
     case PLAIN: break;
     }
     return layout_plain(l, out);

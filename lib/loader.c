@@ -27,8 +27,8 @@ static void missing(qw_loader *l, const char *name, const char *leaf)
 static void go_on(qw_loader *l)
 {
     const int status = l->err->status;
-    if (l->each &&
-        (status == QWEN_EMODEL || status == QWEN_EFORMAT || status == QWEN_EUNSUPPORTED)) {
+    if (l->each
+        && (status == QWEN_EMODEL || status == QWEN_EFORMAT || status == QWEN_EUNSUPPORTED)) {
         l->each(l->user, l->missing[0] ? l->missing : NULL, l->err->text);
         if (!l->failures++) l->first = *l->err;
         memset(l->err, 0, sizeof *l->err);
@@ -73,8 +73,15 @@ static int planned(const qw_loader *l) { return qw_is_plan(qw_residency_device(l
 static int number(qw_loader *l, const qw_entry *e)
 {
     switch (e->dtype) {
-    case QW_I64: case QW_I16: case QW_U8: case QW_U16: case QW_U32: case QW_U64: case QW_BOOL:
-    case QW_F4: case QW_F8E8M0:
+    case QW_I64:
+    case QW_I16:
+    case QW_U8:
+    case QW_U16:
+    case QW_U32:
+    case QW_U64:
+    case QW_BOOL:
+    case QW_F4:
+    case QW_F8E8M0:
         qw_fail(l->err, QWEN_EUNSUPPORTED, "%s: tensor \"%s\" is %s, expected numbers of a weight",
                 qw_store_path(l->store, e->file), e->key, qw_dtype_name(e->dtype));
         return 0;
@@ -109,7 +116,7 @@ static void keep(qw_loader *l, qw_tensor *t, const float *x, int64_t n, qw_dtype
     const size_t bytes = qw_row_bytes(type, n);
     void *staged = x ? malloc(bytes ? bytes : 1) : NULL;
     t->dtype = type;
-    if (!x) {                           /* a plan: an address is enough */
+    if (!x) { /* a plan: an address is enough */
         t->data = qw_residency_keep(l->res, NULL, bytes, l->err);
         return;
     }
@@ -117,8 +124,7 @@ static void keep(qw_loader *l, qw_tensor *t, const float *x, int64_t n, qw_dtype
         qw_fail(l->err, QWEN_ENOMEM, "no memory for %zu bytes of weights", bytes);
         return;
     }
-    for (int64_t i = 0; i < n; i++)
-        switch (type) {
+    for (int64_t i = 0; i < n; i++) switch (type) {
         case QW_F64: ((double *)staged)[i] = x[i]; break;
         case QW_BF16: ((uint16_t *)staged)[i] = qw_f32_to_bf16(x[i]); break;
         case QW_F16: ((uint16_t *)staged)[i] = qw_f32_to_f16(x[i]); break;
@@ -255,8 +261,9 @@ static void load_conv(qw_loader *l, qw_conv *c, int64_t co, int64_t ci, int64_t 
     const int flat = kernel == 1 && e->rank == 2;
     snprintf(expected, sizeof expected, "[%lld, %lld, (1 or 3,) %lld, %lld]", (long long)co,
              (long long)ci, (long long)kernel, (long long)kernel);
-    if ((!flat && e->rank != 4 && e->rank != 5) || e->dim[0] != co || e->dim[1] != ci || taps < 1 ||
-        taps > 3 || (!flat && (e->dim[e->rank - 1] != kernel || e->dim[e->rank - 2] != kernel))) {
+    if ((!flat && e->rank != 4 && e->rank != 5) || e->dim[0] != co || e->dim[1] != ci || taps < 1
+        || taps > 3
+        || (!flat && (e->dim[e->rank - 1] != kernel || e->dim[e->rank - 2] != kernel))) {
         wrong_shape(l, e, expected);
         return;
     }

@@ -10,21 +10,40 @@
 #include <string.h>
 
 /* Suffixes, longest first where one ends in another. */
-static const struct { const char *text; qw_role role;
+static const struct {
+    const char *text;
+    qw_role role;
 } suffixes[] = {
-    { ".lora_linear_layer.down.weight", QW_DOWN }, { ".lora_linear_layer.up.weight", QW_UP },
-    { ".lora_A.default.weight", QW_DOWN }, { ".lora_B.default.weight", QW_UP },
-    { ".lora_down.weight", QW_DOWN }, { ".lora_up.weight", QW_UP },
-    { "_lora.down.weight", QW_DOWN }, { "_lora.up.weight", QW_UP },
-    { ".lora.down.weight", QW_DOWN }, { ".lora.up.weight", QW_UP },
-    { ".lora_A.weight", QW_DOWN }, { ".lora_B.weight", QW_UP }, { ".lora_A", QW_DOWN },
-    { ".lora_B", QW_UP }, { ".alpha", QW_ALPHA }, { ".dora_scale", QW_DORA },
-    { ".diff", QW_DIFF }, { ".diff_b", QW_DIFF_B }, { ".w_norm", QW_DIFF },
+    { ".lora_linear_layer.down.weight", QW_DOWN },
+    { ".lora_linear_layer.up.weight", QW_UP },
+    { ".lora_A.default.weight", QW_DOWN },
+    { ".lora_B.default.weight", QW_UP },
+    { ".lora_down.weight", QW_DOWN },
+    { ".lora_up.weight", QW_UP },
+    { "_lora.down.weight", QW_DOWN },
+    { "_lora.up.weight", QW_UP },
+    { ".lora.down.weight", QW_DOWN },
+    { ".lora.up.weight", QW_UP },
+    { ".lora_A.weight", QW_DOWN },
+    { ".lora_B.weight", QW_UP },
+    { ".lora_A", QW_DOWN },
+    { ".lora_B", QW_UP },
+    { ".alpha", QW_ALPHA },
+    { ".dora_scale", QW_DORA },
+    { ".diff", QW_DIFF },
+    { ".diff_b", QW_DIFF_B },
+    { ".w_norm", QW_DIFF },
     { ".b_norm", QW_DIFF_B },
     { ".set_weight", QW_SET },
-    { ".hada_w1_a", QW_W1_A }, { ".hada_w1_b", QW_W1_B }, { ".hada_w2_a", QW_W2_A },
-    { ".hada_w2_b", QW_W2_B }, { ".lokr_w1", QW_K1 }, { ".lokr_w1_a", QW_K1_A },
-    { ".lokr_w1_b", QW_K1_B }, { ".lokr_w2", QW_K2 }, { ".lokr_w2_a", QW_K2_A },
+    { ".hada_w1_a", QW_W1_A },
+    { ".hada_w1_b", QW_W1_B },
+    { ".hada_w2_a", QW_W2_A },
+    { ".hada_w2_b", QW_W2_B },
+    { ".lokr_w1", QW_K1 },
+    { ".lokr_w1_a", QW_K1_A },
+    { ".lokr_w1_b", QW_K1_B },
+    { ".lokr_w2", QW_K2 },
+    { ".lokr_w2_a", QW_K2_A },
     { ".lokr_w2_b", QW_K2_B },
 };
 /* Met elsewhere, and meaningful: refused by name rather than ignored. */
@@ -52,7 +71,7 @@ int qw_lora_key(const char *key, size_t *base, qw_role *role)
 
 static qw_lora_module *module_of(qw_lora *l, const char *key, size_t base, qw_error *err)
 {
-    for (int64_t i = l->modules; i-- > 0;)      /* keys of a module are mostly neighbours */
+    for (int64_t i = l->modules; i-- > 0;) /* keys of a module are mostly neighbours */
         if (!strncmp(l->module[i].base, key, base) && !l->module[i].base[base])
             return &l->module[i];
     if (l->modules == QW_LORA_MODULES) {
@@ -144,8 +163,9 @@ static int check_module(const qw_lora *l, const qw_lora_module *m, qw_error *err
     if (loha != !!m->role[QW_W2_A])
         return qw_fail(err, QWEN_EFORMAT, "%s: \"%s\": one of the two LoHa products is missing",
                        l->path, m->base);
-    if (lokr && ((m->role[QW_K1] != NULL) == (m->role[QW_K1_A] != NULL) ||
-                 (m->role[QW_K2] != NULL) == (m->role[QW_K2_A] != NULL)))
+    if (lokr
+        && ((m->role[QW_K1] != NULL) == (m->role[QW_K1_A] != NULL)
+            || (m->role[QW_K2] != NULL) == (m->role[QW_K2_A] != NULL)))
         return qw_fail(err, QWEN_EFORMAT,
                        "%s: \"%s\": LoKr needs lokr_w1 and lokr_w2, each whole or as a product",
                        l->path, m->base);
@@ -194,9 +214,9 @@ static int read_metadata(qw_lora *l, qw_error *err)
     }
     json_decref(json);
     if (!status && (!isfinite(l->alpha) || (l->alpha != 0 && !(l->alpha_rank > 0))))
-        status =
-            qw_fail(err, QWEN_EFORMAT, "%s: lora_adapter_metadata has lora_alpha %g and rank r %g",
-                    l->path, l->alpha, l->alpha_rank);
+        status = qw_fail(err, QWEN_EFORMAT,
+                         "%s: lora_adapter_metadata has lora_alpha %g and rank r %g", l->path,
+                         l->alpha, l->alpha_rank);
     return status;
 }
 
@@ -217,7 +237,7 @@ int qw_lora_open(qw_lora **out, const char *path, double strength, qw_error *err
     for (int64_t i = 0; !status && i < l->modules; i++)
         status = check_module(l, &l->module[i], err);
     if (!status) status = read_metadata(l, err);
-    if (!status) qw_store_read_ahead(l->store);         /* all of it will be read */
+    if (!status) qw_store_read_ahead(l->store); /* all of it will be read */
     if (!status && !l->modules)
         status = qw_fail(err, QWEN_EMODEL, "%s is no LoRA: none of its keys (\"%s\" ...) is one",
                          path, l->stray ? l->stray : "none");

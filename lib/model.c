@@ -16,7 +16,7 @@
 
 void qw_say(const qwen *q, int level, const char *format, ...)
 {
-    if (!q->opt.log || q->plan_of)      /* a plan's handle says what its original has said */
+    if (!q->opt.log || q->plan_of) /* a plan's handle says what its original has said */
         return;
     char line[1200];
     va_list args;
@@ -28,8 +28,7 @@ void qw_say(const qwen *q, int level, const char *format, ...)
 
 char *qw_strdup(const char *s)
 {
-    if (!s)
-        return NULL;
+    if (!s) return NULL;
     const size_t n = strlen(s) + 1;
     char *copy = malloc(n);
     return copy ? memcpy(copy, s, n) : NULL;
@@ -39,12 +38,10 @@ char *qw_path_join(const char *directory, const char *name)
 {
     const size_t n = strlen(directory), m = strlen(name);
     char *path = malloc(n + m + 2);
-    if (!path)
-        return NULL;
+    if (!path) return NULL;
     memcpy(path, directory, n);
     size_t at = n;
-    if (n && path[n - 1] != '/')
-        path[at++] = '/';
+    if (n && path[n - 1] != '/') path[at++] = '/';
     memcpy(path + at, name, m + 1);
     return path;
 }
@@ -97,20 +94,15 @@ char *qw_config_beside(const char *path, qw_error *err)
     }
     if (!qw_is_directory(path)) {
         char *slash = strrchr(directory, '/');
-        if (slash)
-            slash[slash == directory] = 0;
-        else
-            strcpy(directory, path[0] ? "." : "");
+        if (slash) slash[slash == directory] = 0;
+        else strcpy(directory, path[0] ? "." : "");
     }
     char *config = qw_component_path(directory, "config.json", err);
     free(directory);
     return config;
 }
 
-int qw_no_memory(qwen *q)
-{
-    return qw_fail(&q->error, QWEN_ENOMEM, "no memory to open the model");
-}
+int qw_no_memory(qwen *q) { return qw_fail(&q->error, QWEN_ENOMEM, "no memory to open the model"); }
 
 /* --- model_index.json ------------------------------------------------------------------------- */
 
@@ -118,8 +110,7 @@ static int index_number(qwen *q, const json_t *block, const char *where, const c
                         double low, double high, int whole, double *out)
 {
     const json_t *v = json_object_get(block, key);
-    if (!v)
-        return QWEN_OK;
+    if (!v) return QWEN_OK;
     const double x = json_is_number(v) ? json_number_value(v) : NAN;
     if (!(x >= low && x <= high) || (whole && x != floor(x)))
         return qw_fail(&q->error, QWEN_EFORMAT,
@@ -133,8 +124,7 @@ static int index_string(qwen *q, const json_t *block, const char *where, const c
                         char **out)
 {
     const json_t *v = json_object_get(block, key);
-    if (!v)
-        return QWEN_OK;
+    if (!v) return QWEN_OK;
     if (!json_is_string(v))
         return qw_fail(&q->error, QWEN_EFORMAT, "%s: \"libqwen\": \"%s\" is not a string", where,
                        key);
@@ -150,15 +140,15 @@ static int read_block(qwen *q, const json_t *block, const char *where)
     double reference = (double)q->reference_area, condition = (double)q->condition_area;
     if (!json_is_object(block))
         return qw_fail(&q->error, QWEN_EFORMAT, "%s: \"libqwen\" is not an object", where);
-    if (index_number(q, block, where, "width", 16, 65536, 1, &width) ||
-        index_number(q, block, where, "height", 16, 65536, 1, &height) ||
-        index_number(q, block, where, "steps", 1, 10000, 1, &steps) ||
-        index_number(q, block, where, "guidance", 0, 1000, 0, &guidance) ||
-        index_number(q, block, where, "reference_area", 256, 4294967296.0, 1, &reference) ||
-        index_number(q, block, where, "condition_area", 256, 4294967296.0, 1, &condition) ||
-        index_string(q, block, where, "name", &q->name) ||
-        index_string(q, block, where, "negative", &q->negative) ||
-        index_string(q, block, where, "edit_class", &q->edit_class))
+    if (index_number(q, block, where, "width", 16, 65536, 1, &width)
+        || index_number(q, block, where, "height", 16, 65536, 1, &height)
+        || index_number(q, block, where, "steps", 1, 10000, 1, &steps)
+        || index_number(q, block, where, "guidance", 0, 1000, 0, &guidance)
+        || index_number(q, block, where, "reference_area", 256, 4294967296.0, 1, &reference)
+        || index_number(q, block, where, "condition_area", 256, 4294967296.0, 1, &condition)
+        || index_string(q, block, where, "name", &q->name)
+        || index_string(q, block, where, "negative", &q->negative)
+        || index_string(q, block, where, "edit_class", &q->edit_class))
         return q->error.status;
     if ((int)width % 16 || (int)height % 16)
         return qw_fail(&q->error, QWEN_EFORMAT, "%s: \"libqwen\": %gx%g is no multiple of 16",
@@ -184,21 +174,19 @@ static int check_components(qwen *q, const json_t *index, const char *where)
 {
     const char *key;
     json_t *v;
-    json_object_foreach((json_t *)index, key, v) {
-        if (key[0] == '_' || !strcmp(key, "libqwen"))
-            continue;
+    json_object_foreach((json_t *)index, key, v)
+    {
+        if (key[0] == '_' || !strcmp(key, "libqwen")) continue;
         static const char *const parts[] = { "transformer", "text_encoder", "vae",
                                              "tokenizer",   "scheduler",    "processor",
                                              "controlnet" };
         int known = 0;
-        for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-            known |= !strcmp(key, parts[i]);
-        if (!known)
-            continue;
+        for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) known |= !strcmp(key, parts[i]);
+        if (!known) continue;
         const json_t *a = json_array_get(v, 0), *b = json_array_get(v, 1);
         const int pair =
-            json_is_array(v) && json_array_size(v) == 2 &&
-            ((json_is_string(a) && json_is_string(b)) || (json_is_null(a) && json_is_null(b)));
+            json_is_array(v) && json_array_size(v) == 2
+            && ((json_is_string(a) && json_is_string(b)) || (json_is_null(a) && json_is_null(b)));
         if (!pair)
             return qw_fail(&q->error, QWEN_EFORMAT, "%s: \"%s\" is not a pair of library and class",
                            where, key);
@@ -220,10 +208,8 @@ static int read_index(qwen *q, const json_t *index, const char *where)
                        strstr(name, "QwenImage21") ? " (Qwen-Image-2.1 is another model)" : "");
     }
     q->pipeline_class = qw_strdup(name);
-    if (!q->pipeline_class)
-        return qw_no_memory(q);
-    if (check_components(q, index, where))
-        return q->error.status;
+    if (!q->pipeline_class) return qw_no_memory(q);
+    if (check_components(q, index, where)) return q->error.status;
     const json_t *block = json_object_get(index, "libqwen");
     return block ? read_block(q, block, where) : QWEN_OK;
 }
@@ -245,15 +231,13 @@ uint64_t qw_part_bytes(const qw_store *s, int tower)
 int qw_open_store(qwen *q, qw_component *c, qw_kind part, qw_kind *found)
 {
     qw_kind kind = QW_KIND_UNKNOWN;
-    if (qw_store_new(&c->store, &q->error) || qw_store_add(c->store, c->path, &q->error) ||
-        qw_store_canonical(c->store, part, &kind, &q->error))
+    if (qw_store_new(&c->store, &q->error) || qw_store_add(c->store, c->path, &q->error)
+        || qw_store_canonical(c->store, part, &kind, &q->error))
         return q->error.status;
     const qw_entry *e;
     c->file_bytes = 0;
-    for (int64_t i = 0; (e = qw_store_entry(c->store, i)); i++)
-        c->file_bytes += e->bytes;
-    if (found)
-        *found = kind;
+    for (int64_t i = 0; (e = qw_store_entry(c->store, i)); i++) c->file_bytes += e->bytes;
+    if (found) *found = kind;
     return QWEN_OK;
 }
 
@@ -263,12 +247,9 @@ int qw_component_files(qwen *q, qw_component *c, const char *piece, const char *
                        const char *name, const char *whole)
 {
     char *own = NULL, *shared = NULL;
-    if (directory)
-        own = qw_component_path(directory, name, &q->error);
-    if (q->error.status)
-        return q->error.status;
-    if (own)
-        shared = qw_config_beside(own, &q->error);
+    if (directory) own = qw_component_path(directory, name, &q->error);
+    if (q->error.status) return q->error.status;
+    if (own) shared = qw_config_beside(own, &q->error);
     const char *path = piece ? piece : own ? own : whole;
     if (path && !q->error.status) {
         c->path = qw_strdup(path);
@@ -277,8 +258,7 @@ int qw_component_files(qwen *q, qw_component *c, const char *piece, const char *
             c->config = shared;
             shared = NULL;
         }
-        if (!c->path)
-            qw_no_memory(q);
+        if (!c->path) qw_no_memory(q);
     }
     free(own);
     free(shared);
@@ -294,25 +274,20 @@ int qw_load_json(qwen *q, const char *path, json_t **out)
 void qw_close_component(qw_component *c)
 {
     qw_residency_free(c->res);
-    if (!c->borrowed)
-        qw_store_free(c->store);
+    if (!c->borrowed) qw_store_free(c->store);
     free(c->path);
     free(c->config);
     memset(c, 0, sizeof *c);
 }
 
-static const char *where_of(const qw_component *c)
-{
-    return c->config ? c->config : c->path;
-}
+static const char *where_of(const qw_component *c) { return c->config ? c->config : c->path; }
 
 static int open_dit(qwen *q)
 {
     json_t *json;
-    if (!q->dit_files.path)
-        return QWEN_OK;
-    if (qw_load_json(q, q->dit_files.config, &json) ||
-        qw_open_store(q, &q->dit_files, QW_KIND_TRANSFORMER, NULL)) {
+    if (!q->dit_files.path) return QWEN_OK;
+    if (qw_load_json(q, q->dit_files.config, &json)
+        || qw_open_store(q, &q->dit_files, QW_KIND_TRANSFORMER, NULL)) {
         json_decref(json);
         return q->error.status;
     }
@@ -326,13 +301,12 @@ static int open_dit(qwen *q)
 static int is_language_model(qwen *q)
 {
     const qw_component *c = &q->text_files;
-    if (q->opt.vision || qw_has_tower(c->store) ||
-        qw_store_metadata(c->store, "general.architecture"))
+    if (q->opt.vision || qw_has_tower(c->store)
+        || qw_store_metadata(c->store, "general.architecture"))
         return 0;
     json_t *json = NULL;
     char *config = qw_config_beside(c->path, &q->error);
-    if (!q->error.status)
-        qw_load_json(q, config, &json);
+    if (!q->error.status) qw_load_json(q, config, &json);
     const char *type = json_string_value(json_object_get(json, "model_type"));
     const int seen = json_object_get(json, "vision_config") || (type && strstr(type, "_vl"));
     json_decref(json);
@@ -343,10 +317,9 @@ static int is_language_model(qwen *q)
 static int open_text(qwen *q)
 {
     json_t *json;
-    if (!q->text_files.path)
-        return QWEN_OK;
-    if (qw_load_json(q, q->text_files.config, &json) ||
-        qw_open_store(q, &q->text_files, QW_KIND_TEXT, NULL)) {
+    if (!q->text_files.path) return QWEN_OK;
+    if (qw_load_json(q, q->text_files.config, &json)
+        || qw_open_store(q, &q->text_files, QW_KIND_TEXT, NULL)) {
         json_decref(json);
         return q->error.status;
     }
@@ -369,18 +342,17 @@ static int open_text(qwen *q)
 static int open_vae(qwen *q)
 {
     json_t *json;
-    if (!q->vae_files.path)
-        return QWEN_OK;
-    if (qw_load_json(q, q->vae_files.config, &json) ||
-        qw_open_store(q, &q->vae_files, QW_KIND_VAE, NULL)) {
+    if (!q->vae_files.path) return QWEN_OK;
+    if (qw_load_json(q, q->vae_files.config, &json)
+        || qw_open_store(q, &q->vae_files, QW_KIND_VAE, NULL)) {
         json_decref(json);
         return q->error.status;
     }
     qw_vae_configure(&q->vae_config, json, q->vae_files.store, where_of(&q->vae_files), &q->error);
     json_decref(json);
     const int64_t patch = q->dit_config.patch;
-    if (!q->error.status && q->dit_files.store &&
-        q->vae_config.z * patch * patch != q->dit_config.in)
+    if (!q->error.status && q->dit_files.store
+        && q->vae_config.z * patch * patch != q->dit_config.in)
         return qw_fail(&q->error, QWEN_EMODEL,
                        "%s: the VAE has %lld latent channels, the transformer expects %lld",
                        q->vae_files.path, (long long)q->vae_config.z,
@@ -393,13 +365,12 @@ static int open_control(qwen *q)
     json_t *json;
     qw_component *c = &q->control_files;
     qw_kind kind = QW_KIND_UNKNOWN;
-    if (!c->path)
-        return QWEN_OK;
+    if (!c->path) return QWEN_OK;
     if (qw_load_json(q, c->config, &json) || qw_open_store(q, c, QW_KIND_CONTROLNET, &kind)) {
         json_decref(json);
         return q->error.status;
     }
-    q->control_config = q->dit_config;  /* of nets that stand on the main one */
+    q->control_config = q->dit_config; /* of nets that stand on the main one */
     if (kind == QW_KIND_CONTROLNET)
         qw_dit_configure(&q->control_config, json, c->store, where_of(c), &q->error);
     json_decref(json);
@@ -410,8 +381,8 @@ static int open_schedule(qwen *q, const char *directory)
 {
     json_t *json = NULL;
     char *scheduler = directory ? qw_component_path(directory, "scheduler", &q->error) : NULL;
-    char *path =
-        scheduler ? qw_component_path(scheduler, "scheduler_config.json", &q->error) : NULL;
+    char *path = scheduler ? qw_component_path(scheduler, "scheduler_config.json", &q->error)
+                           : NULL;
     if (!q->error.status && !qw_load_json(q, path, &json))
         qw_schedule_configure(&q->schedule_config, json, path ? path : "scheduler", &q->error);
     json_decref(json);
@@ -430,8 +401,7 @@ static int open_tokenizer(qwen *q, const char *directory)
         q->processor_path = qw_component_path(processor, "preprocessor_config.json", &q->error);
     free(processor);
     q->tokenizer_path = q->opt.tokenizer ? qw_strdup(q->opt.tokenizer) : own;
-    if (q->opt.tokenizer && !q->tokenizer_path)
-        return qw_no_memory(q);
+    if (q->opt.tokenizer && !q->tokenizer_path) return qw_no_memory(q);
     return q->error.status;
 }
 
@@ -440,20 +410,19 @@ static int whole_file(qwen *q, const char *dit[1], const char *text[1], const ch
 {
     qw_component probe = { .path = qw_strdup(q->opt.model) };
     qw_kind kind = QW_KIND_UNKNOWN;
-    const int status =
-        probe.path ? qw_open_store(q, &probe, QW_KIND_UNKNOWN, &kind) : qw_no_memory(q);
+    const int status = probe.path ? qw_open_store(q, &probe, QW_KIND_UNKNOWN, &kind)
+                                  : qw_no_memory(q);
     const int parts = status ? 0
-                             : qw_store_has(probe.store, QW_KIND_TRANSFORMER) |
-                                   qw_store_has(probe.store, QW_KIND_TEXT) << 1 |
-                                   qw_store_has(probe.store, QW_KIND_VAE) << 2;
+                             : qw_store_has(probe.store, QW_KIND_TRANSFORMER)
+                                   | qw_store_has(probe.store, QW_KIND_TEXT) << 1
+                                   | qw_store_has(probe.store, QW_KIND_VAE) << 2;
     qw_close_component(&probe);
     q->whole = kind;
-    if (status)
-        return status;
+    if (status) return status;
     switch (kind) {
     case QW_KIND_TRANSFORMER: *dit = q->opt.model; return QWEN_OK;
-    case QW_KIND_TEXT:        *text = q->opt.model; return QWEN_OK;
-    case QW_KIND_VAE:         *vae = q->opt.model; return QWEN_OK;
+    case QW_KIND_TEXT: *text = q->opt.model; return QWEN_OK;
+    case QW_KIND_VAE: *vae = q->opt.model; return QWEN_OK;
     case QW_KIND_CHECKPOINT:
         *dit = parts & 1 ? q->opt.model : NULL;
         *text = parts & 2 ? q->opt.model : NULL;
@@ -476,27 +445,23 @@ static int find_files(qwen *q)
             return qw_fail(&q->error, QWEN_ENOMEM, "%s: no memory to open it", model);
         const int indexed = path && is_file(path);
         json_t *index = NULL;
-        if (indexed && !qw_load_json(q, path, &index))
-            read_index(q, index, path);
+        if (indexed && !qw_load_json(q, path, &index)) read_index(q, index, path);
         json_decref(index);
         free(path);
-        if (indexed)
-            directory = model;
-        else if (!q->error.status)
-            whole_file(q, &dit, &text, &vae);
+        if (indexed) directory = model;
+        else if (!q->error.status) whole_file(q, &dit, &text, &vae);
     }
-    if (q->error.status)
+    if (q->error.status) return q->error.status;
+    if (qw_component_files(q, &q->dit_files, q->opt.transformer, directory, "transformer", dit)
+        || qw_component_files(q, &q->text_files, q->opt.text_encoder, directory, "text_encoder",
+                              text)
+        || qw_component_files(q, &q->vae_files, q->opt.vae, directory, "vae", vae)
+        || qw_component_files(q, &q->control_files, q->opt.controlnet, directory, "controlnet",
+                              NULL)
+        || open_tokenizer(q, directory) || open_schedule(q, directory))
         return q->error.status;
-    if (qw_component_files(q, &q->dit_files, q->opt.transformer, directory, "transformer", dit) ||
-        qw_component_files(q, &q->text_files, q->opt.text_encoder, directory, "text_encoder",
-                           text) ||
-        qw_component_files(q, &q->vae_files, q->opt.vae, directory, "vae", vae) ||
-        qw_component_files(q, &q->control_files, q->opt.controlnet, directory, "controlnet",
-                           NULL) ||
-        open_tokenizer(q, directory) || open_schedule(q, directory))
-        return q->error.status;
-    if (!q->dit_files.path && !q->text_files.path && !q->vae_files.path && !q->tokenizer_path &&
-        !q->opt.vision)
+    if (!q->dit_files.path && !q->text_files.path && !q->vae_files.path && !q->tokenizer_path
+        && !q->opt.vision)
         return qw_fail(&q->error, QWEN_EARG, "%s: no transformer, text encoder or VAE here",
                        model ? model : "no model given");
     return open_dit(q) || open_text(q) || open_vae(q) || open_control(q) || qw_open_vision(q)
@@ -511,20 +476,16 @@ static int open_plan(qwen *q, const qwen *of)
 {
     int status = qw_plan_open(of->dev, &q->dev);
     q->text_dev = q->vae_dev = q->dev;
-    if (!status && of->text_dev != of->dev)
-        status = qw_plan_open(of->text_dev, &q->text_dev);
-    if (!status && of->vae_dev != of->dev)
-        status = qw_plan_open(of->vae_dev, &q->vae_dev);
+    if (!status && of->text_dev != of->dev) status = qw_plan_open(of->text_dev, &q->text_dev);
+    if (!status && of->vae_dev != of->dev) status = qw_plan_open(of->vae_dev, &q->vae_dev);
     return status ? qw_no_memory(q) : QWEN_OK;
 }
 
 static int open_devices(qwen *q)
 {
-    if (q->plan_of)
-        return open_plan(q, q->plan_of);
+    if (q->plan_of) return open_plan(q, q->plan_of);
     const qwen_options *o = &q->opt;
-    if (qw_device_open(o->device, o->threads, &q->dev, &q->error))
-        return q->error.status;
+    if (qw_device_open(o->device, o->threads, &q->dev, &q->error)) return q->error.status;
     q->text_dev = q->vae_dev = q->dev;
     if (o->text_device && qw_device_open(o->text_device, o->threads, &q->text_dev, &q->error))
         return q->error.status;
@@ -548,7 +509,7 @@ int qw_model_open(qwen *q)
 const char *qw_device_name(const qwen *q, const qw_device *dev)
 {
     const qwen *of = q->plan_of;
-    return !of                ? dev->name
+    return !of                                   ? dev->name
            : dev == q->vae_dev && dev != q->dev  ? of->vae_dev->name
            : dev == q->text_dev && dev != q->dev ? of->text_dev->name
                                                  : of->dev->name;
@@ -556,8 +517,7 @@ const char *qw_device_name(const qwen *q, const qw_device *dev)
 
 static void close_device(qw_device *dev)
 {
-    if (dev)
-        dev->close(dev);
+    if (dev) dev->close(dev);
 }
 
 void qw_model_close(qwen *q)
@@ -578,10 +538,8 @@ void qw_model_close(qwen *q)
     qw_close_component(&q->vae_files);
     qw_close_component(&q->control_files);
     qw_tokenizer_free(q->tokenizer);
-    if (q->vae_dev && q->vae_dev != q->dev)
-        close_device(q->vae_dev);
-    if (q->text_dev && q->text_dev != q->dev)
-        close_device(q->text_dev);
+    if (q->vae_dev && q->vae_dev != q->dev) close_device(q->vae_dev);
+    if (q->text_dev && q->text_dev != q->dev) close_device(q->text_dev);
     close_device(q->ref);
     close_device(q->dev);
     free(q->tokenizer_path);

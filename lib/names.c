@@ -11,10 +11,18 @@
 
 const char *qw_kind_name(qw_kind k)
 {
-    static const char *const names[] = {
-        "unknown", "transformer", "text encoder", "vision tower", "VAE", "all-in-one checkpoint",
-        "LoRA", "ControlNet", "blockwise ControlNet", "Fun ControlNet", "Qwen-Image-2.1",
-        "dump" };
+    static const char *const names[] = { "unknown",
+                                         "transformer",
+                                         "text encoder",
+                                         "vision tower",
+                                         "VAE",
+                                         "all-in-one checkpoint",
+                                         "LoRA",
+                                         "ControlNet",
+                                         "blockwise ControlNet",
+                                         "Fun ControlNet",
+                                         "Qwen-Image-2.1",
+                                         "dump" };
     return (size_t)k < sizeof names / sizeof *names ? names[k] : names[0];
 }
 
@@ -146,7 +154,9 @@ static const char *architecture(const qw_store *s)
 /* Layouts of other quantisers, which keep several tensors for a weight under their own names. */
 static const char *foreign_layout(const qw_store *s)
 {
-    static const struct { const char *end, *what; } layouts[] = {
+    static const struct {
+        const char *end, *what;
+    } layouts[] = {
         { ".wscales", "SVDQuant (Nunchaku)" },
         { ".weight.quant_state.bitsandbytes__nf4", "bitsandbytes NF4" },
         { ".weight.quant_state.bitsandbytes__fp4", "bitsandbytes FP4" },
@@ -162,7 +172,9 @@ static const char *foreign_layout(const qw_store *s)
 /* A model of another family, by a piece of a name that only it has. */
 static const char *foreign_family(const qw_store *s)
 {
-    static const struct { const char *piece, *what; } families[] = {
+    static const struct {
+        const char *piece, *what;
+    } families[] = {
         { "double_blocks.0.img_", "Flux or HunyuanVideo" },
         { "joint_blocks.0.", "Stable Diffusion 3" },
         { "input_blocks.0.0.", "Stable Diffusion or SDXL" },
@@ -176,7 +188,10 @@ static const char *foreign_family(const qw_store *s)
 }
 
 /* Each kind's signatures, tested in this order (spec of the family: the first match decides). */
-static const struct { qw_kind kind; const char *names[3]; } signatures[] = {
+static const struct {
+    qw_kind kind;
+    const char *names[3];
+} signatures[] = {
     { QW_KIND_QWEN21, { "txt_in.text_norm.weight" } },
     { QW_KIND_QWEN21, { "modulation.1.weight" } },
     { QW_KIND_FUN, { "control_img_in.weight", "control_blocks.0.after_proj.weight" } },
@@ -204,8 +219,9 @@ static qw_kind detect(const qw_store *s, const char **prefix)
     *prefix = "";
     if (is_lora(s)) return QW_KIND_LORA;
     if (is_checkpoint(s)) return QW_KIND_CHECKPOINT;
-    if (latent_channels(s) == 64 || ends_anywhere(s, ".self_attn.q_norm.weight") ||
-        ends_anywhere(s, ".attn_q_norm.weight")) return QW_KIND_QWEN21;
+    if (latent_channels(s) == 64 || ends_anywhere(s, ".self_attn.q_norm.weight")
+        || ends_anywhere(s, ".attn_q_norm.weight"))
+        return QW_KIND_QWEN21;
     for (size_t i = 0; i < sizeof signatures / sizeof *signatures; i++) {
         const char *found = prefix_of(s, signatures[i].names);
         if (!found) continue;
@@ -216,11 +232,11 @@ static qw_kind detect(const qw_store *s, const char **prefix)
         return QW_KIND_VISION;
     if (ends_anywhere(s, ".self_attn.k_proj.bias") || qw_store_find(s, "blk.0.attn_k.bias"))
         return QW_KIND_TEXT;
-    if (qw_store_find(s, "visual.patch_embed.proj.weight") ||
-        qw_store_find(s, "model.visual.patch_embed.proj.weight"))
+    if (qw_store_find(s, "visual.patch_embed.proj.weight")
+        || qw_store_find(s, "model.visual.patch_embed.proj.weight"))
         return QW_KIND_VISION;
-    if (qw_store_find(s, "noise") || qw_store_find(s, "text.embeds") ||
-        qw_store_find(s, "latents.0"))
+    if (qw_store_find(s, "noise") || qw_store_find(s, "text.embeds")
+        || qw_store_find(s, "latents.0"))
         return QW_KIND_DUMP;
     return QW_KIND_UNKNOWN;
 }
@@ -243,8 +259,8 @@ static int refuse(const qw_store *s, qw_kind kind, qw_kind part, qw_error *err)
                        "%s belongs to Qwen-Image-2.1, another generation of the model, which "
                        "is not supported",
                        path);
-    if (latent_channels(s) == 48 ||
-        ends_anywhere(s, "decoder.upsamples.0.upsamples.0.residual.2.weight"))
+    if (latent_channels(s) == 48
+        || ends_anywhere(s, "decoder.upsamples.0.upsamples.0.residual.2.weight"))
         return qw_fail(err, QWEN_EUNSUPPORTED,
                        "%s is the VAE of Wan 2.2 (48 latent channels), expected 16", path);
     if (kind == QW_KIND_VAE && latent_channels(s) != 16)
@@ -259,8 +275,8 @@ static int refuse(const qw_store *s, qw_kind kind, qw_kind part, qw_error *err)
                        "model that was not trained with pictures",
                        path, shown);
     if (kind != QW_KIND_UNKNOWN) return QWEN_OK;
-    if (prefix_of(s, nothing) || ends_anywhere(s, "img_in.weight") ||
-        ends_anywhere(s, "proj_out.weight"))
+    if (prefix_of(s, nothing) || ends_anywhere(s, "img_in.weight")
+        || ends_anywhere(s, "proj_out.weight"))
         return qw_fail(err, QWEN_EMODEL,
                        "%s is no whole transformer: \"transformer_blocks.0.img_mod.1.weight\" or "
                        "\"txt_norm.weight\" is missing",
@@ -286,7 +302,9 @@ static int refuse(const qw_store *s, qw_kind kind, qw_kind part, qw_error *err)
 
 /* --- dialects ------------------------------------------------------------------------------ */
 
-typedef struct pair { const char *from, *to; } pair;
+typedef struct pair {
+    const char *from, *to;
+} pair;
 
 /* One line of a table: `from` at `name` becomes `to` in out; both may hold one "{}" for a
  * number. */
@@ -311,7 +329,8 @@ static int translate(const char *name, const pair *table, size_t n, char *out, s
 }
 
 static const pair gguf_text[] = {
-    { "token_embd.", "model.embed_tokens." }, { "output_norm.", "model.norm." },
+    { "token_embd.", "model.embed_tokens." },
+    { "output_norm.", "model.norm." },
     { "output.", "lm_head." },
     { "blk.{}.attn_norm.", "model.layers.{}.input_layernorm." },
     { "blk.{}.attn_q.", "model.layers.{}.self_attn.q_proj." },
@@ -324,8 +343,10 @@ static const pair gguf_text[] = {
     { "blk.{}.ffn_down.", "model.layers.{}.mlp.down_proj." },
 };
 static const pair gguf_vision[] = {
-    { "v.patch_embd.", "visual.patch_embed.proj." }, { "v.post_ln.", "visual.merger.ln_q." },
-    { "mm.0.", "visual.merger.mlp.0." }, { "mm.2.", "visual.merger.mlp.2." },
+    { "v.patch_embd.", "visual.patch_embed.proj." },
+    { "v.post_ln.", "visual.merger.ln_q." },
+    { "mm.0.", "visual.merger.mlp.0." },
+    { "mm.2.", "visual.merger.mlp.2." },
     { "v.blk.{}.ln1.", "visual.blocks.{}.norm1." },
     { "v.blk.{}.ln2.", "visual.blocks.{}.norm2." },
     { "v.blk.{}.attn_qkv.", "visual.blocks.{}.attn.qkv." },
@@ -367,8 +388,9 @@ static int text_name(const char *name, char *out, size_t size)
         snprintf(out, size, "visual.%s", name + strlen("model.visual."));
         return 1;
     }
-    return translate_module(name, gguf_text, sizeof gguf_text / sizeof *gguf_text, out, size) ||
-           translate_module(name, gguf_vision, sizeof gguf_vision / sizeof *gguf_vision, out, size);
+    return translate_module(name, gguf_text, sizeof gguf_text / sizeof *gguf_text, out, size)
+           || translate_module(name, gguf_vision, sizeof gguf_vision / sizeof *gguf_vision, out,
+                               size);
 }
 
 /* Wan's flat lists: "downsamples.k" is "down_blocks.k", "upsamples.k" depends on R residual blocks
@@ -376,9 +398,9 @@ static int text_name(const char *name, char *out, size_t size)
 static int wan_leaf(const char *rest, char *out, size_t size)
 {
     static const pair leaves[] = {
-        { "residual.0.gamma", "norm1.gamma" }, { "residual.3.gamma", "norm2.gamma" },
-        { "residual.2.weight", "conv1.weight" }, { "residual.2.bias", "conv1.bias" },
-        { "residual.6.weight", "conv2.weight" }, { "residual.6.bias", "conv2.bias" },
+        { "residual.0.gamma", "norm1.gamma" },         { "residual.3.gamma", "norm2.gamma" },
+        { "residual.2.weight", "conv1.weight" },       { "residual.2.bias", "conv1.bias" },
+        { "residual.6.weight", "conv2.weight" },       { "residual.6.bias", "conv2.bias" },
         { "shortcut.weight", "conv_shortcut.weight" }, { "shortcut.bias", "conv_shortcut.bias" },
     };
     if (translate(rest, leaves, sizeof leaves / sizeof *leaves, out, size)) return 1;
@@ -389,8 +411,10 @@ static int wan_leaf(const char *rest, char *out, size_t size)
 static int wan_name(const char *name, int per_level, char *out, size_t size)
 {
     static const pair tops[] = {
-        { "conv1.weight", "quant_conv.weight" }, { "conv1.bias", "quant_conv.bias" },
-        { "conv2.weight", "post_quant_conv.weight" }, { "conv2.bias", "post_quant_conv.bias" },
+        { "conv1.weight", "quant_conv.weight" },
+        { "conv1.bias", "quant_conv.bias" },
+        { "conv2.weight", "post_quant_conv.weight" },
+        { "conv2.bias", "post_quant_conv.bias" },
     };
     static const pair inside[] = {
         { "conv1.weight", "conv_in.weight" }, { "conv1.bias", "conv_in.bias" },
@@ -435,8 +459,8 @@ static int wan_level(const qw_store *s)
     int first = 1000;
     for (int64_t i = 0; i < s->entries; i++) {
         int k, used = 0;
-        if (sscanf(s->entry[i].name, "decoder.upsamples.%d.resample.1.weight%n", &k, &used) == 1 &&
-            used && k < first)
+        if (sscanf(s->entry[i].name, "decoder.upsamples.%d.resample.1.weight%n", &k, &used) == 1
+            && used && k < first)
             first = k;
     }
     return first < 1000 ? first + 1 : 4;
@@ -445,8 +469,8 @@ static int wan_level(const qw_store *s)
 static int rename_all(qw_store *s, qw_kind kind, qw_error *err)
 {
     const int level = kind == QW_KIND_VAE ? wan_level(s) : 0;
-    const int wan =
-        kind == QW_KIND_VAE && qw_store_find(s, "decoder.middle.0.residual.0.gamma") != NULL;
+    const int wan = kind == QW_KIND_VAE
+                    && qw_store_find(s, "decoder.middle.0.residual.0.gamma") != NULL;
     char out[512];
     for (int64_t i = 0; i < s->entries; i++) {
         qw_entry *e = &s->entry[i];
@@ -493,8 +517,8 @@ int qw_store_canonical(qw_store *s, qw_kind part, qw_kind *found, qw_error *err)
     }
     if ((status = refuse(s, kind, part, err))) return status;
     const int together = (part == QW_KIND_VISION && kind == QW_KIND_TEXT); /* one file holds both */
-    const int control =
-        part == QW_KIND_CONTROLNET && (kind == QW_KIND_BLOCKWISE || kind == QW_KIND_FUN);
+    const int control = part == QW_KIND_CONTROLNET
+                        && (kind == QW_KIND_BLOCKWISE || kind == QW_KIND_FUN);
     if (part != QW_KIND_UNKNOWN && kind != part && !together && !control)
         return qw_fail(err, QWEN_EMODEL, "%s is %s %s, expected %s %s", qw_store_path(s, 0),
                        qw_kind_article(kind), qw_kind_name(kind), qw_kind_article(part),

@@ -43,10 +43,9 @@ static int loading(qwen *q, qw_component *c, qw_device *dev, const char *what, c
     l->err = &q->error;
     l->each = q->problem;
     l->user = q->problem_user;
-    if (qw_residency_new(&c->res, dev, q->opt.memory, &q->error))
-        return q->error.status;
+    if (qw_residency_new(&c->res, dev, q->opt.memory, &q->error)) return q->error.status;
     l->res = c->res;
-    if (!q->plan_of && !qw_is_plan(dev))        /* weights will be read */
+    if (!q->plan_of && !qw_is_plan(dev)) /* weights will be read */
         qw_store_read_ahead(c->store);
     return QWEN_OK;
 }
@@ -61,15 +60,13 @@ static int loaded(qwen *q, qw_component *c, const char *what, qw_loader *l)
     c->opened = 1;
     qw_say(q, 1, "%s: %.1f MB in %s", what, (double)c->file_bytes / 1e6,
            c->path ? c->path : "the text encoder's file");
-    if (!c->borrowed && c != &q->text_files)
-        qw_store_unused(c->store, tell_unused, q);
+    if (!c->borrowed && c != &q->text_files) qw_store_unused(c->store, tell_unused, q);
     return QWEN_OK;
 }
 
 int qw_need_tokenizer(qwen *q)
 {
-    if (q->tokenizer)
-        return QWEN_OK;
+    if (q->tokenizer) return QWEN_OK;
     if (!q->tokenizer_path && q->pipeline_class)
         return qw_fail(&q->error, QWEN_EMODEL,
                        "%s has no tokenizer, and none was given (tokenizer)", q->opt.model);
@@ -82,8 +79,7 @@ int qw_need_tokenizer(qwen *q)
 int qw_need_text(qwen *q)
 {
     qw_loader l;
-    if (q->text)
-        return QWEN_OK;
+    if (q->text) return QWEN_OK;
     if (loading(q, &q->text_files, q->text_dev, "text encoder", "text_encoder", &l))
         return q->error.status;
     qw_text_load(&q->text, &q->text_config, &l);
@@ -98,16 +94,13 @@ int qw_need_text(qwen *q)
 static int find_mmproj(qwen *q)
 {
     char *directory = qw_strdup(q->text_files.path);
-    if (!directory)
-        return qw_no_memory(q);
+    if (!directory) return qw_no_memory(q);
     char *slash = strrchr(directory, '/');
-    if (slash)
-        slash[slash == directory] = 0;
+    if (slash) slash[slash == directory] = 0;
     DIR *d = opendir(slash ? directory : ".");
     struct dirent *e;
     while (d && !q->error.status && (e = readdir(d))) {
-        if (!qw_name_has(e->d_name, "mmproj") || !qw_name_has(e->d_name, ".gguf"))
-            continue;
+        if (!qw_name_has(e->d_name, "mmproj") || !qw_name_has(e->d_name, ".gguf")) continue;
         qw_component c = { .path = qw_path_join(slash ? directory : ".", e->d_name) };
         qwen probe = { .error = { 0 } };
         const qw_entry *out = NULL;
@@ -123,8 +116,7 @@ static int find_mmproj(qwen *q)
             q->vision_files = c;
         }
     }
-    if (d)
-        closedir(d);
+    if (d) closedir(d);
     free(directory);
     return q->error.status;
 }
@@ -134,8 +126,7 @@ int qw_has_tower(const qw_store *s)
 {
     const qw_entry *e;
     for (int64_t i = 0; (e = qw_store_entry(s, i)); i++)
-        if (!strncmp(e->name, "visual.", 7))
-            return 1;
+        if (!strncmp(e->name, "visual.", 7)) return 1;
     return 0;
 }
 
@@ -143,10 +134,9 @@ int qw_open_vision(qwen *q)
 {
     qw_component *c = &q->vision_files;
     if (q->opt.vision) {
-        if (qw_component_files(q, c, q->opt.vision, NULL, NULL, NULL))
-            return q->error.status;
+        if (qw_component_files(q, c, q->opt.vision, NULL, NULL, NULL)) return q->error.status;
         if (!c->config && q->text_files.config && !(c->config = qw_strdup(q->text_files.config)))
-            return qw_no_memory(q);     /* beside the text encoder, or the model's */
+            return qw_no_memory(q); /* beside the text encoder, or the model's */
         return qw_open_store(q, c, QW_KIND_VISION, NULL);
     }
     return QWEN_OK;
@@ -155,8 +145,7 @@ int qw_open_vision(qwen *q)
 static int vision_store(qwen *q)
 {
     qw_component *c = &q->vision_files;
-    if (c->store)
-        return QWEN_OK;
+    if (c->store) return QWEN_OK;
     if (q->text_files.store && qw_has_tower(q->text_files.store)) {
         c->store = q->text_files.store;
         c->borrowed = 1;
@@ -170,16 +159,14 @@ static int vision_store(qwen *q)
 int qw_need_vision(qwen *q)
 {
     qw_loader l;
-    if (q->vision)
-        return QWEN_OK;
-    if (vision_store(q))
-        return q->error.status;
+    if (q->vision) return QWEN_OK;
+    if (vision_store(q)) return q->error.status;
     qw_component *c = &q->vision_files;
     json_t *json = NULL, *processor = NULL;
-    if (loading(q, c, q->text_dev, "vision tower", "vision", &l) ||
-        qw_load_json(q, c->config, &json) || qw_load_json(q, q->processor_path, &processor) ||
-        qw_vision_configure(&q->vision_config, json, processor, c->store,
-                            c->config ? c->config : "vision tower", &q->error)) {
+    if (loading(q, c, q->text_dev, "vision tower", "vision", &l)
+        || qw_load_json(q, c->config, &json) || qw_load_json(q, q->processor_path, &processor)
+        || qw_vision_configure(&q->vision_config, json, processor, c->store,
+                               c->config ? c->config : "vision tower", &q->error)) {
         json_decref(json);
         json_decref(processor);
         qw_residency_free(c->res);
@@ -204,10 +191,9 @@ int qw_need_vision(qwen *q)
 static void make_room(qwen *q)
 {
     const uint64_t limit = q->opt.memory ? q->opt.memory : q->dev->memory;
-    const uint64_t both =
-        q->dit_files.file_bytes + q->text_files.file_bytes + q->vae_files.file_bytes;
-    if (q->dev->host || q->text_dev != q->dev || both < limit - limit / 4)
-        return;
+    const uint64_t both = q->dit_files.file_bytes + q->text_files.file_bytes
+                          + q->vae_files.file_bytes;
+    if (q->dev->host || q->text_dev != q->dev || both < limit - limit / 4) return;
     qw_text_free(q->text);
     q->text = NULL;
     qw_residency_free(q->text_files.res);
@@ -221,11 +207,9 @@ static void make_room(qwen *q)
 int qw_need_dit(qwen *q)
 {
     qw_loader l;
-    if (q->dit)
-        return QWEN_OK;
+    if (q->dit) return QWEN_OK;
     make_room(q);
-    if (loading(q, &q->dit_files, q->dev, "transformer", "transformer", &l))
-        return q->error.status;
+    if (loading(q, &q->dit_files, q->dev, "transformer", "transformer", &l)) return q->error.status;
     qw_dit_load(&q->dit, &q->dit_config, &l);
     if (loaded(q, &q->dit_files, "transformer", &l)) {
         qw_dit_free(q->dit);
@@ -237,8 +221,7 @@ int qw_need_dit(qwen *q)
 int qw_need_control(qwen *q)
 {
     qw_loader l;
-    if (q->control)
-        return QWEN_OK;
+    if (q->control) return QWEN_OK;
     if (!q->control_files.store)
         return qw_fail(&q->error, QWEN_EARG, "a control picture needs a ControlNet (controlnet)");
     if (qw_need_dit(q) || loading(q, &q->control_files, q->dev, "ControlNet", "controlnet", &l))
@@ -258,14 +241,12 @@ int qw_need_control(qwen *q)
 int qw_need_vae(qwen *q, int parts)
 {
     qw_loader l;
-    if (q->vae && (q->vae_parts & parts) == parts)
-        return QWEN_OK;
+    if (q->vae && (q->vae_parts & parts) == parts) return QWEN_OK;
     qw_vae_free(q->vae);
     q->vae = NULL;
     qw_residency_free(q->vae_files.res);
     q->vae_files.res = NULL;
-    if (loading(q, &q->vae_files, q->vae_dev, "VAE", "vae", &l))
-        return q->error.status;
+    if (loading(q, &q->vae_files, q->vae_dev, "VAE", "vae", &l)) return q->error.status;
     q->vae_parts |= parts;
     qw_vae_load(&q->vae, &q->vae_config, q->vae_parts, &l);
     if (loaded(q, &q->vae_files, "VAE", &l)) {
@@ -278,7 +259,10 @@ int qw_need_vae(qwen *q, int parts)
 
 /* --- LoRA ------------------------------------------------------------------------------------- */
 
-typedef struct sites { qw_lora_site *site; int n, room, failed; } sites;
+typedef struct sites {
+    qw_lora_site *site;
+    int n, room, failed;
+} sites;
 
 static int add_site(void *user, qw_weight_part *p, int64_t n, int64_t k)
 {
@@ -297,18 +281,14 @@ static int add_site(void *user, qw_weight_part *p, int64_t n, int64_t k)
     return 0;
 }
 
-static void lora_notice(void *user, const char *line)
-{
-    qw_say(user, 0, "%s", line);
-}
+static void lora_notice(void *user, const char *line) { qw_say(user, 0, "%s", line); }
 
 /* One file alone, which checks it, or all of them. */
 static int lay(qwen *q, qw_lora *const *lora, int n, int partial, int quiet, qw_overlay **out)
 {
     sites s = { 0 };
     qw_dit_each_weight(q->dit, add_site, &s);
-    if (s.failed)
-        qw_fail(&q->error, QWEN_ENOMEM, "no memory for the list of layers");
+    if (s.failed) qw_fail(&q->error, QWEN_ENOMEM, "no memory for the list of layers");
     else
         qw_overlay_new(out, lora, n, s.site, s.n, q->dev, partial, quiet ? NULL : lora_notice, q,
                        &q->error);
@@ -333,8 +313,7 @@ int qw_lora_add(qwen *q, const char *path, double strength, int partial)
     qw_lora *l = NULL;
     if (q->loras == QW_MAX_LORAS)
         return qw_fail(&q->error, QWEN_EARG, "%s: %d LoRA files are the most", path, QW_MAX_LORAS);
-    if (qw_need_dit(q) || qw_lora_open(&l, path, strength, &q->error))
-        return q->error.status;
+    if (qw_need_dit(q) || qw_lora_open(&l, path, strength, &q->error)) return q->error.status;
     qw_overlay_free(q->overlay);
     q->overlay = NULL;
     qw_overlay *alone = NULL;
@@ -344,8 +323,7 @@ int qw_lora_add(qwen *q, const char *path, double strength, int partial)
         qw_lora_free(l);
         const qw_error first = q->error;
         memset(&q->error, 0, sizeof q->error);
-        if (q->loras)
-            lay(q, q->lora, q->loras, 1, 1, &q->overlay);
+        if (q->loras) lay(q, q->lora, q->loras, 1, 1, &q->overlay);
         q->error = first;
         return first.status;
     }
@@ -358,10 +336,8 @@ void qw_lora_drop(qwen *q)
 {
     qw_overlay_free(q->overlay);
     q->overlay = NULL;
-    while (q->loras)
-        qw_lora_free(q->lora[--q->loras]);
-    if (!q->plain.steps)
-        return;
+    while (q->loras) qw_lora_free(q->lora[--q->loras]);
+    if (!q->plain.steps) return;
     q->steps = q->plain.steps;
     q->guidance = q->plain.guidance;
     q->flat_shift = q->plain.flat_shift;

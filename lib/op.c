@@ -15,7 +15,10 @@
 
 /* --- sentences and lines ------------------------------------------------------------------- */
 
-typedef struct text { char *out; size_t size, n; } text;
+typedef struct text {
+    char *out;
+    size_t size, n;
+} text;
 
 static void add(text *t, const char *format, ...) QW_PRINTF(2, 3);
 static void add(text *t, const char *format, ...)
@@ -29,7 +32,11 @@ static void add(text *t, const char *format, ...)
 }
 
 /* A check in progress: where its one sentence goes. */
-typedef struct check { const char *op; char *why; size_t size; } check;
+typedef struct check {
+    const char *op;
+    char *why;
+    size_t size;
+} check;
 
 static int bad(const check *c, const char *format, ...) QW_PRINTF(2, 3);
 static int bad(const check *c, const char *format, ...)
@@ -55,7 +62,7 @@ qw_tensor *qw_operand_of(const qw_operand *o, void *args)
 size_t qw_extent(const qw_tensor *t)
 {
     if (t->rank < 1) return 0;
-    int64_t before = 0;                 /* elements before the last run of the last dimension */
+    int64_t before = 0; /* elements before the last run of the last dimension */
     for (int i = 0; i < t->rank - 1; i++) before += (t->dim[i] - 1) * t->stride[i];
     return qw_row_bytes(t->dtype, before) + qw_row_bytes(t->dtype, t->dim[t->rank - 1]);
 }
@@ -95,9 +102,9 @@ static int kind_has(kind k, qw_dtype t)
 {
     switch (k) {
     case FLOATS: return is_float(t);
-    case WIDE:   return t == QW_F32 || t == QW_F64;
-    case ROWS:   return is_float(t) || t == QW_I8;
-    case PLAIN:  return is_plain(t);
+    case WIDE: return t == QW_F32 || t == QW_F64;
+    case ROWS: return is_float(t) || t == QW_I8;
+    case PLAIN: return is_plain(t);
     case WEIGHT: return is_operand(t);
     }
     return 0;
@@ -107,9 +114,9 @@ static const char *kind_text(kind k)
 {
     switch (k) {
     case FLOATS: return "f64, f32, f16 or bf16";
-    case WIDE:   return "f32, or f64 on a device that is wide in f64";
-    case ROWS:   return "f64, f32, f16, bf16 or i8";
-    case PLAIN:  return "a plain number type";
+    case WIDE: return "f32, or f64 on a device that is wide in f64";
+    case ROWS: return "f64, f32, f16, bf16 or i8";
+    case PLAIN: return "a plain number type";
     case WEIGHT: return "a type that weights may have";
     }
     return "";
@@ -119,14 +126,14 @@ static const char *kind_text(kind k)
 static int bad_tensor(const check *c, const char *name, const qw_tensor *t, int rank, kind k)
 {
     if (!qw_present(t)) return bad(c, "%s is missing", name);
-    if (t->layout) {                    /* packed: only its shape means something to us */
+    if (t->layout) { /* packed: only its shape means something to us */
         if (k != WEIGHT || !t->host)
             return bad(c, "%s is packed, but only a weight with its original may be", name);
     } else if (!t->data) return bad(c, "%s has no memory", name);
     if (t->rank != rank) return bad(c, "%s has %d dimensions instead of %d", name, t->rank, rank);
     if ((unsigned)t->dtype >= QW_NDTYPES || !kind_has(k, t->dtype))
         return bad(c, "%s is %s; it must be %s", name, qw_dtype_name(t->dtype), kind_text(k));
-    int64_t inner = 1;                  /* elements that one step of this dimension must clear */
+    int64_t inner = 1; /* elements that one step of this dimension must clear */
     const int64_t block = qw_block_elements(t->dtype);
     for (int i = rank - 1; i >= 0; i--) {
         if (t->dim[i] < 1 || t->dim[i] > INT64_C(1) << 40)
@@ -200,11 +207,11 @@ static int share_memory(const qw_tensor *a, const qw_tensor *b)
     if (a->rank < 2 || b->rank < 2) return 1;
     const size_t step = qw_row_bytes(a->dtype, a->stride[0]);
     if (!step || step != qw_row_bytes(b->dtype, b->stride[0])) return 1;
-    qw_tensor ra = *a, rb = *b;         /* one row of each */
+    qw_tensor ra = *a, rb = *b; /* one row of each */
     ra.dim[0] = rb.dim[0] = 1;
     const size_t wa = qw_extent(&ra), wb = qw_extent(&rb);
-    const size_t offset =
-        pb >= pa ? (size_t)(pb - pa) % step : (step - (size_t)(pa - pb) % step) % step;
+    const size_t offset = pb >= pa ? (size_t)(pb - pa) % step
+                                   : (step - (size_t)(pa - pb) % step) % step;
     return !(offset >= wa && offset + wb <= step);
 }
 
@@ -222,10 +229,10 @@ static int bad_alias(const check *c, const qw_tensor *y, const char *name, const
 static const char *act_name(qw_act a)
 {
     switch (a) {
-    case QW_ACT_NONE:  return "none";
-    case QW_SILU:      return "silu";
+    case QW_ACT_NONE: return "none";
+    case QW_SILU: return "silu";
     case QW_GELU_TANH: return "gelu_tanh";
-    case QW_GELU_ERF:  return "gelu_erf";
+    case QW_GELU_ERF: return "gelu_erf";
     }
     return NULL;
 }
@@ -247,7 +254,10 @@ static void dtypes(text *t, int n, const qw_dtype *have, const qw_dtype *usual)
 }
 
 /* Options, comma between, '-' for none. */
-typedef struct options { text *t; int n; } options;
+typedef struct options {
+    text *t;
+    int n;
+} options;
 
 static void option(options *o, int yes, const char *format, ...) QW_PRINTF(3, 4);
 static void option(options *o, int yes, const char *format, ...)
@@ -280,22 +290,32 @@ static qw_dtype float_of(qw_dtype t) { return is_float(t) ? t : QW_F32; }
 
 /* --- gemm: y = res + gate * act(x wT + x2 w2T + bias) -------------------------------------- */
 
-#define AT(op, member, role) { #member, offsetof(qw_##op##_args, member), role }
-#define END { NULL, 0, 0 }
+#define AT(op, member, role)                            \
+    {                                                   \
+#member, offsetof(qw_##op##_args, member), role \
+    }
+#define END        \
+    {              \
+        NULL, 0, 0 \
+    }
 
-static const qw_operand gemm_operands[] = {
-    AT(gemm, y, QW_OUT), AT(gemm, x, QW_IN), AT(gemm, w, QW_WEIGHT),
-    AT(gemm, x2, QW_IN | QW_OPTIONAL), AT(gemm, w2, QW_IN | QW_OPTIONAL),
-    AT(gemm, bias, QW_IN | QW_OPTIONAL | QW_WIDE), AT(gemm, gate, QW_IN | QW_OPTIONAL | QW_WIDE),
-    AT(gemm, res, QW_IN | QW_OPTIONAL), END
-};
+static const qw_operand gemm_operands[] = { AT(gemm, y, QW_OUT),
+                                            AT(gemm, x, QW_IN),
+                                            AT(gemm, w, QW_WEIGHT),
+                                            AT(gemm, x2, QW_IN | QW_OPTIONAL),
+                                            AT(gemm, w2, QW_IN | QW_OPTIONAL),
+                                            AT(gemm, bias, QW_IN | QW_OPTIONAL | QW_WIDE),
+                                            AT(gemm, gate, QW_IN | QW_OPTIONAL | QW_WIDE),
+                                            AT(gemm, res, QW_IN | QW_OPTIONAL),
+                                            END };
 
 static int gemm_check(const void *args, char *why, size_t size)
 {
     const qw_gemm_args *a = args;
     const check c = { "gemm", why, size };
     if (bad_tensor(&c, "y", &a->y, 2, FLOATS) || bad_tensor(&c, "x", &a->x, 2, ROWS)
-        || bad_tensor(&c, "w", &a->w, 2, WEIGHT)) return 1;
+        || bad_tensor(&c, "w", &a->w, 2, WEIGHT))
+        return 1;
     const int64_t m = a->y.dim[0], n = a->y.dim[1], k = a->w.dim[1];
     if (bad_dim(&c, "x", &a->x, 0, m, "y's dimension 0")
         || bad_dim(&c, "w", &a->w, 0, n, "y's dimension 1")
@@ -315,9 +335,9 @@ static int gemm_check(const void *args, char *why, size_t size)
         return 1;
     if (!act_name(a->act)) return bad(&c, "%d is no activation", (int)a->act);
     return bad_alias(&c, &a->y, "x", &a->x, 0) || bad_alias(&c, &a->y, "w", &a->w, 0)
-        || bad_alias(&c, &a->y, "x2", &a->x2, 0) || bad_alias(&c, &a->y, "w2", &a->w2, 0)
-        || bad_alias(&c, &a->y, "bias", &a->bias, 0) || bad_alias(&c, &a->y, "gate", &a->gate, 0)
-        || bad_alias(&c, &a->y, "res", &a->res, 1);
+           || bad_alias(&c, &a->y, "x2", &a->x2, 0) || bad_alias(&c, &a->y, "w2", &a->w2, 0)
+           || bad_alias(&c, &a->y, "bias", &a->bias, 0) || bad_alias(&c, &a->y, "gate", &a->gate, 0)
+           || bad_alias(&c, &a->y, "res", &a->res, 1);
 }
 
 static void gemm_cost(const void *args, double *flops, double *bytes)
@@ -326,9 +346,9 @@ static void gemm_cost(const void *args, double *flops, double *bytes)
     const double m = (double)a->y.dim[0], n = (double)a->y.dim[1];
     const double k = (double)a->w.dim[1] + (qw_present(&a->w2) ? (double)a->w2.dim[1] : 0);
     *flops = 2 * m * n * k;
-    *bytes =
-        (double)(bytes_of(&a->y) + bytes_of(&a->x) + bytes_of(&a->w) + bytes_of(&a->x2)
-                 + bytes_of(&a->w2) + bytes_of(&a->bias) + bytes_of(&a->gate) + bytes_of(&a->res));
+    *bytes = (double)(bytes_of(&a->y) + bytes_of(&a->x) + bytes_of(&a->w) + bytes_of(&a->x2)
+                      + bytes_of(&a->w2) + bytes_of(&a->bias) + bytes_of(&a->gate)
+                      + bytes_of(&a->res));
 }
 
 /* Dtypes x, w (x's), y (x's), res (y's); w2 and x2, when present, f32 or as the option says. */
@@ -381,7 +401,8 @@ static int attention_check(const void *args, char *why, size_t size)
     const qw_attention_args *a = args;
     const check c = { "attention", why, size };
     if (bad_tensor(&c, "y", &a->y, 3, FLOATS) || bad_tensor(&c, "q", &a->q, 3, FLOATS)
-        || bad_tensor(&c, "k", &a->k, 3, FLOATS) || bad_tensor(&c, "v", &a->v, 3, FLOATS)) return 1;
+        || bad_tensor(&c, "k", &a->k, 3, FLOATS) || bad_tensor(&c, "v", &a->v, 3, FLOATS))
+        return 1;
     if (same_shape(&c, "q", &a->q, &a->y) || bad_dim(&c, "k", &a->k, 2, a->q.dim[2], "q's")
         || bad_dim(&c, "v", &a->v, 0, a->k.dim[0], "k's")
         || bad_dim(&c, "v", &a->v, 1, a->k.dim[1], "k's")
@@ -441,10 +462,12 @@ static void attention_line(const void *args, char *out, size_t size)
 
 /* --- conv2d: y = res + up(x) * w + bias ---------------------------------------------------- */
 
-static const qw_operand conv2d_operands[] = {
-    AT(conv2d, y, QW_OUT), AT(conv2d, x, QW_IN), AT(conv2d, w, QW_WEIGHT),
-    AT(conv2d, bias, QW_IN | QW_OPTIONAL | QW_WIDE), AT(conv2d, res, QW_IN | QW_OPTIONAL), END
-};
+static const qw_operand conv2d_operands[] = { AT(conv2d, y, QW_OUT),
+                                              AT(conv2d, x, QW_IN),
+                                              AT(conv2d, w, QW_WEIGHT),
+                                              AT(conv2d, bias, QW_IN | QW_OPTIONAL | QW_WIDE),
+                                              AT(conv2d, res, QW_IN | QW_OPTIONAL),
+                                              END };
 
 /* Every window must meet at least one pixel of the picture. */
 static int conv2d_side(const check *c, const char *side, int64_t out, int64_t in, int64_t kernel,
@@ -464,7 +487,8 @@ static int conv2d_check(const void *args, char *why, size_t size)
     const qw_conv2d_args *a = args;
     const check c = { "conv2d", why, size };
     if (bad_tensor(&c, "y", &a->y, 3, FLOATS) || bad_tensor(&c, "x", &a->x, 3, FLOATS)
-        || bad_tensor(&c, "w", &a->w, 4, WEIGHT)) return 1;
+        || bad_tensor(&c, "w", &a->w, 4, WEIGHT))
+        return 1;
     if (!a->w.layout && !is_float(a->w.dtype))
         return bad(&c, "w is %s; it must be %s", qw_dtype_name(a->w.dtype), kind_text(FLOATS));
     if (bad_dim(&c, "w", &a->w, 0, a->y.dim[2], "y's dimension 2")
@@ -515,9 +539,8 @@ static void conv2d_line(const void *args, char *out, size_t size)
 
 /* --- rms_norm: y = act(x / sqrt(mean x^2 + eps) * w) --------------------------------------- */
 
-static const qw_operand rms_norm_operands[] = {
-    AT(rms_norm, y, QW_OUT), AT(rms_norm, x, QW_IN), AT(rms_norm, w, QW_IN | QW_WIDE), END
-};
+static const qw_operand rms_norm_operands[] = { AT(rms_norm, y, QW_OUT), AT(rms_norm, x, QW_IN),
+                                                AT(rms_norm, w, QW_IN | QW_WIDE), END };
 
 static int bad_eps(const check *c, double eps)
 {
@@ -560,10 +583,10 @@ static void rms_norm_line(const void *args, char *out, size_t size)
 
 /* --- ln_mod: y = (x - mean) / sqrt(var + eps) * (1 + scale) + shift ------------------------ */
 
-static const qw_operand ln_mod_operands[] = {
-    AT(ln_mod, y, QW_OUT), AT(ln_mod, x, QW_IN), AT(ln_mod, scale, QW_IN | QW_OPTIONAL | QW_WIDE),
-    AT(ln_mod, shift, QW_IN | QW_OPTIONAL | QW_WIDE), END
-};
+static const qw_operand ln_mod_operands[] = { AT(ln_mod, y, QW_OUT), AT(ln_mod, x, QW_IN),
+                                              AT(ln_mod, scale, QW_IN | QW_OPTIONAL | QW_WIDE),
+                                              AT(ln_mod, shift, QW_IN | QW_OPTIONAL | QW_WIDE),
+                                              END };
 
 static int ln_mod_check(const void *args, char *why, size_t size)
 {
@@ -576,7 +599,7 @@ static int ln_mod_check(const void *args, char *why, size_t size)
         || bad_eps(&c, a->eps))
         return 1;
     return bad_alias(&c, &a->y, "x", &a->x, 0) || bad_alias(&c, &a->y, "scale", &a->scale, 0)
-        || bad_alias(&c, &a->y, "shift", &a->shift, 0);
+           || bad_alias(&c, &a->y, "shift", &a->shift, 0);
 }
 
 static void ln_mod_cost(const void *args, double *flops, double *bytes)
@@ -604,10 +627,10 @@ static void ln_mod_line(const void *args, char *out, size_t size)
 
 /* --- norm_rope: x = rotate(rms_norm(x) * w) in place, head by head ------------------------- */
 
-static const qw_operand norm_rope_operands[] = {
-    AT(norm_rope, x, QW_INOUT), AT(norm_rope, w, QW_IN | QW_OPTIONAL | QW_WIDE),
-    AT(norm_rope, cos, QW_IN | QW_WIDE), AT(norm_rope, sin, QW_IN | QW_WIDE), END
-};
+static const qw_operand norm_rope_operands[] = { AT(norm_rope, x, QW_INOUT),
+                                                 AT(norm_rope, w, QW_IN | QW_OPTIONAL | QW_WIDE),
+                                                 AT(norm_rope, cos, QW_IN | QW_WIDE),
+                                                 AT(norm_rope, sin, QW_IN | QW_WIDE), END };
 
 static int norm_rope_check(const void *args, char *why, size_t size)
 {
@@ -626,7 +649,8 @@ static int norm_rope_check(const void *args, char *why, size_t size)
     if (a->pairing != QW_PAIRS && a->pairing != QW_HALVES)
         return bad(&c, "%d is no pairing", (int)a->pairing);
     if ((qw_present(&a->w) && share_memory(&a->x, &a->w)) || share_memory(&a->x, &a->cos)
-        || share_memory(&a->x, &a->sin)) return bad(&c, "x overlaps its tables in memory");
+        || share_memory(&a->x, &a->sin))
+        return bad(&c, "x overlaps its tables in memory");
     return 0;
 }
 
@@ -686,16 +710,16 @@ static void swiglu_line(const void *args, char *out, size_t size)
 
 /* --- convert: y = res + H x ---------------------------------------------------------------- */
 
-static const qw_operand convert_operands[] = {
-    AT(convert, y, QW_OUT), AT(convert, x, QW_IN), AT(convert, res, QW_IN | QW_OPTIONAL), END
-};
+static const qw_operand convert_operands[] = { AT(convert, y, QW_OUT), AT(convert, x, QW_IN),
+                                               AT(convert, res, QW_IN | QW_OPTIONAL), END };
 
 static int convert_check(const void *args, char *why, size_t size)
 {
     const qw_convert_args *a = args;
     const check c = { "convert", why, size };
     if (bad_tensor(&c, "y", &a->y, 2, PLAIN) || bad_tensor(&c, "x", &a->x, 2, WEIGHT)
-        || same_shape(&c, "x", &a->x, &a->y) || bad_res(&c, &a->res, &a->y)) return 1;
+        || same_shape(&c, "x", &a->x, &a->y) || bad_res(&c, &a->res, &a->y))
+        return 1;
     if (a->x.layout) return bad(&c, "x is packed");
     if (!is_float(a->y.dtype) && a->y.dtype != QW_I8)
         return bad(&c, "y is %s; it must be %s", qw_dtype_name(a->y.dtype), kind_text(ROWS));
@@ -743,13 +767,16 @@ static void convert_line(const void *args, char *out, size_t size)
 
 /* --- the table ----------------------------------------------------------------------------- */
 
-#define X(name) static int name##_call(qw_device *dev, const void *args) \
-    { return dev->op.name ? dev->op.name(dev, args) : QW_DECLINE; }
+#define X(name)                                                     \
+    static int name##_call(qw_device *dev, const void *args)        \
+    {                                                               \
+        return dev->op.name ? dev->op.name(dev, args) : QW_DECLINE; \
+    }
 QW_OPS(X)
 #undef X
 
 const qw_op_info qw_op_table[QW_NOPS] = {
-#define X(op)                                                                                      \
+#define X(op) \
     { #op, sizeof(qw_##op##_args), op##_operands, op##_check, op##_cost, op##_line, op##_call },
     QW_OPS(X)
 #undef X

@@ -11,29 +11,35 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct layer {                  /* a part while files are laid over it */
-    qw_lora_site    site;
-    qw_device      *dev;
-    qw_weight_part  before;             /* as it was */
-    double         *w;                  /* [n][k] patched copy, or NULL */
-    double         *bias;               /* [n] patched copy, or NULL */
-    double         *a, *b;              /* [rank][k]; [n][rank] with strength */
-    int64_t         rank;
-    const qw_lora_module *by;           /* module of the file being laid that took this layer */
-    int             touched;
+typedef struct layer { /* a part while files are laid over it */
+    qw_lora_site site;
+    qw_device *dev;
+    qw_weight_part before; /* as it was */
+    double *w;             /* [n][k] patched copy, or NULL */
+    double *bias;          /* [n] patched copy, or NULL */
+    double *a, *b;         /* [rank][k]; [n][rank] with strength */
+    int64_t rank;
+    const qw_lora_module *by; /* module of the file being laid that took this layer */
+    int touched;
 } layer;
 
 struct qw_overlay {
     qw_device *dev;
-    layer     *layer;
-    int        layers;
-    void     **block;                   /* device memory of the copies */
-    int        blocks;
-    uint64_t   bytes;
+    layer *layer;
+    int layers;
+    void **block; /* device memory of the copies */
+    int blocks;
+    uint64_t bytes;
 };
 
-typedef struct form { char *name; int site; } form;     /* one spelling of a layer's name */
-typedef struct forms { form *form; int n; } forms;
+typedef struct form {
+    char *name;
+    int site;
+} form; /* one spelling of a layer's name */
+typedef struct forms {
+    form *form;
+    int n;
+} forms;
 
 static int by_name(const void *a, const void *b)
 {
@@ -120,8 +126,8 @@ static void scale_blocks(const qw_tensor *w, int64_t i, double *x)
 void qw_weight_row(const qw_tensor *w, int64_t i, double *out, float *scratch)
 {
     const int64_t k = w->dim[1];
-    const unsigned char *src =
-        (const unsigned char *)w->data + (size_t)i * qw_row_bytes(w->dtype, w->stride[0]);
+    const unsigned char *src = (const unsigned char *)w->data
+                               + (size_t)i * qw_row_bytes(w->dtype, w->stride[0]);
     if (w->dtype == QW_F64) memcpy(out, src, (size_t)k * sizeof *out);
     else {
         qw_decode_f32(w->dtype, src, k, scratch);
@@ -212,18 +218,19 @@ static int lokr(const qw_lora *l, const qw_lora_module *m, const layer *y, doubl
     if (status) return status;
     if (s[0] * t[0] != y->site.n || s[1] * t[1] != y->site.k)
         return wrong_shape(l, m, s[0] * t[0], s[1] * t[1], y, err);
-    const qw_entry *last =
-        r[QW_K2_B] ? r[QW_K2_B] : r[QW_K1_B]; /* alpha counts only for a product */
+    const qw_entry *last = r[QW_K2_B] ? r[QW_K2_B]
+                                      : r[QW_K1_B]; /* alpha counts only for a product */
     if (last && (status = qw_lora_factor(l, m, (double)last->dim[0], &factor, err))) return status;
-    double *w1 =
-        r[QW_K1] ? qw_lora_values(l, r[QW_K1], -1, err) : product(l, r[QW_K1_A], r[QW_K1_B], err);
-    double *w2 = !w1 ? NULL : r[QW_K2] ? qw_lora_values(l, r[QW_K2], -1, err)
-                                       : product(l, r[QW_K2_A], r[QW_K2_B], err);
+    double *w1 = r[QW_K1] ? qw_lora_values(l, r[QW_K1], -1, err)
+                          : product(l, r[QW_K1_A], r[QW_K1_B], err);
+    double *w2 = !w1        ? NULL
+                 : r[QW_K2] ? qw_lora_values(l, r[QW_K2], -1, err)
+                            : product(l, r[QW_K2_A], r[QW_K2_B], err);
     if (w2)
         for (int64_t i = 0; i < y->site.n; i++)
             for (int64_t j = 0; j < y->site.k; j++)
-                delta[i * y->site.k + j] =
-                    factor * w1[i / t[0] * s[1] + j / t[1]] * w2[i % t[0] * t[1] + j % t[1]];
+                delta[i * y->site.k + j] = factor * w1[i / t[0] * s[1] + j / t[1]]
+                                           * w2[i % t[0] * t[1] + j % t[1]];
     free(w1);
     free(w2);
     return w2 ? QWEN_OK : err->status;
@@ -424,8 +431,8 @@ static int lay_module(const qw_lora *l, const qw_lora_module *m, layer *y, qw_er
         int64_t rank;
         status = low_rank(l, m, y, l->strength, &a, &b, &rank, err);
         if (!status) status = append(y, a, b, rank, err);
-    } else if (m->role[QW_UP] || m->role[QW_DIFF] || m->role[QW_SET] || m->role[QW_W1_A] ||
-               m->role[QW_K1] || m->role[QW_K1_A]) {
+    } else if (m->role[QW_UP] || m->role[QW_DIFF] || m->role[QW_SET] || m->role[QW_W1_A]
+               || m->role[QW_K1] || m->role[QW_K1_A]) {
         status = patch(l, m, y, err);
     }
     if (!status && m->role[QW_DIFF_B]) status = patch_bias(l, m, y, err);
@@ -484,12 +491,12 @@ static int move(qw_overlay *o, const double *x, int64_t rows, int64_t cols, int 
     o->block[o->blocks++] = data;
     o->bytes += bytes;
     for (int64_t i = 0; staged && i < n; i++) {
-        const float f = (float)x[i];    /* LoRA data are f32 at best */
+        const float f = (float)x[i]; /* LoRA data are f32 at best */
         if (t == QW_F32) ((float *)staged)[i] = f;
         else ((uint16_t *)staged)[i] = qw_f32_to_bf16(f);
     }
-    const int failed =
-        o->dev->put(o->dev, QW_COMPUTE, data, staged ? staged : x, bytes) || o->dev->sync(o->dev);
+    const int failed = o->dev->put(o->dev, QW_COMPUTE, data, staged ? staged : x, bytes)
+                       || o->dev->sync(o->dev);
     free(staged);
     *out = rows == 1 ? qw_dense1(data, t, cols) : qw_dense2(data, t, rows, cols);
     return failed ? qw_fail(err, QWEN_EDEVICE, "%s failed to take %zu bytes of LoRA", o->dev->name,

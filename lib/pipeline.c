@@ -18,8 +18,7 @@ static uint64_t on_device(const qwen *q)
                                 &q->control_files };
     uint64_t bytes = 0;
     for (size_t i = 0; i < sizeof c / sizeof *c; i++)
-        if (c[i]->res)
-            bytes += qw_residency_bytes(c[i]->res, 0);
+        if (c[i]->res) bytes += qw_residency_bytes(c[i]->res, 0);
     return bytes + qw_overlay_bytes(q->overlay);
 }
 
@@ -35,34 +34,25 @@ static int count_stages(qw_job *j, qw_tally *t, qwen_plan_report *out)
 {
     qwen *q = j->q;
     t->times = 1;
-    if (qw_job_schedule(j))
-        return q->error.status;
+    if (qw_job_schedule(j)) return q->error.status;
     if (j->views) {
         /* The tower is walked by the first prompt: its share is what comes before the text. */
-        if (qw_plan_features(j))
-            return q->error.status;
+        if (qw_plan_features(j)) return q->error.status;
         out->flops_vision = take_flops(t);
     }
-    if (qw_embed_prompt(j, 0) || (j->passes > 1 && qw_embed_prompt(j, 1)))
-        return q->error.status;
+    if (qw_embed_prompt(j, 0) || (j->passes > 1 && qw_embed_prompt(j, 1))) return q->error.status;
     out->flops_text = take_flops(t);
-    if (qw_job_encode(j) || qw_job_noise(j))
-        return q->error.status;
+    if (qw_job_encode(j) || qw_job_noise(j)) return q->error.status;
     out->flops_encode = take_flops(t);
-    if (qw_job_denoise(j))
-        return q->error.status;
+    if (qw_job_denoise(j)) return q->error.status;
     out->flops_denoise = take_flops(t);
-    if (qw_job_decode(j, NULL))
-        return q->error.status;
+    if (qw_job_decode(j, NULL)) return q->error.status;
     out->flops_decode = take_flops(t);
     return QWEN_OK;
 }
 
 /* An embedding that is given or that another component makes has no weights here. */
-static uint64_t bytes_of(const qw_component *c)
-{
-    return c->opened ? c->file_bytes : 0;
-}
+static uint64_t bytes_of(const qw_component *c) { return c->opened ? c->file_bytes : 0; }
 
 static void report(const qwen *q, const qw_job *j, const qw_tally *t, qwen_plan_report *out)
 {
@@ -89,8 +79,7 @@ static void report(const qwen *q, const qw_job *j, const qw_tally *t, qwen_plan_
     out->scratch = t->scratch;
     out->bands_decode = q->bands[0];
     out->bands_encode = q->bands[1];
-    for (int64_t i = 0; i < t->lines; i++)
-        out->ops(out->user, t->line[i].line, t->line[i].count);
+    for (int64_t i = 0; i < t->lines; i++) out->ops(out->user, t->line[i].line, t->line[i].count);
 }
 
 /* What a distilled model does when the request leaves it open is said once. */
@@ -109,10 +98,10 @@ static int require(qw_job *j)
     qwen *q = j->q;
     const qwen_request *r = j->req;
     const int words = !r->embeds || (j->passes > 1 && !r->negative_embeds);
-    if (!q->dev->host)                  /* there not all may fit at once */
+    if (!q->dev->host) /* there not all may fit at once */
         return QWEN_OK;
-    return qw_need_dit(q) || (words && (qw_need_tokenizer(q) || qw_need_text(q))) ||
-                   qw_need_vae(q, QW_VAE_DECODER | (j->references ? QW_VAE_ENCODER : 0))
+    return qw_need_dit(q) || (words && (qw_need_tokenizer(q) || qw_need_text(q)))
+                   || qw_need_vae(q, QW_VAE_DECODER | (j->references ? QW_VAE_ENCODER : 0))
                ? q->error.status
                : QWEN_OK;
 }
@@ -131,12 +120,9 @@ static int walk(qwen *q, const qwen_request *req, qw_tally *t, qwen_plan_report 
         p->guidance = q->guidance;
         status = qw_job_init(&j, p, req) || require(&j) || count_stages(&j, t, out);
     }
-    if (!p)
-        qw_fail(&q->error, QWEN_ENOMEM, "no memory for a plan");
-    else if (status)
-        q->error = p->error;
-    else
-        report(p, &j, t, out);
+    if (!p) qw_fail(&q->error, QWEN_ENOMEM, "no memory for a plan");
+    else if (status) q->error = p->error;
+    else report(p, &j, t, out);
     qw_job_free(&j);
     qw_model_free(p);
     return q->error.status;
@@ -145,9 +131,7 @@ static int walk(qwen *q, const qwen_request *req, qw_tally *t, qwen_plan_report 
 int qw_plan(qwen *q, const qwen_request *req, qwen_plan_report *out)
 {
     tell_distilled(q, req);
-    qw_tally t = { .want_lines = out->ops != NULL,
-                   .geometry = out->geometry,
-                   .user = out->user };
+    qw_tally t = { .want_lines = out->ops != NULL, .geometry = out->geometry, .user = out->user };
     walk(q, req, &t, out);
     qw_tally_free(&t);
     return q->error.status;
@@ -156,12 +140,11 @@ int qw_plan(qwen *q, const qwen_request *req, qwen_plan_report *out)
 /* A sequence so long that memory may not do is walked to its end before anything is computed. */
 static int too_large(const qw_job *j)
 {
-    enum { LONG = 1 << 14 };            /* tokens: a picture of 2048 x 2048 */
+    enum { LONG = 1 << 14 }; /* tokens: a picture of 2048 x 2048 */
     qw_tally t = { .bounded = 1 };
     qwen_plan_report out = { .size = sizeof out };
     int64_t tokens = j->frames * j->tokens;
-    for (int k = 0; k < j->references; k++)
-        tokens += qw_reference_tokens(&j->reference[k]);
+    for (int k = 0; k < j->references; k++) tokens += qw_reference_tokens(&j->reference[k]);
     return tokens > LONG ? walk(j->q, j->req, &t, &out) : QWEN_OK;
 }
 
@@ -170,12 +153,14 @@ static void give_kept(qw_job *j, qwen_result *out)
 {
     qw_reference *f = j->control >= 0 && j->reference[j->control].holes ? &j->reference[j->control]
                                                                         : &j->reference[0];
-    if (!j->mask || !f->image.data)
-        return;
-    out->kept = (qwen_array){ .data = f->image.data, .dtype = QWEN_U8, .rank = 3,
+    if (!j->mask || !f->image.data) return;
+    out->kept = (qwen_array){ .data = f->image.data,
+                              .dtype = QWEN_U8,
+                              .rank = 3,
                               .dim = { f->image.h, f->image.w, f->image.channels } };
-    out->mask = (qwen_array){ .data = j->mask, .dtype = QWEN_U8, .rank = 2,
-                              .dim = { j->height, j->width } };
+    out->mask = (qwen_array){
+        .data = j->mask, .dtype = QWEN_U8, .rank = 2, .dim = { j->height, j->width }
+    };
     f->image.data = j->mask = NULL;
 }
 
@@ -185,8 +170,8 @@ int qw_generate(qwen *q, const qwen_request *req, qwen_result *out)
     q->peak_scratch = 0;
     q->bands[0] = q->bands[1] = 0;
     tell_distilled(q, req);
-    if (!qw_job_init(&j, q, req) && !require(&j) && !too_large(&j) && !prepare(&j) &&
-        !qw_job_denoise(&j) && !qw_job_decode(&j, out)) {
+    if (!qw_job_init(&j, q, req) && !require(&j) && !too_large(&j) && !prepare(&j)
+        && !qw_job_denoise(&j) && !qw_job_decode(&j, out)) {
         out->seed = req->seed;
         out->width = j.width;
         out->height = j.height;

@@ -8,9 +8,9 @@
 
 typedef struct plan {
     qw_device dev;
-    const qw_device *like;              /* borrowed; NULL: a device wide and preferring f32 */
-    uintptr_t next;                     /* the next address handed out */
-    uint64_t  ticket;
+    const qw_device *like; /* borrowed; NULL: a device wide and preferring f32 */
+    uintptr_t next;        /* the next address handed out */
+    uint64_t ticket;
 } plan;
 
 enum { FIRST = 1 << 20, ALIGN = 256 };
@@ -26,17 +26,27 @@ static int plan_alloc(qw_device *dev, size_t bytes, void **out)
     return QWEN_OK;
 }
 
-static void plan_free(qw_device *dev, void *p) { (void)dev; (void)p; }
+static void plan_free(qw_device *dev, void *p)
+{
+    (void)dev;
+    (void)p;
+}
 
 static int plan_put(qw_device *dev, int queue, void *dst, const void *src, size_t bytes)
 {
-    (void)dev; (void)queue; (void)dst; (void)src; (void)bytes;
+    (void)dev;
+    (void)queue;
+    (void)dst;
+    (void)src;
+    (void)bytes;
     return QWEN_OK;
 }
 
 static int plan_get(qw_device *dev, int queue, void *dst, const void *src, size_t bytes)
 {
-    (void)dev; (void)queue; (void)src;
+    (void)dev;
+    (void)queue;
+    (void)src;
     memset(dst, 0, bytes);
     return QWEN_OK;
 }
@@ -50,15 +60,23 @@ static int plan_mark(qw_device *dev, int queue, uint64_t *ticket)
 
 static int plan_wait(qw_device *dev, int queue, uint64_t ticket)
 {
-    (void)dev; (void)queue; (void)ticket;
+    (void)dev;
+    (void)queue;
+    (void)ticket;
     return QWEN_OK;
 }
 
-static int plan_sync(qw_device *dev) { (void)dev; return QWEN_OK; }
+static int plan_sync(qw_device *dev)
+{
+    (void)dev;
+    return QWEN_OK;
+}
 
 static int plan_lapse(qw_device *dev, uint64_t from, uint64_t to, double *seconds)
 {
-    (void)dev; (void)from; (void)to;
+    (void)dev;
+    (void)from;
+    (void)to;
     *seconds = 0;
     return QWEN_OK;
 }
@@ -75,7 +93,8 @@ static size_t plan_packed(qw_device *dev, const qw_tensor *w)
 
 static int plan_pack(qw_device *dev, int queue, qw_tensor *dst, const qw_tensor *w)
 {
-    (void)dev; (void)queue;
+    (void)dev;
+    (void)queue;
     void *data = dst->data;
     *dst = *w;
     dst->data = data;
@@ -86,8 +105,13 @@ static int plan_pack(qw_device *dev, int queue, qw_tensor *dst, const qw_tensor 
 
 static void plan_close(qw_device *dev) { free(dev); }
 
-#define X(name) static int plan_##name(qw_device *dev, const qw_##name##_args *a) \
-    { (void)dev; (void)a; return QWEN_OK; }
+#define X(name)                                                       \
+    static int plan_##name(qw_device *dev, const qw_##name##_args *a) \
+    {                                                                 \
+        (void)dev;                                                    \
+        (void)a;                                                      \
+        return QWEN_OK;                                               \
+    }
 QW_OPS(X)
 #undef X
 

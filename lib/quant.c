@@ -63,9 +63,8 @@ static void q5_1(const byte *s, float *y)
     }
 }
 
-static const float iq4[16] = {
-    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113
-};
+static const float iq4[16] = { -127, -104, -83, -65, -49, -35, -22, -10,
+                               1,    13,   25,  38,  53,  69,  89,  113 };
 
 /* 16 bytes of nibbles that index the table above. */
 static void nonlinear(float d, const byte *q, float *y)
@@ -184,9 +183,8 @@ static void iq4_xs(const byte *s, float *y)
 /* --- four-bit floats and microscaled codes (their scales lie elsewhere) ---------------------- */
 
 /* e2m1, OCP Microscaling Formats 1.0 */
-static const float e2m1[16] = {
-    0, 0.5f, 1, 1.5f, 2, 3, 4, 6, -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6
-};
+static const float e2m1[16] = { 0,     0.5f,  1,  1.5f,  2,  3,  4,  6,
+                                -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6 };
 
 static void mxfp8(const byte *s, float *y)
 {
@@ -211,8 +209,13 @@ static void f4(const byte *s, float *y)
 
 /* --- plain types: one element ---------------------------------------------------------------- */
 
-#define PLAIN(name, type, value) \
-    static void name(const byte *s, float *y) { type v; memcpy(&v, s, sizeof v); *y = value; }
+#define PLAIN(name, type, value)              \
+    static void name(const byte *s, float *y) \
+    {                                         \
+        type v;                               \
+        memcpy(&v, s, sizeof v);              \
+        *y = value;                           \
+    }
 PLAIN(f64, double, (float)v)
 PLAIN(f32, float, v)
 PLAIN(f16, uint16_t, qw_f16_to_f32(v))
@@ -231,16 +234,44 @@ PLAIN(u64, uint64_t, (float)v)
 #undef PLAIN
 
 static void (*const decoder[QW_NDTYPES])(const byte *src, float *dst) = {
-    [QW_F64] = f64, [QW_F32] = f32, [QW_F16] = f16, [QW_BF16] = bf16, [QW_I32] = i32,
-    [QW_F8E4M3] = f8e4m3, [QW_F8E5M2] = f8e5m2, [QW_I8] = i8,
-    [QW_Q8_0] = q8_0, [QW_Q4_0] = q4_0, [QW_Q4_1] = q4_1, [QW_Q5_0] = q5_0, [QW_Q5_1] = q5_1,
-    [QW_Q2_K] = q2_k, [QW_Q3_K] = q3_k, [QW_Q4_K] = q4_k, [QW_Q5_K] = q5_k, [QW_Q6_K] = q6_k,
-    [QW_IQ4_NL] = iq4_nl, [QW_IQ4_XS] = iq4_xs, [QW_MXFP8] = mxfp8, [QW_NVFP4] = nvfp4,
-    [QW_IQ1_S] = qw_block_iq1_s, [QW_IQ1_M] = qw_block_iq1_m, [QW_IQ2_XXS] = qw_block_iq2_xxs,
-    [QW_IQ2_XS] = qw_block_iq2_xs, [QW_IQ2_S] = qw_block_iq2_s, [QW_IQ3_XXS] = qw_block_iq3_xxs,
+    [QW_F64] = f64,
+    [QW_F32] = f32,
+    [QW_F16] = f16,
+    [QW_BF16] = bf16,
+    [QW_I32] = i32,
+    [QW_F8E4M3] = f8e4m3,
+    [QW_F8E5M2] = f8e5m2,
+    [QW_I8] = i8,
+    [QW_Q8_0] = q8_0,
+    [QW_Q4_0] = q4_0,
+    [QW_Q4_1] = q4_1,
+    [QW_Q5_0] = q5_0,
+    [QW_Q5_1] = q5_1,
+    [QW_Q2_K] = q2_k,
+    [QW_Q3_K] = q3_k,
+    [QW_Q4_K] = q4_k,
+    [QW_Q5_K] = q5_k,
+    [QW_Q6_K] = q6_k,
+    [QW_IQ4_NL] = iq4_nl,
+    [QW_IQ4_XS] = iq4_xs,
+    [QW_MXFP8] = mxfp8,
+    [QW_NVFP4] = nvfp4,
+    [QW_IQ1_S] = qw_block_iq1_s,
+    [QW_IQ1_M] = qw_block_iq1_m,
+    [QW_IQ2_XXS] = qw_block_iq2_xxs,
+    [QW_IQ2_XS] = qw_block_iq2_xs,
+    [QW_IQ2_S] = qw_block_iq2_s,
+    [QW_IQ3_XXS] = qw_block_iq3_xxs,
     [QW_IQ3_S] = qw_block_iq3_s,
-    [QW_U8] = u8, [QW_I16] = i16, [QW_I64] = i64, [QW_U16] = u16_, [QW_U32] = u32_, [QW_U64] = u64,
-    [QW_BOOL] = u8, [QW_F8E8M0] = f8e8m0, [QW_F4] = f4,
+    [QW_U8] = u8,
+    [QW_I16] = i16,
+    [QW_I64] = i64,
+    [QW_U16] = u16_,
+    [QW_U32] = u32_,
+    [QW_U64] = u64,
+    [QW_BOOL] = u8,
+    [QW_F8E8M0] = f8e8m0,
+    [QW_F4] = f4,
 };
 
 void qw_decode_f32(qw_dtype t, const void *src, int64_t n, float *dst)

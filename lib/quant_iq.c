@@ -72,7 +72,7 @@ void qw_block_iq1_m(const byte *src, float *dst)
 {
     const byte *qs = src, *qh = src + 32, *sc = src + 48;
     const unsigned code = u16(sc) >> 12 | (u16(sc + 2) >> 8 & 0xf0) | (u16(sc + 4) >> 4 & 0xf00)
-                        | (u16(sc + 6) & 0xf000);
+                          | (u16(sc + 6) & 0xf000);
     const float d = qw_f16_to_f32((uint16_t)code);
     for (int p = 0; p < 32; p++) {
         const unsigned h = qh[p / 2] >> 4 * (p % 2) & 15;

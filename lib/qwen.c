@@ -14,25 +14,28 @@
 
 /* --- small things ----------------------------------------------------------------------------- */
 
-const char *qwen_version(void)
-{
-    return PACKAGE_VERSION;
-}
+const char *qwen_version(void) { return PACKAGE_VERSION; }
 
 const char *qwen_strerror(int status)
 {
     static const char *const text[] = {
-        "done", "an argument is wrong", "memory does not suffice", "a file cannot be read",
-        "a file is not what it claims to be", "a tensor is missing or has the wrong shape",
-        "this is not supported", "the device failed", "cancelled", "a result is not finite",
+        "done",
+        "an argument is wrong",
+        "memory does not suffice",
+        "a file cannot be read",
+        "a file is not what it claims to be",
+        "a tensor is missing or has the wrong shape",
+        "this is not supported",
+        "the device failed",
+        "cancelled",
+        "a result is not finite",
     };
     return status > 0 || status < QWEN_ENUMERIC ? "unknown status" : text[-status];
 }
 
 void qwen_array_free(qwen_array *a)
 {
-    if (!a)
-        return;
+    if (!a) return;
     free(a->data);
     memset(a, 0, sizeof *a);
 }
@@ -43,10 +46,8 @@ static int take_struct(qw_error *err, void *ours, size_t known, const void *thei
                        const char *what)
 {
     memset(ours, 0, known);
-    if (!size)
-        return qw_fail(err, QWEN_EARG, "%s: size is 0, not the size of the struct", what);
-    if (size < sizeof(size_t))
-        return qw_fail(err, QWEN_EARG, "%s: size is %zu", what, size);
+    if (!size) return qw_fail(err, QWEN_EARG, "%s: size is 0, not the size of the struct", what);
+    if (size < sizeof(size_t)) return qw_fail(err, QWEN_EARG, "%s: size is %zu", what, size);
     memcpy(ours, theirs, size < known ? size : known);
     const unsigned char *bytes = theirs;
     for (size_t i = known; i < size; i++)
@@ -71,10 +72,7 @@ static int begin(qwen *q)
     return QWEN_OK;
 }
 
-const char *qwen_error(const qwen *q)
-{
-    return q ? q->error.text : "no memory";
-}
+const char *qwen_error(const qwen *q) { return q ? q->error.text : "no memory"; }
 
 /* --- opening ---------------------------------------------------------------------------------- */
 
@@ -105,26 +103,20 @@ static int copy_options(qwen *q, const qwen_options *opt)
 int qw_model_new(qwen **out, const qwen_options *opt, const qwen *plan_of)
 {
     qwen *q = *out = calloc(1, sizeof *q);
-    if (!q)
-        return QWEN_ENOMEM;
-    if (!opt)
-        return qw_fail(&q->error, QWEN_EARG, "no options");
-    if (copy_options(q, opt))
-        return q->error.status;
-    if (q->opt.threads < 0)
-        return qw_fail(&q->error, QWEN_EARG, "threads is %d", q->opt.threads);
+    if (!q) return QWEN_ENOMEM;
+    if (!opt) return qw_fail(&q->error, QWEN_EARG, "no options");
+    if (copy_options(q, opt)) return q->error.status;
+    if (q->opt.threads < 0) return qw_fail(&q->error, QWEN_EARG, "threads is %d", q->opt.threads);
     q->plan_of = plan_of;
     return qw_model_open(q);
 }
 
 void qw_model_free(qwen *q)
 {
-    if (!q)
-        return;
+    if (!q) return;
     qw_model_close(q);
     const char **s;
-    for (int i = 0; (s = option_strings(&q->opt, i)); i++)
-        free((void *)(uintptr_t)*s);
+    for (int i = 0; (s = option_strings(&q->opt, i)); i++) free((void *)(uintptr_t)*s);
     free(q);
 }
 
@@ -133,16 +125,12 @@ int qwen_open(qwen **out, const qwen_options *opt)
     return out ? qw_model_new(out, opt, NULL) : QWEN_EARG;
 }
 
-void qwen_close(qwen *q)
-{
-    qw_model_free(q);
-}
+void qwen_close(qwen *q) { qw_model_free(q); }
 
 /* A handle that failed to open can say why, and nothing else. */
 static int usable(qwen *q)
 {
-    if (!q)
-        return QWEN_EARG;
+    if (!q) return QWEN_EARG;
     if (!q->dev)
         return q->error.status ? q->error.status
                                : qw_fail(&q->error, QWEN_EARG, "the model is not open");
@@ -153,10 +141,8 @@ int qwen_info(qwen *q, qwen_model_info *out)
 {
     const int status = usable(q);
     qwen_model_info info;
-    if (status)
-        return status;
-    if (!out)
-        return qw_fail(&q->error, QWEN_EARG, "no qwen_model_info");
+    if (status) return status;
+    if (!out) return qw_fail(&q->error, QWEN_EARG, "no qwen_model_info");
     const size_t size = out->size;
     if (take_struct(&q->error, &info, sizeof info, out, size, "qwen_model_info"))
         return q->error.status;
@@ -188,10 +174,8 @@ int qwen_devices(int (*each)(void *user, const char *name, const char *what, con
 int qwen_lora(qwen *q, const char *path, double strength, unsigned flags)
 {
     const int status = usable(q);
-    if (status)
-        return status;
-    if (!path)
-        return qw_fail(&q->error, QWEN_EARG, "LoRA: no path");
+    if (status) return status;
+    if (!path) return qw_fail(&q->error, QWEN_EARG, "LoRA: no path");
     if (!(fabs(strength) <= 1e6))
         return qw_fail(&q->error, QWEN_EARG, "%s: strength %g, expected -1e6 to 1e6", path,
                        strength);
@@ -202,23 +186,20 @@ int qwen_lora(qwen *q, const char *path, double strength, unsigned flags)
 
 void qwen_lora_clear(qwen *q)
 {
-    if (q && q->dev)
-        qw_lora_drop(q);
+    if (q && q->dev) qw_lora_drop(q);
 }
 
 /* --- pictures --------------------------------------------------------------------------------- */
 
 static int take_request(qwen *q, qwen_request *r, const qwen_request *req)
 {
-    if (!req)
-        return qw_fail(&q->error, QWEN_EARG, "no request");
+    if (!req) return qw_fail(&q->error, QWEN_EARG, "no request");
     return take_struct(&q->error, r, sizeof *r, req, req->size, "qwen_request");
 }
 
 static void free_result(qwen_result *r)
 {
-    for (int i = 0; r->image && i < r->n; i++)
-        qwen_array_free(&r->image[i]);
+    for (int i = 0; r->image && i < r->n; i++) qwen_array_free(&r->image[i]);
     free(r->image);
     qwen_array_free(&r->kept);
     qwen_array_free(&r->mask);
@@ -226,15 +207,13 @@ static void free_result(qwen_result *r)
 
 void qwen_result_free(qwen_result *r)
 {
-    if (!r)
-        return;
+    if (!r) return;
     const size_t size = r->size;
     qwen_result mine = { 0 };
     memcpy(&mine, r, size < sizeof mine ? size : sizeof mine);
     free_result(&mine);
     memset(r, 0, size < sizeof mine ? size : sizeof mine);
-    if (size >= sizeof size)
-        r->size = size;
+    if (size >= sizeof size) r->size = size;
 }
 
 int qwen_generate(qwen *q, const qwen_request *req, qwen_result *out)
@@ -242,13 +221,11 @@ int qwen_generate(qwen *q, const qwen_request *req, qwen_result *out)
     const int status = usable(q);
     qwen_request r;
     qwen_result mine;
-    if (status)
-        return status;
-    if (!out)
-        return qw_fail(&q->error, QWEN_EARG, "no qwen_result");
+    if (status) return status;
+    if (!out) return qw_fail(&q->error, QWEN_EARG, "no qwen_result");
     const size_t size = out->size;
-    if (take_request(q, &r, req) ||
-        take_struct(&q->error, &mine, sizeof mine, out, size, "qwen_result"))
+    if (take_request(q, &r, req)
+        || take_struct(&q->error, &mine, sizeof mine, out, size, "qwen_result"))
         return q->error.status;
     if (size < offsetof(qwen_result, seed))
         return qw_fail(&q->error, QWEN_EARG, "qwen_result: size is %zu", size);
@@ -256,8 +233,7 @@ int qwen_generate(qwen *q, const qwen_request *req, qwen_result *out)
     const char *const names[3] = { r.schedule, r.sampler, r.rng };
     for (int i = 0; i < 3; i++) {
         memset(q->told[i], 0, sizeof q->told[i]);
-        if (names[i])
-            strncpy(q->told[i], names[i], sizeof q->told[i] - 1);
+        if (names[i]) strncpy(q->told[i], names[i], sizeof q->told[i] - 1);
     }
     if (qw_generate(q, &r, &mine)) {
         free_result(&mine);
@@ -276,19 +252,15 @@ int qwen_plan(qwen *q, const qwen_request *req, qwen_plan_report *out)
     const int status = usable(q);
     qwen_request r;
     qwen_plan_report mine, asked;
-    if (status)
-        return status;
-    if (!out)
-        return qw_fail(&q->error, QWEN_EARG, "no qwen_plan_report");
+    if (status) return status;
+    if (!out) return qw_fail(&q->error, QWEN_EARG, "no qwen_plan_report");
     const size_t size = out->size;
-    if (take_request(q, &r, req) ||
-        take_struct(&q->error, &asked, sizeof asked, out, size, "qwen_plan_report"))
+    if (take_request(q, &r, req)
+        || take_struct(&q->error, &asked, sizeof asked, out, size, "qwen_plan_report"))
         return q->error.status;
     r.tap = NULL;
     r.progress = NULL;
-    mine = (qwen_plan_report){
-        .ops = asked.ops, .user = asked.user, .geometry = asked.geometry
-    };
+    mine = (qwen_plan_report){ .ops = asked.ops, .user = asked.user, .geometry = asked.geometry };
     qw_plan(q, &r, &mine);
     give_struct(out, size, &mine, sizeof mine);
     return q->error.status;
@@ -302,17 +274,13 @@ static int give_numbers(qwen *q, const qw_device *dev, const double *x, int rank
 {
     int64_t n = 1;
     *out = (qwen_array){ .dtype = dev->wide == QW_F64 ? QWEN_F64 : QWEN_F32, .rank = rank };
-    for (int i = 0; i < rank; i++)
-        n *= out->dim[i] = dim[i];
+    for (int i = 0; i < rank; i++) n *= out->dim[i] = dim[i];
     out->data =
         malloc((size_t)(n > 0 ? n : 1) * (out->dtype == QWEN_F64 ? sizeof(double) : sizeof(float)));
-    if (!out->data)
-        return qw_fail(&q->error, QWEN_ENOMEM, "no memory for the result");
+    if (!out->data) return qw_fail(&q->error, QWEN_ENOMEM, "no memory for the result");
     for (int64_t i = 0; i < n; i++)
-        if (out->dtype == QWEN_F64)
-            ((double *)out->data)[i] = x[i];
-        else
-            ((float *)out->data)[i] = (float)x[i];
+        if (out->dtype == QWEN_F64) ((double *)out->data)[i] = x[i];
+        else ((float *)out->data)[i] = (float)x[i];
     return QWEN_OK;
 }
 
@@ -324,21 +292,16 @@ static double *take_numbers(qwen *q, const qwen_array *a, int rank, int64_t *dim
     int good = a && a->data && a->rank == rank && (a->dtype == QWEN_F32 || a->dtype == QWEN_F64);
     for (int i = 0; i < rank; i++) {
         const size_t at = strlen(shape);
-        if (dim[i] < 0)
-            snprintf(shape + at, sizeof shape - at, "[any]");
-        else
-            snprintf(shape + at, sizeof shape - at, "[%lld]", (long long)dim[i]);
-        good = good && a->dim[i] > 0 && (dim[i] < 0 || dim[i] == a->dim[i]) &&
-               a->dim[i] < ((int64_t)1 << 40) / n;
-        if (good)
-            n *= dim[i] = a->dim[i];
+        if (dim[i] < 0) snprintf(shape + at, sizeof shape - at, "[any]");
+        else snprintf(shape + at, sizeof shape - at, "[%lld]", (long long)dim[i]);
+        good = good && a->dim[i] > 0 && (dim[i] < 0 || dim[i] == a->dim[i])
+               && a->dim[i] < ((int64_t)1 << 40) / n;
+        if (good) n *= dim[i] = a->dim[i];
     }
     double *x = good ? malloc((size_t)n * sizeof *x) : NULL;
     if (!x) {
-        if (good)
-            qw_fail(&q->error, QWEN_ENOMEM, "no memory for %s", what);
-        else
-            qw_fail(&q->error, QWEN_EARG, "%s: not numbers of %s", what, shape);
+        if (good) qw_fail(&q->error, QWEN_ENOMEM, "no memory for %s", what);
+        else qw_fail(&q->error, QWEN_EARG, "%s: not numbers of %s", what, shape);
         return NULL;
     }
     for (int64_t i = 0; i < n; i++)
@@ -350,10 +313,9 @@ static double *take_numbers(qwen *q, const qwen_array *a, int rank, int64_t *dim
 static const int32_t *take_ints(qwen *q, const qwen_array *a, int rank, int64_t last,
                                 const char *what)
 {
-    int good = a && a->data && a->rank == rank && a->dtype == QWEN_I32 && a->dim[0] > 0 &&
-               a->dim[0] < 1 << 28;
-    if (good && rank == 2)
-        good = a->dim[1] == last;
+    int good = a && a->data && a->rank == rank && a->dtype == QWEN_I32 && a->dim[0] > 0
+               && a->dim[0] < 1 << 28;
+    if (good && rank == 2) good = a->dim[1] == last;
     if (!good)
         qw_fail(&q->error, QWEN_EARG, "%s: not 32-bit integers of %s", what,
                 rank == 2 ? "[any][3]" : "[any]");
@@ -365,12 +327,11 @@ int qwen_tokenize(qwen *q, const char *text, size_t bytes, qwen_array *ids)
     int32_t *list = NULL;
     int64_t n = 0;
     const int status = usable(q);
-    if (status)
-        return status;
+    if (status) return status;
     if (!ids || (!text && bytes))
         return qw_fail(&q->error, QWEN_EARG, "no text, or nowhere to put the ids");
-    if (qw_need_tokenizer(q) ||
-        qw_tokenize(q->tokenizer, text ? text : "", bytes, &list, &n, &q->error))
+    if (qw_need_tokenizer(q)
+        || qw_tokenize(q->tokenizer, text ? text : "", bytes, &list, &n, &q->error))
         return q->error.status;
     return qw_give_ids(&q->error, list, n, ids);
 }
@@ -381,18 +342,13 @@ int qwen_prompt(qwen *q, const qwen_request *req, int negative, char **out)
     qw_job j;
     qw_prompt p = { 0 };
     const int status = usable(q);
-    if (status)
-        return status;
-    if (!out)
-        return qw_fail(&q->error, QWEN_EARG, "nowhere to put the prompt");
+    if (status) return status;
+    if (!out) return qw_fail(&q->error, QWEN_EARG, "nowhere to put the prompt");
     *out = NULL;
-    if (take_request(q, &r, req))
-        return q->error.status;
+    if (take_request(q, &r, req)) return q->error.status;
     if (!qw_job_init(&j, q, &r)) {
-        if (!negative && !r.prompt)
-            qw_fail(&q->error, QWEN_EARG, "the request has no prompt");
-        else if (!qw_job_prompt(&j, negative != 0, &p))
-            *out = p.text;
+        if (!negative && !r.prompt) qw_fail(&q->error, QWEN_EARG, "the request has no prompt");
+        else if (!qw_job_prompt(&j, negative != 0, &p)) *out = p.text;
     }
     qw_job_free(&j);
     return q->error.status;
@@ -403,12 +359,9 @@ int qwen_embed(qwen *q, const qwen_request *req, int negative, qwen_array *text)
     qwen_request r;
     qw_job j;
     const int status = usable(q), k = negative != 0;
-    if (status)
-        return status;
-    if (!text)
-        return qw_fail(&q->error, QWEN_EARG, "nowhere to put the embeddings");
-    if (take_request(q, &r, req))
-        return q->error.status;
+    if (status) return status;
+    if (!text) return qw_fail(&q->error, QWEN_EARG, "nowhere to put the embeddings");
+    if (take_request(q, &r, req)) return q->error.status;
     if (!qw_job_init(&j, q, &r) && !qw_embed_prompt(&j, k)) {
         const qwen_array *given = k ? r.negative_embeds : r.embeds;
         const int64_t width = given ? given->dim[1] : q->text_config.width;
@@ -432,8 +385,8 @@ static double *pack_latents(qwen *q, const qwen_array *latent, int latents, qw_g
             qw_fail(&q->error, QWEN_EARG, "latent: %lldx%lld is not even", (long long)dim[2],
                     (long long)dim[1]);
         const int64_t n = x ? dim[1] / 2 * (dim[2] / 2) : 0;
-        double *more =
-            q->error.status ? NULL : realloc(all, (size_t)((*rows + n) * 4 * z) * sizeof *all);
+        double *more = q->error.status ? NULL
+                                       : realloc(all, (size_t)((*rows + n) * 4 * z) * sizeof *all);
         if (!more) {
             qw_fail(&q->error, QWEN_ENOMEM, "no memory for the latents");
             free(x);
@@ -460,8 +413,7 @@ static void velocity_body(qw_run *r, void *arg)
     velocity_call *c = arg;
     qw_modulation_free(c->table);
     c->table = NULL;
-    if (qw_dit_modulate(r, c->work.q->dit, &c->t, 1, &c->table))
-        return;
+    if (qw_dit_modulate(r, c->work.q->dit, &c->t, 1, &c->table)) return;
     c->work.mod = c->table;
     qw_velocity_body(r, &c->work);
 }
@@ -473,25 +425,21 @@ int qwen_velocity(qwen *q, const qwen_array *latent, int latents, double sigma,
     qw_stage s;
     int64_t rows = 0;
     const int status = usable(q);
-    if (status)
-        return status;
+    if (status) return status;
     if (!latent || latents < 1 || latents > QW_MAX_PICTURES || !v || !(sigma >= 0 && sigma <= 1))
         return qw_fail(&q->error, QWEN_EARG, "velocity: %d latents, sigma %g", latents, sigma);
-    if (qw_need_dit(q))
-        return q->error.status;
+    if (qw_need_dit(q)) return q->error.status;
     int64_t dim[2] = { -1, q->dit_config.text_width };
     double *words = take_numbers(q, text, 2, dim, "text");
     double *x = words ? pack_latents(q, latent, latents, grid, &rows) : NULL;
     const int noises = q->dit_config.layer3d && latents > 1 ? latents - 1 : 1;
     int64_t noise_rows = 0;
-    for (int i = 0; x && i < noises; i++)
-        noise_rows += (int64_t)grid[i].rows * grid[i].cols;
+    for (int i = 0; x && i < noises; i++) noise_rows += (int64_t)grid[i].rows * grid[i].cols;
     const int64_t f = q->dit_config.in, z = f / 4, h = 2 * (int64_t)grid[0].rows,
                   w = 2 * (int64_t)grid[0].cols;
     double *out = x ? calloc((size_t)(noise_rows * f), sizeof *out) : NULL;
     double *latents_out = out ? calloc((size_t)(noise_rows * f), sizeof *out) : NULL;
-    if (x && !latents_out)
-        qw_fail(&q->error, QWEN_ENOMEM, "no memory for the velocity");
+    if (x && !latents_out) qw_fail(&q->error, QWEN_ENOMEM, "no memory for the velocity");
     if (latents_out) {
         velocity_call c = { .t = sigma, .work = { .q = q, .passes = 1 } };
         c.work.seq[0] = (qw_dit_sequence){ .x = x,
@@ -526,16 +474,12 @@ int qwen_decode(qwen *q, const qwen_array *latent, qwen_array *picture)
 {
     qw_stage s;
     const int status = usable(q);
-    if (status)
-        return status;
-    if (!picture)
-        return qw_fail(&q->error, QWEN_EARG, "nowhere to put the picture");
-    if (qw_need_vae(q, QW_VAE_DECODER))
-        return q->error.status;
+    if (status) return status;
+    if (!picture) return qw_fail(&q->error, QWEN_EARG, "nowhere to put the picture");
+    if (qw_need_vae(q, QW_VAE_DECODER)) return q->error.status;
     int64_t dim[3] = { q->vae_config.z, -1, -1 };
     double *x = take_numbers(q, latent, 3, dim, "latent");
-    if (!x)
-        return q->error.status;
+    if (!x) return q->error.status;
     const int64_t up = 8 * qw_vae_enlarges(q->vae), H = dim[1] * up, W = dim[2] * up,
                   C = q->vae_config.channels;
     double *out = calloc((size_t)(H * W * C), sizeof *out);
@@ -549,8 +493,7 @@ int qwen_decode(qwen *q, const qwen_array *latent, qwen_array *picture)
     qw_stage_begin(&s, q, NULL, q->vae_dev, "decode", 1, 0);
     qw_stage_decode(&s, &w);
     if (!qw_stage_end(&s, NULL)) {
-        for (int64_t i = 0; i < H * W * C; i++)
-            out[i] = fmax(-1, fmin(1, out[i]));
+        for (int64_t i = 0; i < H * W * C; i++) out[i] = fmax(-1, fmin(1, out[i]));
         give_numbers(q, q->vae_dev, out, 3, (int64_t[]){ H, W, C }, picture);
     }
     free(x);
@@ -562,12 +505,9 @@ int qwen_encode(qwen *q, const qwen_array *picture, qwen_array *latent)
 {
     qw_stage s;
     const int status = usable(q);
-    if (status)
-        return status;
-    if (!latent)
-        return qw_fail(&q->error, QWEN_EARG, "nowhere to put the latent");
-    if (qw_need_vae(q, QW_VAE_ENCODER))
-        return q->error.status;
+    if (status) return status;
+    if (!latent) return qw_fail(&q->error, QWEN_EARG, "nowhere to put the latent");
+    if (qw_need_vae(q, QW_VAE_ENCODER)) return q->error.status;
     int64_t dim[3] = { -1, -1, q->vae_config.channels };
     double *x = take_numbers(q, picture, 3, dim, "picture");
     if (x && (dim[0] % 8 || dim[1] % 8))
@@ -597,13 +537,12 @@ static int take_grids(qwen *q, const qwen_array *grid, int64_t merge, qw_grid *p
 {
     const int32_t *g = take_ints(q, grid, 2, 3, "grid");
     *pictures = 0;
-    if (!g)
-        return q->error.status;
+    if (!g) return q->error.status;
     if (grid->dim[0] > QW_MAX_PICTURES)
         return qw_fail(&q->error, QWEN_EARG, "grid: %lld pictures", (long long)grid->dim[0]);
     for (int64_t i = 0; i < grid->dim[0]; i++, g += 3) {
-        if (g[0] != 1 || g[1] < 1 || g[2] < 1 || g[1] > 1 << 14 || g[2] > 1 << 14 || g[1] % merge ||
-            g[2] % merge)
+        if (g[0] != 1 || g[1] < 1 || g[2] < 1 || g[1] > 1 << 14 || g[2] > 1 << 14 || g[1] % merge
+            || g[2] % merge)
             return qw_fail(
                 &q->error, QWEN_EARG,
                 "grid: picture %lld is %dx%dx%d patches, not 1 frame of multiples of %lld",
@@ -625,8 +564,13 @@ static int hidden_states(qwen *q, const int32_t *ids, int64_t n, const double *f
     if (!positions || !out)
         qw_fail(&q->error, QWEN_ENOMEM, "no memory for %lld hidden states", (long long)n);
     else if (!qw_mrope_positions(&q->text_config, ids, n, merged, pictures, positions, &q->error)) {
-        qw_text_work w = { .q = q, .ids = ids, .n = n, .features = features, .feature_rows = rows,
-                           .positions = positions, .out = out };
+        qw_text_work w = { .q = q,
+                           .ids = ids,
+                           .n = n,
+                           .features = features,
+                           .feature_rows = rows,
+                           .positions = positions,
+                           .out = out };
         qw_stage_begin(&s, q, NULL, q->text_dev, "text", 1, (int)q->text_config.layers);
         qw_stage_reserve(&s, qw_text_body, &w);
         qw_stage_run(&s, qw_text_body, &w, out, n * width);
@@ -644,13 +588,10 @@ int qwen_hidden(qwen *q, const qwen_array *ids, const qwen_array *features, cons
     qw_grid patches[QW_MAX_PICTURES], merged[QW_MAX_PICTURES];
     int pictures = 0;
     const int status = usable(q);
-    if (status)
-        return status;
+    if (status) return status;
     const int32_t *list = take_ints(q, ids, 1, 0, "ids");
-    if (!list || !hidden)
-        return qw_fail(&q->error, QWEN_EARG, "nowhere to put the hidden states");
-    if (qw_need_text(q))
-        return q->error.status;
+    if (!list || !hidden) return qw_fail(&q->error, QWEN_EARG, "nowhere to put the hidden states");
+    if (qw_need_text(q)) return q->error.status;
     int64_t images = 0;
     for (int64_t i = 0; i < ids->dim[0]; i++) {
         if (list[i] < 0 || list[i] >= q->text_config.vocab)
@@ -658,17 +599,13 @@ int qwen_hidden(qwen *q, const qwen_array *ids, const qwen_array *features, cons
                            list[i], (long long)q->text_config.vocab);
         images += list[i] == q->text_config.image_token;
     }
-    if (!features != !grid)
-        return qw_fail(&q->error, QWEN_EARG, "features and grid go together");
-    if (!features)
-        return hidden_states(q, list, ids->dim[0], NULL, 0, NULL, 0, hidden);
+    if (!features != !grid) return qw_fail(&q->error, QWEN_EARG, "features and grid go together");
+    if (!features) return hidden_states(q, list, ids->dim[0], NULL, 0, NULL, 0, hidden);
     int64_t dim[2] = { images, q->text_config.width };
     const int64_t merge = q->vision_config.merge ? q->vision_config.merge : 2;
-    if (take_grids(q, grid, merge, patches, merged, &pictures))
-        return q->error.status;
+    if (take_grids(q, grid, merge, patches, merged, &pictures)) return q->error.status;
     double *x = take_numbers(q, features, 2, dim, "features");
-    if (x)
-        hidden_states(q, list, ids->dim[0], x, images, merged, pictures, hidden);
+    if (x) hidden_states(q, list, ids->dim[0], x, images, merged, pictures, hidden);
     free(x);
     return q->error.status;
 }
@@ -679,12 +616,10 @@ int qwen_vision(qwen *q, const qwen_array *pixels, const qwen_array *grid, qwen_
     qw_stage s;
     int pictures = 0;
     const int status = usable(q);
-    if (status)
-        return status;
-    if (!features)
-        return qw_fail(&q->error, QWEN_EARG, "nowhere to put the features");
-    if (qw_need_vision(q) ||
-        take_grids(q, grid, q->vision_config.merge, patches, merged, &pictures))
+    if (status) return status;
+    if (!features) return qw_fail(&q->error, QWEN_EARG, "nowhere to put the features");
+    if (qw_need_vision(q)
+        || take_grids(q, grid, q->vision_config.merge, patches, merged, &pictures))
         return q->error.status;
     const qw_vision_config *c = &q->vision_config;
     int64_t rows = 0, out_rows = 0;
@@ -695,8 +630,7 @@ int qwen_vision(qwen *q, const qwen_array *pixels, const qwen_array *grid, qwen_
     int64_t dim[2] = { rows, c->channels * c->temporal * c->patch * c->patch };
     double *x = take_numbers(q, pixels, 2, dim, "pixels");
     double *out = x ? calloc((size_t)(out_rows * c->out), sizeof *out) : NULL;
-    if (x && !out)
-        qw_fail(&q->error, QWEN_ENOMEM, "no memory for features");
+    if (x && !out) qw_fail(&q->error, QWEN_ENOMEM, "no memory for features");
     if (out) {
         const double *in = x;
         double *to = out;

@@ -25,8 +25,8 @@ enum { BUILT_IN = sizeof built_in / sizeof built_in[0], MODULES = 16, VARIANTS =
 static const char *const fastest_first[] = { "cuda", "hip", "cpu", "onednn" };
 
 typedef struct module {
-    char              name[64];         /* file name without .so */
-    char              why[300];         /* why it cannot be used, or empty */
+    char name[64]; /* file name without .so */
+    char why[300]; /* why it cannot be used, or empty */
     const qw_backend *backend;
 } module;
 
@@ -132,7 +132,7 @@ static int open_named(const qw_backend *b, const char *name, int threads, qw_dev
     for (int i = 0; i < VARIANTS; i++) {
         const int status = open_at(b, i, threads, out);
         if (status == QW_DECLINE) break;
-        if (status == QWEN_ENOMEM) return status;       /* the next variant is another device */
+        if (status == QWEN_ENOMEM) return status; /* the next variant is another device */
         if (status) {
             failed = status;
             continue;
@@ -163,7 +163,10 @@ static int open_fastest(int threads, qw_device **out)
     return QWEN_EDEVICE;
 }
 
-typedef struct list { char text[700]; size_t n; } list;
+typedef struct list {
+    char text[700];
+    size_t n;
+} list;
 
 static int add_name(void *user, const char *name, const char *what, const char *why_not)
 {

@@ -8,7 +8,7 @@
  * compute queue.  Where there is no room for two slots one must do, and nothing is copied ahead.
  * Between begin and end a slot is a group's own: nets do not nest more groups than there are
  * slots. */
-#define _DEFAULT_SOURCE                 /* madvise */
+#define _DEFAULT_SOURCE /* madvise */
 #include "residency.h"
 #include "store.h"
 #include <stdarg.h>
@@ -18,42 +18,42 @@
 #include <unistd.h>
 
 typedef struct matrix {
-    qw_tensor *view;                    /* the net's own tensor */
-    qw_tensor  host;                    /* as it lies in host memory */
-    qw_tensor  packed;                  /* as it lies on the device, in its last place there */
-    size_t     bytes, offset;           /* packed size, place in the group */
-    int        mapped;                  /* lies in a mapping, not in memory of ours */
+    qw_tensor *view;      /* the net's own tensor */
+    qw_tensor host;       /* as it lies in host memory */
+    qw_tensor packed;     /* as it lies on the device, in its last place there */
+    size_t bytes, offset; /* packed size, place in the group */
+    int mapped;           /* lies in a mapping, not in memory of ours */
 } matrix;
 
 struct qw_group {
     qw_residency *owner;
-    char    name[48];
+    char name[48];
     matrix *matrix;
-    int     matrices, room;
-    size_t  bytes;                      /* packed, all */
-    int     kept;
-    qw_group *next_streamed;            /* in a ring */
+    int matrices, room;
+    size_t bytes; /* packed, all */
+    int kept;
+    qw_group *next_streamed; /* in a ring */
 };
 
 typedef struct slot {
-    void     *memory;
+    void *memory;
     qw_group *holds;
     uint64_t ready, used; /* tickets: filled by the copy queue, left by the compute queue */
-    int       has_used;
-    int       open;                     /* between begin and end of what it holds */
+    int has_used;
+    int open; /* between begin and end of what it holds */
 } slot;
 
 struct qw_residency {
     qw_device *dev;
-    uint64_t   memory;
+    uint64_t memory;
     qw_group **group;
-    int        groups;
-    void     **block;
-    int        blocks;
-    uint64_t   kept, streamed, copies;
+    int groups;
+    void **block;
+    int blocks;
+    uint64_t kept, streamed, copies;
     uint64_t touched; /* host device: mapped bytes used since pages were given back */
-    slot       slot[2];
-    int        slots, turn;
+    slot slot[2];
+    int slots, turn;
 };
 
 int qw_residency_new(qw_residency **out, qw_device *dev, uint64_t memory, qw_error *err)
@@ -241,7 +241,7 @@ int qw_residency_commit(qw_residency *s, qw_error *err)
 {
     if (err->status) return err->status;
     if (!s->dev->host) return commit_device(s, err);
-    for (int i = 0; i < s->groups; i++) {       /* pages beyond the bound come and go */
+    for (int i = 0; i < s->groups; i++) { /* pages beyond the bound come and go */
         const uint64_t bytes = s->group[i]->bytes;
         if (s->memory && s->kept + bytes > s->memory) s->streamed += bytes;
         else s->kept += bytes;
@@ -273,8 +273,8 @@ static slot *free_slot(qw_residency *s)
 static void fetch(qw_run *r, qw_residency *s, slot *to, qw_group *g)
 {
     to->holds = g;
-    if ((to->has_used && s->dev->wait(s->dev, QW_COPY, to->used)) ||
-        fill(s, g, to->memory, QW_COPY) || s->dev->mark(s->dev, QW_COPY, &to->ready))
+    if ((to->has_used && s->dev->wait(s->dev, QW_COPY, to->used)) || fill(s, g, to->memory, QW_COPY)
+        || s->dev->mark(s->dev, QW_COPY, &to->ready))
         qw_run_fail(r, QWEN_EDEVICE, "%s did not take the weights of %s", s->dev->name, g->name);
 }
 

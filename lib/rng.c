@@ -47,15 +47,19 @@ static double uniform53(qw_rng *g) /* [0, 1) in steps of 2^-53; the high word co
 /* --- the CPU generator ------------------------------------------------------------------------ */
 
 /* How a draw of 16 or more rounds: bits of the uniform numbers, type of every intermediate. */
-typedef struct rounding { qw_dtype step; uint32_t mask; double unit; } rounding;
+typedef struct rounding {
+    qw_dtype step;
+    uint32_t mask;
+    double unit;
+} rounding;
 
 static double rounded(qw_dtype t, double x)
 {
     switch (t) {
-    case QW_F64:  return x;
+    case QW_F64: return x;
     case QW_BF16: return (double)qw_bf16_to_f32(qw_f32_to_bf16((float)x));
-    case QW_F16:  return (double)qw_f16_to_f32(qw_f32_to_f16((float)x));
-    default:      return (double)(float)x;
+    case QW_F16: return (double)qw_f16_to_f32(qw_f32_to_f16((float)x));
+    default: return (double)(float)x;
     }
 }
 
@@ -67,7 +71,7 @@ static double uniform(qw_rng *g, const rounding *r)
 /* Sixteen uniform numbers become normal: pairs (j, j + 8) by Box and Muller, in the step's type. */
 static void box_muller_16(double d[16], qw_dtype step)
 {
-    const double turn = step == QW_F64 ? two_pi : (double)(float)two_pi;  /* float32 even in bf16 */
+    const double turn = step == QW_F64 ? two_pi : (double)(float)two_pi; /* float32 even in bf16 */
     for (int j = 0; j < 8; j++) {
         const double u1 = rounded(step, 1 - d[j]), u2 = d[j + 8];
         const double radius = rounded(step, sqrt(rounded(step, -2 * rounded(step, qw_log(u1)))));
@@ -95,7 +99,7 @@ static double draw_small(qw_rng *g)
         return g->spare;
     }
     const double u1 = uniform53(g), u2 = uniform53(g);
-    const double radius = sqrt(-2 * qw_log(1 - u2));        /* torch: log1p(-u2); 1 - u2 is exact */
+    const double radius = sqrt(-2 * qw_log(1 - u2)); /* torch: log1p(-u2); 1 - u2 is exact */
     g->spare = radius * qw_sin(two_pi * u1);
     g->has_spare = 1;
     return radius * qw_cos(two_pi * u1);
@@ -179,9 +183,13 @@ static void draw_cuda(qw_rng *g, qw_dtype dtype, int64_t n, double *out)
  * because the published 1024 x 1024 fits: up to that many numbers the card does not matter. */
 static uint64_t cuda_threads(const char *name)
 {
-    static const struct { const char *name; uint64_t threads; } card[] = {
-        { "h100", 132 * 2048 }, { "a100", 108 * 2048 }, { "4090", 128 * 1536 },
-        { "3090", 82 * 1536 } };
+    static const struct {
+        const char *name;
+        uint64_t threads;
+    } card[] = { { "h100", 132 * 2048 },
+                 { "a100", 108 * 2048 },
+                 { "4090", 128 * 1536 },
+                 { "3090", 82 * 1536 } };
     if (!name) return card[0].threads;
     for (size_t i = 0; i < sizeof card / sizeof *card; i++)
         if (!strcmp(name, card[i].name)) return card[i].threads;

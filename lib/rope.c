@@ -5,8 +5,10 @@
 #include "net.h"
 #include <math.h>
 
-enum { THETA = 10000,                   /* of the DiT and of the vision tower */
-       HALF = 2048 };                   /* half of the largest head that a configuration may have */
+enum {
+    THETA = 10000, /* of the DiT and of the vision tower */
+    HALF = 2048
+}; /* half of the largest head that a configuration may have */
 
 /* Axis a has axes[a] / 2 frequencies 10000^(-2k / axes[a]); out [head/2]: the three axes one after
  * another. */
@@ -109,8 +111,8 @@ void qw_mrope_angles(const qw_text_config *c, const int32_t *positions, int64_t 
     for (int64_t i = 0; i < n; i++)
         for (int64_t k = 0; k < half; k++) {
             const int axis = k < c->section[0] ? 0 : k < c->section[0] + c->section[1] ? 1 : 2;
-            angle[i * half + k] = positions[axis * n + i] *
-                                  pow(c->theta, -2.0 * (double)k / (double)c->head);
+            angle[i * half + k] = positions[axis * n + i]
+                                  * pow(c->theta, -2.0 * (double)k / (double)c->head);
         }
 }
 

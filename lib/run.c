@@ -149,7 +149,10 @@ qw_tensor qw_new3(qw_run *r, qw_dtype t, int64_t a, int64_t b, int64_t c)
 /* --- runs of contiguous elements ----------------------------------------------------------- */
 
 /* A tensor as `count` runs of `n` contiguous elements: dense tensors are one run. */
-typedef struct runs { int64_t count, n; int outer; } runs;
+typedef struct runs {
+    int64_t count, n;
+    int outer;
+} runs;
 
 static runs runs_of(const qw_tensor *t)
 {
@@ -173,24 +176,26 @@ static unsigned char *run_at(const qw_tensor *t, const runs *s, int64_t i)
 static void encode(qw_dtype type, const double *x, int64_t n, void *out)
 {
     for (int64_t i = 0; i < n; i++) switch (type) {
-    case QW_F64:  ((double *)out)[i] = x[i]; break;
-    case QW_F16:  ((uint16_t *)out)[i] = qw_f32_to_f16((float)x[i]); break;
-    case QW_BF16: ((uint16_t *)out)[i] = qw_f32_to_bf16((float)x[i]); break;
-    case QW_I32:  ((int32_t *)out)[i] = (int32_t)x[i]; break;
-    default:      ((float *)out)[i] = (float)x[i]; break;
-    }
+        case QW_F64: ((double *)out)[i] = x[i]; break;
+        case QW_F16: ((uint16_t *)out)[i] = qw_f32_to_f16((float)x[i]); break;
+        case QW_BF16: ((uint16_t *)out)[i] = qw_f32_to_bf16((float)x[i]); break;
+        case QW_I32: ((int32_t *)out)[i] = (int32_t)x[i]; break;
+        default: ((float *)out)[i] = (float)x[i]; break;
+        }
 }
 
 static void decode(qw_dtype type, const void *in, int64_t n, double *x)
 {
     float part[256];
     if (type == QW_F64) memcpy(x, in, (size_t)n * sizeof *x);
-    else if (type == QW_I32) for (int64_t i = 0; i < n; i++) x[i] = ((const int32_t *)in)[i];
-    else for (int64_t i = 0; i < n; i += 256) {
-        const int64_t k = n - i < 256 ? n - i : 256;
-        qw_decode_f32(type, (const unsigned char *)in + qw_row_bytes(type, i), k, part);
-        for (int64_t j = 0; j < k; j++) x[i + j] = part[j];
-    }
+    else if (type == QW_I32)
+        for (int64_t i = 0; i < n; i++) x[i] = ((const int32_t *)in)[i];
+    else
+        for (int64_t i = 0; i < n; i += 256) {
+            const int64_t k = n - i < 256 ? n - i : 256;
+            qw_decode_f32(type, (const unsigned char *)in + qw_row_bytes(type, i), k, part);
+            for (int64_t j = 0; j < k; j++) x[i + j] = part[j];
+        }
 }
 
 static int number_type(qw_dtype t)
@@ -266,7 +271,7 @@ static int64_t scan(qw_dtype type, const void *data, int64_t n, double *most)
  */
 static int64_t not_finite(const qw_tensor *t, double *most, double *value)
 {
-    if (t->dtype == QW_I8) {            /* codes are finite; their scales might not be */
+    if (t->dtype == QW_I8) { /* codes are finite; their scales might not be */
         for (int64_t i = 0; i < t->dim[0]; i++) {
             const double scale = t->scale ? (double)t->scale[t->scale_stride * i] : 1;
             *value = scale;
@@ -343,10 +348,15 @@ void qw_require_finite(qw_run *r, qw_tensor t, const char *what)
 
 /* --- fallback on a device that is not host ------------------------------------------------- */
 
-enum { OPERANDS = 8 };                  /* the most operands of any op */
+enum { OPERANDS = 8 }; /* the most operands of any op */
 
 /* One operand brought to host memory.  dev: where it lies on the device. */
-typedef struct staged { qw_tensor dev; void *data; float *scale; void *block_scale; } staged;
+typedef struct staged {
+    qw_tensor dev;
+    void *data;
+    float *scale;
+    void *block_scale;
+} staged;
 
 static void *fetch(qw_run *r, const void *from, size_t bytes, int *status)
 {
@@ -380,7 +390,7 @@ static void stage(qw_run *r, staged *s, qw_tensor *t, unsigned role, int *status
 static int unstage(qw_run *r, const staged *s)
 {
     int status = r->dev->put(r->dev, QW_COMPUTE, s->dev.data, s->data, qw_extent(&s->dev));
-    if (!status && s->scale)            /* the scales of quantised rows are written with them */
+    if (!status && s->scale) /* the scales of quantised rows are written with them */
         status = r->dev->put(r->dev, QW_COMPUTE, (void *)(uintptr_t)s->dev.scale, s->scale,
                              qw_scales(&s->dev) * sizeof(float));
     return status;
@@ -398,7 +408,7 @@ static int reference_staged(qw_run *r, const qw_op_info *info, void *args)
     n = 0;
     for (const qw_operand *o = info->operand; o->name; o++, n++)
         if (!status && o->role & QW_OUT && s[n].data) status = unstage(r, &s[n]);
-    const int last = r->dev->sync(r->dev);      /* the queue may still read our copies */
+    const int last = r->dev->sync(r->dev); /* the queue may still read our copies */
     for (n = 0; n < OPERANDS; n++) {
         free(s[n].data);
         free(s[n].scale);
@@ -492,7 +502,8 @@ static void dispatch(qw_run *r, enum qw_op op, void *args)
     } else if (r->check && r->dev->host && !qw_is_plan(r->dev)) check_result(r, info, args);
 }
 
-#define X(op) void qw_##op(qw_run *r, qw_##op##_args a) { dispatch(r, QW_OP_##op, &a); }
+#define X(op) \
+    void qw_##op(qw_run *r, qw_##op##_args a) { dispatch(r, QW_OP_##op, &a); }
 QW_OPS(X)
 #undef X
 

@@ -9,11 +9,16 @@
 
 enum { HEADER_BYTES = 100 << 20 };
 
-typedef struct span { int64_t begin, end; const char *name; } span;
+typedef struct span {
+    int64_t begin, end;
+    const char *name;
+} span;
 
 static qw_dtype dtype_of(const char *name)
 {
-    static const struct { const char *name; qw_dtype type;
+    static const struct {
+        const char *name;
+        qw_dtype type;
     } types[] = {
         { "F64", QW_F64 },        { "F32", QW_F32 },        { "F16", QW_F16 },
         { "BF16", QW_BF16 },      { "F8_E4M3", QW_F8E4M3 }, { "F8_E5M2", QW_F8E5M2 },
@@ -36,7 +41,7 @@ static int read_shape(const json_t *shape, qw_entry *e, int64_t *elements, const
     if (json_array_size(shape) > QW_FILE_RANK)
         return qw_fail(err, QWEN_EFORMAT, "%s: its shape has %zu dims, at most %d are supported",
                        where, json_array_size(shape), QW_FILE_RANK);
-    int64_t product = 1;                /* of the dims that are not 0 */
+    int64_t product = 1; /* of the dims that are not 0 */
     int zero = 0;
     e->rank = (int)json_array_size(shape);
     for (int i = 0; i < e->rank; i++) {
@@ -137,7 +142,8 @@ static int read_metadata(qw_file *f, json_t *meta, qw_error *err)
     json_t *value;
     if (!json_is_object(meta))
         return qw_fail(err, QWEN_EFORMAT, "%s: __metadata__ is not an object", f->path);
-    json_object_foreach(meta, key, value) {
+    json_object_foreach(meta, key, value)
+    {
         if (!json_is_string(value))
             return qw_fail(err, QWEN_EFORMAT, "%s: __metadata__ has a value that is not a string",
                            f->path);
@@ -160,7 +166,8 @@ static int read_header(qw_store *s, int file, json_t *header, size_t skip, qw_er
     if (!at)
         return qw_fail(err, QWEN_ENOMEM, "%s: no memory for %zu tensors", f->path,
                        json_object_size(header));
-    json_object_foreach(header, name, value) {
+    json_object_foreach(header, name, value)
+    {
         if (status) break;
         if (!strcmp(name, "__metadata__")) status = read_metadata(f, value, err);
         else status = read_tensor(s, file, name, value, f->map + skip, size, &at[n++], err);

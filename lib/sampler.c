@@ -13,13 +13,13 @@ enum { BUFFERS = 8, HISTORY = 4 };
 
 typedef struct walk {
     const qw_sampler *s;
-    const float *sigma;                 /* [steps + 1] */
-    int       steps, step;
-    int64_t   n;
-    double   *x;                        /* [n] */
-    double   *b[BUFFERS];               /* [n] each, in one block */
+    const float *sigma; /* [steps + 1] */
+    int steps, step;
+    int64_t n;
+    double *x;          /* [n] */
+    double *b[BUFFERS]; /* [n] each, in one block */
     qw_error *err;
-    int       variant;
+    int variant;
 } walk;
 
 void qw_guide(double *v, const double *pos, const double *neg, int64_t rows, int64_t n, double g,
@@ -53,7 +53,7 @@ static int velocity(walk *w, const double *x, double sigma, double *v)
     return status ? stopped(w, status) : QWEN_OK;
 }
 
-static int denoise(walk *w, const double *x, double sigma, double *x0)      /* D(x, sigma) */
+static int denoise(walk *w, const double *x, double sigma, double *x0) /* D(x, sigma) */
 {
     if (velocity(w, x, sigma, x0)) return w->err->status;
     for (int64_t i = 0; i < w->n; i++) x0[i] = x[i] - sigma * x0[i];
@@ -78,7 +78,7 @@ static void copy(walk *w, double *to, const double *from)
     memcpy(to, from, (size_t)w->n * sizeof *to);
 }
 
-static void add(walk *w, double *y, double a, const double *x)              /* y += a x */
+static void add(walk *w, double *y, double a, const double *x) /* y += a x */
 {
     for (int64_t i = 0; i < w->n; i++) y[i] += a * x[i];
 }
@@ -108,7 +108,7 @@ static int step_heun(walk *w, double s, double next)
     return QWEN_OK;
 }
 
-static int step_dpm_2(walk *w, double s, double next)       /* midpoint in ln sigma */
+static int step_dpm_2(walk *w, double s, double next) /* midpoint in ln sigma */
 {
     double *const d = w->b[0], *const x2 = w->b[1];
     if (velocity(w, w->x, s, d)) return w->err->status;
@@ -132,7 +132,7 @@ static int step_dpmpp_2m(walk *w, double s, double next)
     else {
         const double h = log(s / next), grow = -expm1(-h);
         double a = 0;
-        if (w->step) a = h / (2 * log((double)w->sigma[w->step - 1] / s));      /* 1/(2 r) */
+        if (w->step) a = h / (2 * log((double)w->sigma[w->step - 1] / s)); /* 1/(2 r) */
         for (int64_t i = 0; i < w->n; i++) {
             const double target = w->step ? (1 + a) * x0[i] - a * last[i] : x0[i];
             w->x[i] = next / s * w->x[i] + grow * target;
@@ -191,9 +191,11 @@ static void combine(walk *w, const double *weight, int order) /* x += sum weight
 /* Adams and Bashforth, as if the steps were equal */
 static int step_ipndm(walk *w, double s, double next)
 {
-    static const double table[HISTORY][HISTORY] = {
-        { 1 }, { 3.0 / 2, -1.0 / 2 }, { 23.0 / 12, -16.0 / 12, 5.0 / 12 },
-        { 55.0 / 24, -59.0 / 24, 37.0 / 24, -9.0 / 24 } };
+    static const double table[HISTORY][HISTORY] = { { 1 },
+                                                    { 3.0 / 2, -1.0 / 2 },
+                                                    { 23.0 / 12, -16.0 / 12, 5.0 / 12 },
+                                                    { 55.0 / 24, -59.0 / 24, 37.0 / 24,
+                                                      -9.0 / 24 } };
     double weight[HISTORY];
     double *const d = newest(w);
     if (velocity(w, w->x, s, d)) return w->err->status;
@@ -215,8 +217,8 @@ static double lagrange_integral(const float *sigma, int i, int j, int order)
         double product = 1;
         for (int k = 0; k < order; k++)
             if (k != j)
-                product *= (tau - (double)sigma[i - k]) /
-                           ((double)sigma[i - j] - (double)sigma[i - k]);
+                product *= (tau - (double)sigma[i - k])
+                           / ((double)sigma[i - j] - (double)sigma[i - k]);
         sum += product;
     }
     return sum * half;
@@ -224,7 +226,7 @@ static double lagrange_integral(const float *sigma, int i, int j, int order)
 
 static int step_lms(walk *w, double s, double next)
 {
-    double weight[HISTORY] = { -s };                        /* to 0: D(x) itself */
+    double weight[HISTORY] = { -s }; /* to 0: D(x) itself */
     double *const d = newest(w);
     if (velocity(w, w->x, s, d)) return w->err->status;
     const int order = next == 0 ? 1 : w->step < HISTORY ? w->step + 1 : HISTORY;
@@ -292,10 +294,10 @@ static void solve(int n, double a[3][3], double *b)
 }
 
 typedef struct unipc {
-    double r[3]; /* places of the older points, in units of h; the newest is 1 */
-    double ratio;                       /* std(s') / std(s): weight of the old x */
-    double push;                        /* - alpha(s') expm1(-h) for the newest D */
-    double pull;                        /* - alpha(s') B for the corrections */
+    double r[3];  /* places of the older points, in units of h; the newest is 1 */
+    double ratio; /* std(s') / std(s): weight of the old x */
+    double push;  /* - alpha(s') expm1(-h) for the newest D */
+    double pull;  /* - alpha(s') B for the corrections */
     double predict[3], correct[3];
 } unipc;
 
@@ -410,10 +412,7 @@ static const struct entry *find(const char *name)
     return NULL;
 }
 
-int qw_sampler_known(const char *name)
-{
-    return find(name) != NULL;
-}
+int qw_sampler_known(const char *name) { return find(name) != NULL; }
 
 const char *qw_sampler_name(int i)
 {
@@ -442,8 +441,8 @@ int qw_sample(const char *name, const qw_sampler *s, const float *sigma, int ste
     if (e->noisy && !s->noise)
         return qw_fail(err, QWEN_EARG, "the sampler \"%s\" needs fresh noise", e->name);
     for (int i = 0; i < steps; i++)
-        if (!(sigma[i] > 0 && sigma[i + 1] >= 0 && sigma[i + 1] < sigma[i] &&
-              (sigma[i + 1] > 0 || i == steps - 1)))
+        if (!(sigma[i] > 0 && sigma[i + 1] >= 0 && sigma[i + 1] < sigma[i]
+              && (sigma[i + 1] > 0 || i == steps - 1)))
             return qw_fail(
                 err, QWEN_EARG,
                 "the sigmas %d and %d are %g and %g, expected falling ones that end in 0 at the "
@@ -458,7 +457,12 @@ int qw_sample(const char *name, const qw_sampler *s, const float *sigma, int ste
         return qw_fail(err, QWEN_ENOMEM, "no memory for a sampler of %lld values",
                        (long long)count);
     qw_error own = { 0 };
-    walk w = { .s = s, .sigma = sigma, .steps = steps, .n = count, .x = x, .err = &own,
+    walk w = { .s = s,
+               .sigma = sigma,
+               .steps = steps,
+               .n = count,
+               .x = x,
+               .err = &own,
                .variant = e->variant };
     for (int i = 0; i < BUFFERS; i++) w.b[i] = block + i * count;
     const int status = e->run ? e->run(&w) : run_steps(&w, e);

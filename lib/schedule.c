@@ -79,16 +79,21 @@ static int make_raw(qw_schedule *s, const qw_schedule_request *q, int64_t train_
 
 /* --- diffusers -------------------------------------------------------------------------------- */
 
-static const qw_schedule_config published = {
-    .shift = 1, .base_shift = 0.5, .max_shift = 0.9, .terminal = 0.02, .base_len = 256,
-    .max_len = 8192, .train_steps = 1000, .dynamic = 1 };
+static const qw_schedule_config published = { .shift = 1,
+                                              .base_shift = 0.5,
+                                              .max_shift = 0.9,
+                                              .terminal = 0.02,
+                                              .base_len = 256,
+                                              .max_len = 8192,
+                                              .train_steps = 1000,
+                                              .dynamic = 1 };
 
 /* The published Lightning models' scheduler: one shift (3) at every size, no terminal. */
 static qw_schedule_config lightning(qw_schedule_config c, double shift)
 {
     c.dynamic = 1;
     c.linear = 0;
-    const double three = 1.0986122886681098;        /* ln 3 as the published file has it */
+    const double three = 1.0986122886681098; /* ln 3 as the published file has it */
     c.base_shift = c.max_shift = shift > 0 && shift != 3 ? log(shift) : three;
     c.terminal = 0;
     return c;
@@ -165,27 +170,21 @@ static int make_diffusers(qw_schedule *s, const qw_schedule_request *q, qw_sched
 /* --- ComfyUI ---------------------------------------------------------------------------------- */
 
 typedef struct comfy { /* comfy/model_sampling.py: ModelSamplingFlux, ModelSamplingDiscreteFlow */
-    double shift;                       /* linear: sigma(t) = shift t / (1 + (shift - 1) t) */
-    int    n;                           /* entries of the table, t = k/n for k = 1 .. n */
-    int    steps;                       /* asked for */
-    double *out; /* [room] sigmas found so far, without what is dropped later */
-    int    count;
+    double shift;      /* linear: sigma(t) = shift t / (1 + (shift - 1) t) */
+    int n;             /* entries of the table, t = k/n for k = 1 .. n */
+    int steps;         /* asked for */
+    double *out;       /* [room] sigmas found so far, without what is dropped later */
+    int count;
 } comfy;
 
-static double shifted(const comfy *m, double t)
-{
-    return m->shift * t / (1 + (m->shift - 1) * t);
-}
+static double shifted(const comfy *m, double t) { return m->shift * t / (1 + (m->shift - 1) * t); }
 
-static double table(const comfy *m, int k)          /* k = 0 .. n - 1, ascending */
+static double table(const comfy *m, int k) /* k = 0 .. n - 1, ascending */
 {
     return shifted(m, (k + 1) / (double)m->n);
 }
 
-static void append(comfy *m, double sigma)
-{
-    m->out[m->count++] = sigma;
-}
+static void append(comfy *m, double sigma) { m->out[m->count++] = sigma; }
 
 static void simple(comfy *m)
 {
@@ -266,7 +265,7 @@ static void exponential(comfy *m)
     append(m, 0);
 }
 
-static void ddim_uniform(comfy *m)      /* may have more steps than were asked for, as there */
+static void ddim_uniform(comfy *m) /* may have more steps than were asked for, as there */
 {
     const int stride = m->n / m->steps > 1 ? m->n / m->steps : 1;
     int last = 1;
@@ -304,11 +303,18 @@ static void kl_optimal(comfy *m)
 static void sgm_uniform(comfy *m) { normal(m, 1); }
 static void plain_normal(comfy *m) { normal(m, 0); }
 
-static const struct { const char *name; void (*fill)(comfy *m); } comfy_schedule[] = {
-    { "simple", simple }, { "normal", plain_normal }, { "sgm_uniform", sgm_uniform },
-    { "beta", beta }, { "karras", karras }, { "exponential", exponential },
-    { "ddim_uniform", ddim_uniform }, { "linear_quadratic", linear_quadratic },
-    { "kl_optimal", kl_optimal } };
+static const struct {
+    const char *name;
+    void (*fill)(comfy *m);
+} comfy_schedule[] = { { "simple", simple },
+                       { "normal", plain_normal },
+                       { "sgm_uniform", sgm_uniform },
+                       { "beta", beta },
+                       { "karras", karras },
+                       { "exponential", exponential },
+                       { "ddim_uniform", ddim_uniform },
+                       { "linear_quadratic", linear_quadratic },
+                       { "kl_optimal", kl_optimal } };
 enum { COMFY_SCHEDULES = sizeof comfy_schedule / sizeof *comfy_schedule };
 
 /* ComfyUI runs these with one step more and leaves the last but one sigma out. */
@@ -335,7 +341,8 @@ static int make_comfy(qw_schedule *s, const qw_schedule_request *q, int which, q
                        "%d steps at denoise %g are %.0f in all, expected at most %d", q->steps,
                        q->denoise, all, MOST_STEPS);
     const int dropped = drops_penultimate(q->sampler);
-    comfy m = { .n = q->shift > 0 ? 1000 : 10000, .shift = q->shift > 0 ? q->shift : exp(1.15),
+    comfy m = { .n = q->shift > 0 ? 1000 : 10000,
+                .shift = q->shift > 0 ? q->shift : exp(1.15),
                 .steps = (int)all + dropped };
     if (comfy_schedule[which].fill == kl_optimal && m.steps == 1)
         return qw_fail(err, QWEN_EARG, "the schedule \"kl_optimal\" needs at least 2 steps");
@@ -378,12 +385,10 @@ int qw_schedule_make(qw_schedule *out, const qw_schedule_request *q, qw_error *e
         make_diffusers(&s, &r, c, &own);
     } else if (!strcmp(name, "lightning")) {
         qw_schedule_request r = *q;
-        r.layered = 0;                                      /* its mu depends on nothing */
+        r.layered = 0; /* its mu depends on nothing */
         make_diffusers(&s, &r, lightning(c, q->flat), &own);
-    } else if (!strcmp(name, "raw"))
-        make_raw(&s, q, c.train_steps, &own);
-    else if (which < COMFY_SCHEDULES)
-        make_comfy(&s, q, which, &own);
+    } else if (!strcmp(name, "raw")) make_raw(&s, q, c.train_steps, &own);
+    else if (which < COMFY_SCHEDULES) make_comfy(&s, q, which, &own);
     else
         qw_fail(
             &own, QWEN_EARG,

@@ -23,8 +23,7 @@ static double now(void)
 static int tell(qw_stage *s, int step, int block)
 {
     const qwen_request *r = s->req;
-    if (!r || !r->progress)
-        return 0;
+    if (!r || !r->progress) return 0;
     const qwen_progress p = { .size = sizeof p,
                               .phase = s->name,
                               .step = step,
@@ -40,8 +39,7 @@ static int stage_poll(void *user)
 {
     qw_stage *s = user;
     const int step = s->run.step < 0 ? 0 : s->run.step, block = s->run.block < 0 ? 0 : s->run.block;
-    if (step == s->told_step && block == s->told_block)
-        return 0;
+    if (step == s->told_step && block == s->told_block) return 0;
     return tell(s, step, block);
 }
 
@@ -67,8 +65,7 @@ int qw_stage_begin(qw_stage *s, qwen *q, const qwen_request *req, qw_device *dev
     s->run.user = s;
     s->run.poll = req && req->progress ? stage_poll : NULL;
     s->run.tap = req && req->tap && !q->tally ? stage_tap : NULL;
-    if (!q->tally && tell(s, 0, 0))
-        qw_run_fail(&s->run, QWEN_ECANCELLED, "cancelled");
+    if (!q->tally && tell(s, 0, 0)) qw_run_fail(&s->run, QWEN_ECANCELLED, "cancelled");
     return s->run.error.status;
 }
 
@@ -93,16 +90,13 @@ static void tally_line(void *user, const char *line)
     }
     t->line[t->lines].line = qw_strdup(line);
     t->line[t->lines].count = times;
-    if (t->line[t->lines].line)
-        t->lines++;
-    else
-        t->failed = 1;
+    if (t->line[t->lines].line) t->lines++;
+    else t->failed = 1;
 }
 
 void qw_tally_free(qw_tally *t)
 {
-    for (int64_t i = 0; i < t->lines; i++)
-        free(t->line[i].line);
+    for (int64_t i = 0; i < t->lines; i++) free(t->line[i].line);
     free(t->line);
     memset(t, 0, sizeof *t);
 }
@@ -127,16 +121,14 @@ int qw_stage_reserve(qw_stage *s, qw_body body, void *arg)
 {
     qw_device *plan = NULL;
     qw_run r;
-    if (s->run.error.status)
-        return s->run.error.status;
+    if (s->run.error.status) return s->run.error.status;
     const int opened = qw_plan_open(s->run.dev, &plan);
     if (opened) {
         qw_run_fail(&s->run, opened, "no memory for a plan");
         return opened;
     }
     void *skipped; /* where qwen_plan's weights have their addresses, below 2^53 in each 2^54 */
-    if (qw_is_plan(s->run.dev))
-        plan->alloc(plan, SIZE_MAX / 2048, &skipped);
+    if (qw_is_plan(s->run.dev)) plan->alloc(plan, SIZE_MAX / 2048, &skipped);
     qw_run_init(&r, plan, NULL);
     r.stage = s->name;
     r.step = s->run.step;
@@ -146,20 +138,16 @@ int qw_stage_reserve(qw_stage *s, qw_body body, void *arg)
         r.user = t;
     }
     body(&r, arg);
-    if (r.error.status)
-        s->run.error = r.error;
-    if (!t || t->bounded)
-        require_room(s, r.peak);
+    if (r.error.status) s->run.error = r.error;
+    if (!t || t->bounded) require_room(s, r.peak);
     if (t) {
         t->scratch = r.peak > t->scratch ? r.peak : t->scratch;
         t->flops += r.flops * t->times;
-        if (t->failed)
-            qw_run_fail(&s->run, QWEN_ENOMEM, "no memory for the list of operations");
+        if (t->failed) qw_run_fail(&s->run, QWEN_ENOMEM, "no memory for the list of operations");
     } else if (!s->run.error.status) {
         qw_run_reserve(&s->run, r.peak);
     }
-    if (r.peak > s->q->peak_scratch)
-        s->q->peak_scratch = r.peak;
+    if (r.peak > s->q->peak_scratch) s->q->peak_scratch = r.peak;
     qw_run_free(&r);
     plan->close(plan);
     return s->run.error.status;
@@ -168,20 +156,17 @@ int qw_stage_reserve(qw_stage *s, qw_body body, void *arg)
 int qw_finite(const double *x, int64_t n)
 {
     for (int64_t i = 0; i < n; i++)
-        if (!(fabs(x[i]) <= DBL_MAX))
-            return 0;
+        if (!(fabs(x[i]) <= DBL_MAX)) return 0;
     return 1;
 }
 
 int qw_stage_run(qw_stage *s, qw_body body, void *arg, const double *out, int64_t n)
 {
     qw_run *r = &s->run;
-    if (r->error.status || s->q->tally)
-        return r->error.status;
+    if (r->error.status || s->q->tally) return r->error.status;
     body(r, arg);
-    if (r->error.status || qw_finite(out, n))
-        return r->error.status;
-    r->check = 1;                       /* once more, looking at each result */
+    if (r->error.status || qw_finite(out, n)) return r->error.status;
+    r->check = 1; /* once more, looking at each result */
     r->tap = NULL;
     r->magnitude = 0;
     body(r, arg);
@@ -208,10 +193,8 @@ int qw_stage_end(qw_stage *s, double *seconds)
             qw_say(q, 1, "%s: %s declined %llu of %llu calls of %s", s->name, r->dev->name,
                    (unsigned long long)r->declined[i], (unsigned long long)r->calls[i],
                    op_names[i]);
-    if (r->error.status && !q->error.status)
-        q->error = r->error;
-    if (seconds)
-        *seconds += now() - s->started;
+    if (r->error.status && !q->error.status) q->error = r->error;
+    if (seconds) *seconds += now() - s->started;
     qw_run_free(r);
     return q->error.status;
 }
@@ -252,8 +235,7 @@ static void run_control(qw_run *r, qw_velocity_work *w)
     const qwen *q = w->q;
     for (int p = 0; p < w->passes; p++) {
         w->seq[p].hook = NULL;
-        if (!w->condition)
-            continue;
+        if (!w->condition) continue;
         if (!p || w->samples[p] != w->samples[0])
             qw_control_forward(r, q->control, q->dit, w->control_mod, w->step, &w->seq[p],
                                w->condition, w->strength, q->comfy, w->samples[p]);
@@ -276,8 +258,7 @@ void qw_velocity_body(qw_run *r, void *arg)
 double *qw_doubles(qwen *q, int64_t n, const char *what)
 {
     double *x = calloc((size_t)(n > 0 ? n : 1), sizeof *x);
-    if (!x)
-        qw_fail(&q->error, QWEN_ENOMEM, "no memory for %lld numbers of %s", (long long)n, what);
+    if (!x) qw_fail(&q->error, QWEN_ENOMEM, "no memory for %lld numbers of %s", (long long)n, what);
     return x;
 }
 
@@ -286,36 +267,31 @@ int qw_show(qw_job *j, qw_device *dev, const double *x, int rank, const int64_t 
             const char *name)
 {
     qw_stage s = { .q = j->q, .req = j->req };
-    if (!j->req->tap || j->q->tally)
-        return QWEN_OK;
+    if (!j->req->tap || j->q->tally) return QWEN_OK;
     qw_run_init(&s.run, dev, NULL);
     s.run.tap = stage_tap;
     s.run.user = &s;
     qw_tap_doubles(&s.run, x, rank, dim, "%s", name);
-    if (s.run.error.status)
-        j->q->error = s.run.error;
+    if (s.run.error.status) j->q->error = s.run.error;
     return j->q->error.status;
 }
 
 int qw_show_ints(qw_job *j, const int32_t *x, int rank, const int64_t *dim, const char *name)
 {
     qw_stage s = { .q = j->q, .req = j->req };
-    if (!j->req->tap || j->q->tally)
-        return QWEN_OK;
+    if (!j->req->tap || j->q->tally) return QWEN_OK;
     qw_run_init(&s.run, j->q->dev, NULL);
     s.run.tap = stage_tap;
     s.run.user = &s;
     qw_tap_ints(&s.run, x, rank, dim, "%s", name);
-    if (s.run.error.status)
-        j->q->error = s.run.error;
+    if (s.run.error.status) j->q->error = s.run.error;
     return j->q->error.status;
 }
 
 void qw_latent_normalise(const qw_vae_config *c, const double *raw, int64_t n, double *out)
 {
     for (int64_t k = 0; k < c->z; k++)
-        for (int64_t i = 0; i < n; i++)
-            out[k * n + i] = (raw[k * n + i] - c->mean[k]) / c->std[k];
+        for (int64_t i = 0; i < n; i++) out[k * n + i] = (raw[k * n + i] - c->mean[k]) / c->std[k];
 }
 
 void qw_latent_raw(const qw_vae_config *c, const double *normalised, int64_t n, double *out)

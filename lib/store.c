@@ -165,7 +165,9 @@ static char *joined(const char *folder, const char *name, qw_error *err)
 /* What people give by mistake, from its first bytes; NULL: none of these. */
 static const char *other_format(const qw_file *f)
 {
-    static const struct { const char *head, *what; } formats[] = {
+    static const struct {
+        const char *head, *what;
+    } formats[] = {
         { "\x89PNG\r\n", "a PNG picture" },
         { "\xff\xd8\xff", "a JPEG picture" },
         { "PK\x03\x04", "a zip archive (as PyTorch's .ckpt and .pth are)" },
@@ -206,7 +208,8 @@ static int add_shards(qw_store *s, const char *path, const json_t *map, qw_error
     char *folder = slash ? strndup(path, (size_t)(slash - path)) : strdup(".");
     char shown[300];
     int status = seen && folder ? QWEN_OK : qw_fail(err, QWEN_ENOMEM, "no memory to read %s", path);
-    json_object_foreach((json_t *)(uintptr_t)map, key, value) {
+    json_object_foreach((json_t *)(uintptr_t)map, key, value)
+    {
         if (status) break;
         const char *name = json_string_value(value);
         if (!name) {
@@ -226,7 +229,8 @@ static int add_shards(qw_store *s, const char *path, const json_t *map, qw_error
         }
     }
     if (!status) status = qw_store_index(s, err);
-    json_object_foreach((json_t *)(uintptr_t)map, key, value) {
+    json_object_foreach((json_t *)(uintptr_t)map, key, value)
+    {
         if (status) break;
         const qw_entry *e = qw_store_find(s, key);
         const json_t *file = json_object_get(seen, json_string_value(value));
@@ -247,8 +251,7 @@ static int add_index(qw_store *s, const char *path, qw_error *err)
     const json_t *map = json_object_get(json, "weight_map");
     if (!json_is_object(map) || !json_object_size(map))
         status = qw_fail(err, QWEN_EFORMAT, "%s has no object weight_map (name -> file)", path);
-    else
-        status = add_shards(s, path, map, err);
+    else status = add_shards(s, path, map, err);
     json_decref(json);
     return status;
 }
@@ -269,8 +272,9 @@ static int choose(const char *folder, char **out, qw_error *err)
             if (!ends_with(e->d_name, ends[i])) continue;
             r = 3 * i + 2;
             for (int k = 0; k < 2; k++)
-                if (strlen(e->d_name) == strlen(known[k]) + strlen(ends[i]) &&
-                    !strncmp(e->d_name, known[k], strlen(known[k]))) r = 3 * i + k;
+                if (strlen(e->d_name) == strlen(known[k]) + strlen(ends[i])
+                    && !strncmp(e->d_name, known[k], strlen(known[k])))
+                    r = 3 * i + k;
         }
         if (r == 99 || r > rank) continue;
         several = r == rank;

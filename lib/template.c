@@ -7,10 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct template {
-    const char *name, *system, *before, *after;     /* before and after the user's text */
-    int64_t     drop;
-} template;
+typedef struct template
+{
+    const char *name, *system, *before, *after; /* before and after the user's text */
+    int64_t drop;
+}
+template;
 
 #define EDIT_SYSTEM                                                                                \
     "Describe the key features of the input image (color, shape, size, texture, objects, "         \
@@ -18,11 +20,11 @@ typedef struct template {
     "how the user's text instruction should alter or modify the image. Generate a new image that " \
     "meets the user's "                                                                            \
     "requirements while maintaining consistency with the original input where appropriate."
-#define PAD "<|image_pad|>"
-#define VISION "<|vision_start|>" PAD "<|vision_end|>"
+#define PAD          "<|image_pad|>"
+#define VISION       "<|vision_start|>" PAD "<|vision_end|>"
 #define SYSTEM_BEGIN "<|im_start|>system\n"
-#define SYSTEM_END "<|im_end|>\n<|im_start|>user\n"
-#define USER_END "<|im_end|>\n<|im_start|>assistant\n"
+#define SYSTEM_END   "<|im_end|>\n<|im_start|>user\n"
+#define USER_END     "<|im_end|>\n<|im_start|>assistant\n"
 
 static const template templates[] = {
     { "t2i",
@@ -35,12 +37,15 @@ static const template templates[] = {
 };
 
 /* A string that grows; failed: no memory. */
-typedef struct buffer { char *data; size_t used, room; int failed; } buffer;
+typedef struct buffer {
+    char *data;
+    size_t used, room;
+    int failed;
+} buffer;
 
 static void append_bytes(buffer *b, const char *s, size_t n)
 {
-    if (b->failed)
-        return;
+    if (b->failed) return;
     if (n >= b->room - b->used) {
         const size_t room = b->room + n + b->room / 2 + 256;
         char *data = realloc(b->data, room);
@@ -56,15 +61,11 @@ static void append_bytes(buffer *b, const char *s, size_t n)
     b->data[b->used] = 0;
 }
 
-static void append(buffer *b, const char *s)
-{
-    append_bytes(b, s, strlen(s));
-}
+static void append(buffer *b, const char *s) { append_bytes(b, s, strlen(s)); }
 
 static void append_pads(buffer *b, int64_t n)
 {
-    for (int64_t i = 0; i < n && !b->failed; i++)
-        append(b, PAD);
+    for (int64_t i = 0; i < n && !b->failed; i++) append(b, PAD);
 }
 
 /* "Picture 1: <|vision_start|>...<|vision_end|>Picture 2: ..." */
@@ -98,10 +99,8 @@ static int count_tokens(const qw_tokenizer *tok, const char *s, size_t n, int64_
 {
     int32_t *ids = NULL;
     *count = 0;
-    if (!n)
-        return QWEN_OK;
-    if (qw_tokenize(tok, s, n, &ids, count, err))
-        return err->status;
+    if (!n) return QWEN_OK;
+    if (qw_tokenize(tok, s, n, &ids, count, err)) return err->status;
     free(ids);
     return QWEN_OK;
 }
@@ -114,8 +113,7 @@ static char *template_text(const char *name, const char *system, int64_t *drop, 
     *drop = -1;
     for (size_t i = 0; i < sizeof templates / sizeof *templates; i++) {
         const template *t = &templates[i];
-        if (strcmp(name, t->name))
-            continue;
+        if (strcmp(name, t->name)) continue;
         *drop = system ? -1 : t->drop;
         append(&b, SYSTEM_BEGIN);
         append(&b, system ? system : t->system);
@@ -161,8 +159,7 @@ int qw_prompt_make(qw_prompt *out, const char *name, const char *system, const c
     memset(out, 0, sizeof *out);
     int next = 0;
     char *text = template_text(name, system, &out->drop, err);
-    if (!text)
-        return err->status;
+    if (!text) return err->status;
 
     /* The user's turn ends the part whose rows are dropped; pictures that a template puts before {}
      * are kept. With another system text the {} of the template is the last one: that text may hold
@@ -177,8 +174,7 @@ int qw_prompt_make(qw_prompt *out, const char *name, const char *system, const c
     }
     buffer b = { 0 };
     append_template(&b, text, (size_t)(brace - text), tokens, pictures, &next);
-    if (next == 0 && !strstr(brace, PAD))
-        append_pictures(&b, tokens, pictures);
+    if (next == 0 && !strstr(brace, PAD)) append_pictures(&b, tokens, pictures);
     append(&b, user_text);
     append_template(&b, brace + 2, strlen(brace + 2), tokens, pictures, &next);
     free(text);

@@ -6,31 +6,48 @@
 /* Elements and bytes of a block, unit roundoff. */
 static const struct {
     const char *name;
-    int64_t     elements;
-    size_t      bytes;
-    double      roundoff;
+    int64_t elements;
+    size_t bytes;
+    double roundoff;
 } types[QW_NDTYPES] = {
     [QW_NONE] = { "none", 1, 0, 0 },
-    [QW_F64] = { "f64", 1, 8, 0x1p-53 }, [QW_F32] = { "f32", 1, 4, 0x1p-24 },
-    [QW_F16] = { "f16", 1, 2, 0x1p-11 }, [QW_BF16] = { "bf16", 1, 2, 0x1p-8 },
+    [QW_F64] = { "f64", 1, 8, 0x1p-53 },
+    [QW_F32] = { "f32", 1, 4, 0x1p-24 },
+    [QW_F16] = { "f16", 1, 2, 0x1p-11 },
+    [QW_BF16] = { "bf16", 1, 2, 0x1p-8 },
     [QW_I32] = { "i32", 1, 4, 0 },
-    [QW_F8E4M3] = { "f8_e4m3", 1, 1, 0x1p-4 }, [QW_F8E5M2] = { "f8_e5m2", 1, 1, 0x1p-3 },
+    [QW_F8E4M3] = { "f8_e4m3", 1, 1, 0x1p-4 },
+    [QW_F8E5M2] = { "f8_e5m2", 1, 1, 0x1p-3 },
     [QW_I8] = { "i8", 1, 1, 0 },
     [QW_Q8_0] = { "q8_0", 32, 34, 0 },
-    [QW_Q4_0] = { "q4_0", 32, 18, 0 }, [QW_Q4_1] = { "q4_1", 32, 20, 0 },
-    [QW_Q5_0] = { "q5_0", 32, 22, 0 }, [QW_Q5_1] = { "q5_1", 32, 24, 0 },
-    [QW_Q2_K] = { "q2_k", 256, 84, 0 }, [QW_Q3_K] = { "q3_k", 256, 110, 0 },
+    [QW_Q4_0] = { "q4_0", 32, 18, 0 },
+    [QW_Q4_1] = { "q4_1", 32, 20, 0 },
+    [QW_Q5_0] = { "q5_0", 32, 22, 0 },
+    [QW_Q5_1] = { "q5_1", 32, 24, 0 },
+    [QW_Q2_K] = { "q2_k", 256, 84, 0 },
+    [QW_Q3_K] = { "q3_k", 256, 110, 0 },
     [QW_Q4_K] = { "q4_k", 256, 144, 0 },
-    [QW_Q5_K] = { "q5_k", 256, 176, 0 }, [QW_Q6_K] = { "q6_k", 256, 210, 0 },
-    [QW_IQ4_NL] = { "iq4_nl", 32, 18, 0 }, [QW_IQ4_XS] = { "iq4_xs", 256, 136, 0 },
-    [QW_MXFP8] = { "mxfp8", 32, 32, 0 }, [QW_NVFP4] = { "nvfp4", 16, 8, 0 },
-    [QW_IQ1_S] = { "iq1_s", 256, 50, 0 }, [QW_IQ1_M] = { "iq1_m", 256, 56, 0 },
-    [QW_IQ2_XXS] = { "iq2_xxs", 256, 66, 0 }, [QW_IQ2_XS] = { "iq2_xs", 256, 74, 0 },
-    [QW_IQ2_S] = { "iq2_s", 256, 82, 0 }, [QW_IQ3_XXS] = { "iq3_xxs", 256, 98, 0 },
+    [QW_Q5_K] = { "q5_k", 256, 176, 0 },
+    [QW_Q6_K] = { "q6_k", 256, 210, 0 },
+    [QW_IQ4_NL] = { "iq4_nl", 32, 18, 0 },
+    [QW_IQ4_XS] = { "iq4_xs", 256, 136, 0 },
+    [QW_MXFP8] = { "mxfp8", 32, 32, 0 },
+    [QW_NVFP4] = { "nvfp4", 16, 8, 0 },
+    [QW_IQ1_S] = { "iq1_s", 256, 50, 0 },
+    [QW_IQ1_M] = { "iq1_m", 256, 56, 0 },
+    [QW_IQ2_XXS] = { "iq2_xxs", 256, 66, 0 },
+    [QW_IQ2_XS] = { "iq2_xs", 256, 74, 0 },
+    [QW_IQ2_S] = { "iq2_s", 256, 82, 0 },
+    [QW_IQ3_XXS] = { "iq3_xxs", 256, 98, 0 },
     [QW_IQ3_S] = { "iq3_s", 256, 110, 0 },
-    [QW_U8] = { "u8", 1, 1, 0 }, [QW_I16] = { "i16", 1, 2, 0 }, [QW_I64] = { "i64", 1, 8, 0 },
-    [QW_U16] = { "u16", 1, 2, 0 }, [QW_U32] = { "u32", 1, 4, 0 }, [QW_U64] = { "u64", 1, 8, 0 },
-    [QW_BOOL] = { "bool", 1, 1, 0 }, [QW_F8E8M0] = { "f8_e8m0", 1, 1, 0 },
+    [QW_U8] = { "u8", 1, 1, 0 },
+    [QW_I16] = { "i16", 1, 2, 0 },
+    [QW_I64] = { "i64", 1, 8, 0 },
+    [QW_U16] = { "u16", 1, 2, 0 },
+    [QW_U32] = { "u32", 1, 4, 0 },
+    [QW_U64] = { "u64", 1, 8, 0 },
+    [QW_BOOL] = { "bool", 1, 1, 0 },
+    [QW_F8E8M0] = { "f8_e8m0", 1, 1, 0 },
     [QW_F4] = { "f4", 2, 1, 0 },
 };
 
@@ -159,7 +176,7 @@ uint16_t qw_f32_to_bf16(float f)
 {
     uint32_t u;
     memcpy(&u, &f, sizeof u);
-    if ((u & 0x7fffffff) > 0x7f800000) return (uint16_t)(u >> 16 | 0x40);       /* NaN stays NaN */
+    if ((u & 0x7fffffff) > 0x7f800000) return (uint16_t)(u >> 16 | 0x40); /* NaN stays NaN */
     return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
 
@@ -202,10 +219,10 @@ static unsigned nearest(float f, int bits, int bias)
 {
     int e;
     if (f == 0) return 0;
-    frexpf(f, &e);                      /* f = m 2^e, m in [1/2, 1) */
+    frexpf(f, &e); /* f = m 2^e, m in [1/2, 1) */
     int exponent = e - 1 + bias;
-    if (exponent < 1) exponent = 1;     /* subnormals share the spacing of the first normals */
-    const float units = rintf(ldexpf(f, bits - (exponent - bias)));     /* ldexpf is exact */
+    if (exponent < 1) exponent = 1; /* subnormals share the spacing of the first normals */
+    const float units = rintf(ldexpf(f, bits - (exponent - bias))); /* ldexpf is exact */
     return (unsigned)units + ((unsigned)(exponent - 1) << bits);
 }
 

@@ -8,14 +8,14 @@
 
 typedef struct layer {
     qw_group *group;
-    qw_tensor norm1, norm2;             /* [width] */
-    qw_weight qkv, out, up, down;       /* up: gate and up */
+    qw_tensor norm1, norm2;       /* [width] */
+    qw_weight qkv, out, up, down; /* up: gate and up */
 } layer;
 
 struct qw_text {
     qw_text_config c;
-    qw_tensor embed;                    /* [vocab][width], host, as it lies in the file */
-    layer    *layer;
+    qw_tensor embed; /* [vocab][width], host, as it lies in the file */
+    layer *layer;
     qw_tensor norm;
 };
 
@@ -140,9 +140,13 @@ static void forward_layer(qw_run *r, const qw_text_config *c, const layer *y, qw
                  (qw_norm_rope_args){ .x = qs, .cos = cs[0], .sin = cs[1], .pairing = QW_HALVES });
     qw_norm_rope(r,
                  (qw_norm_rope_args){ .x = ks, .cos = cs[0], .sin = cs[1], .pairing = QW_HALVES });
-    qw_attention(r, (qw_attention_args){ .y = qw_heads(att, c->head), .q = qs, .k = ks,
-                 .v = qw_heads(qw_cols(qkv, q + k, k), c->head), .first = first, .last = last,
-                 .scale = 1 / sqrt((double)c->head) });
+    qw_attention(r, (qw_attention_args){ .y = qw_heads(att, c->head),
+                                         .q = qs,
+                                         .k = ks,
+                                         .v = qw_heads(qw_cols(qkv, q + k, k), c->head),
+                                         .first = first,
+                                         .last = last,
+                                         .scale = 1 / sqrt((double)c->head) });
     qw_linear_residual(r, x, att, &y->out, (qw_tensor){ 0 });
     qw_rms_norm(r, (qw_rms_norm_args){ .y = h, .x = x, .w = y->norm2, .eps = c->eps });
     qw_tensor up = qw_new2(r, t, n, 2 * c->ff), gated = qw_new2(r, t, n, c->ff);
@@ -160,7 +164,7 @@ void qw_text_forward(qw_run *r, const qw_text *t, const int32_t *ids, int64_t n,
     const qw_text_config *c = &t->c;
     const size_t mark = r->used;
     if (r->error.status) return;
-    int32_t *range = malloc((size_t)n * 2 * sizeof *range);     /* causal: keys 0 .. i of query i */
+    int32_t *range = malloc((size_t)n * 2 * sizeof *range); /* causal: keys 0 .. i of query i */
     double *x0 = embed(r, t, ids, n, features, feature_rows);
     if (!range) qw_run_fail(r, QWEN_ENOMEM, "no memory for %lld tokens", (long long)n);
     for (int64_t i = 0; range && i < n; i++) {

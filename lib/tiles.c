@@ -9,12 +9,12 @@
 
 enum { TILE = 256, STRIDE = 192, SCALE = 8 };
 
-typedef struct tile { double *data; int64_t h, w, c; } tile;    /* [h][w][c] */
+typedef struct tile {
+    double *data;
+    int64_t h, w, c;
+} tile; /* [h][w][c] */
 
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
 /* The first rows of b become a mixture with the last rows of a. */
 static void blend_rows(const tile *a, tile *b, int64_t extent)
@@ -47,8 +47,8 @@ typedef struct coder {
     qw_stage *stage;
     const qw_decode_work *decode;
     const qw_encode_work *encode;
-    int64_t   channels;
-    int       failed;
+    int64_t channels;
+    int failed;
 } coder;
 
 static tile decode_tile(coder *k, int64_t y, int64_t x)
@@ -93,8 +93,7 @@ static tile encode_tile(coder *k, int64_t y, int64_t x)
         qw_stage_reserve(k->stage, qw_encode_body, &work);
         k->failed = qw_stage_run(k->stage, qw_encode_body, &work, moments, 2 * z * n);
         for (int64_t i = 0; i < n; i++)
-            for (int64_t c = 0; c < 2 * z; c++)
-                t.data[i * 2 * z + c] = moments[c * n + i];
+            for (int64_t c = 0; c < 2 * z; c++) t.data[i * 2 * z + c] = moments[c * n + i];
     } else {
         k->failed = QWEN_ENOMEM;
     }
@@ -117,18 +116,16 @@ static void code(coder *k, tile (*one)(coder *, int64_t, int64_t), int64_t h, in
     for (int64_t i = 0; i * stride < h && !k->failed; i++)
         for (int64_t j = 0; j < columns && !k->failed; j++) {
             tile t = one(k, i * stride, j * stride);
-            if (i && t.data && !k->failed)
-                blend_rows(&above[j], &t, extent);
+            if (i && t.data && !k->failed) blend_rows(&above[j], &t, extent);
             if (j && t.data && !k->failed)
-                blend_columns(&above[j - 1], &t, extent);       /* of this row already */
+                blend_columns(&above[j - 1], &t, extent); /* of this row already */
             for (int64_t y = 0; t.data && y < least(keep, t.h); y++)
                 memcpy(out.data + ((i * keep + y) * out.w + j * keep) * out.c,
                        t.data + y * t.w * t.c, (size_t)(least(keep, t.w) * t.c) * sizeof *t.data);
             free(above[j].data);
             above[j] = t;
         }
-    for (int64_t j = 0; j < columns; j++)
-        free(above[j].data);
+    for (int64_t j = 0; j < columns; j++) free(above[j].data);
     free(above);
 }
 
@@ -142,8 +139,7 @@ int qw_decode_tiled(qw_stage *s, const qw_decode_work *w)
     coder k = { .stage = s, .decode = w, .channels = C };
     code(&k, decode_tile, w->h, w->w, STRIDE / SCALE, STRIDE, TILE - STRIDE,
          (tile){ w->picture, w->h * SCALE, w->w * SCALE, C });
-    if (k.failed)
-        qw_run_fail(&s->run, k.failed, "no memory for tiles");
+    if (k.failed) qw_run_fail(&s->run, k.failed, "no memory for tiles");
     return s->run.error.status;
 }
 
@@ -163,8 +159,7 @@ int qw_encode_tiled(qw_stage *s, const qw_encode_work *w)
             w->logvar[c * h * n + i] = out.data[i * 2 * z + z + c];
         }
     free(out.data);
-    if (k.failed)
-        qw_run_fail(&s->run, k.failed, "no memory for tiles");
+    if (k.failed) qw_run_fail(&s->run, k.failed, "no memory for tiles");
     return s->run.error.status;
 }
 

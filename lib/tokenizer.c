@@ -12,10 +12,7 @@ enum { MOST_TEXT = 1 << 28 };
 
 /* --- the tokenizer ---------------------------------------------------------------------------- */
 
-uint64_t qw_pair_key(int32_t a, int32_t b)
-{
-    return ((uint64_t)a + 1) << 32 | ((uint64_t)b + 1);
-}
+uint64_t qw_pair_key(int32_t a, int32_t b) { return ((uint64_t)a + 1) << 32 | ((uint64_t)b + 1); }
 
 qw_pair_slot *qw_pair_at(const qw_pair_map *m, int32_t a, int32_t b)
 {
@@ -55,10 +52,7 @@ static size_t added_token(const qw_tokenizer *t, const char *s, size_t n, int32_
 
 /* --- words ------------------------------------------------------------------------------------ */
 
-static int is_newline(int32_t c)
-{
-    return c == '\r' || c == '\n';
-}
+static int is_newline(int32_t c) { return c == '\r' || c == '\n'; }
 
 static size_t run_of(const char *s, size_t n, size_t at, qw_char_class k)
 {
@@ -116,19 +110,23 @@ static size_t word_end(const char *s, size_t n, size_t at)
 
 /* --- merging ---------------------------------------------------------------------------------- */
 
-typedef struct symbol { int32_t id, prev, next; } symbol;     /* id -1: merged into its neighbour */
-typedef struct candidate { int32_t rank, at, left, right, id; } candidate;
+typedef struct symbol {
+    int32_t id, prev, next;
+} symbol; /* id -1: merged into its neighbour */
+typedef struct candidate {
+    int32_t rank, at, left, right, id;
+} candidate;
 
 typedef struct work {
     const qw_tokenizer *t;
-    symbol    *symbol;                  /* [room] */
-    candidate *heap;                    /* [3 room]: every merge brings at most two new pairs */
-    size_t     room, candidates;
-    int32_t   *ids;
-    size_t     n, ids_room;
+    symbol *symbol;  /* [room] */
+    candidate *heap; /* [3 room]: every merge brings at most two new pairs */
+    size_t room, candidates;
+    int32_t *ids;
+    size_t n, ids_room;
 } work;
 
-static int before(const candidate *a, const candidate *b)           /* lowest rank, then leftmost */
+static int before(const candidate *a, const candidate *b) /* lowest rank, then leftmost */
 {
     return a->rank != b->rank ? a->rank < b->rank : a->at < b->at;
 }
@@ -157,7 +155,7 @@ static candidate heap_pop(work *w)
     return top;
 }
 
-static void propose(work *w, int32_t at)            /* the pair that begins at symbol `at` */
+static void propose(work *w, int32_t at) /* the pair that begins at symbol `at` */
 {
     const symbol *s = &w->symbol[at];
     if (s->next < 0) return;
@@ -166,7 +164,7 @@ static void propose(work *w, int32_t at)            /* the pair that begins at s
     if (p->key) heap_push(w, (candidate){ p->rank, at, s->id, right, p->id });
 }
 
-static int grow(work *w, size_t bytes)              /* room for a word, and for as many more ids */
+static int grow(work *w, size_t bytes) /* room for a word, and for as many more ids */
 {
     if (bytes > w->room) {
         const size_t room = bytes < 256 ? 256 : bytes;
@@ -189,7 +187,7 @@ static int grow(work *w, size_t bytes)              /* room for a word, and for 
 static int merge_word(work *w, const char *s, size_t n)
 {
     if (grow(w, n)) return QWEN_ENOMEM;
-    const int32_t last = (int32_t)n - 1;            /* n <= 4 MOST_TEXT < 2^31 */
+    const int32_t last = (int32_t)n - 1; /* n <= 4 MOST_TEXT < 2^31 */
     for (int32_t i = 0; i <= last; i++)
         w->symbol[i] = (symbol){ w->t->byte_id[(unsigned char)s[i]], i - 1, i < last ? i + 1 : -1 };
     w->candidates = 0;

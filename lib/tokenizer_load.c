@@ -14,7 +14,7 @@ enum { MOST_IDS = 1 << 24, MOST_BYTES = 64 << 20 };
 
 /* --- maps ------------------------------------------------------------------------------------- */
 
-static size_t table_size(size_t entries)            /* a power of two, at most half full */
+static size_t table_size(size_t entries) /* a power of two, at most half full */
 {
     size_t n = 16;
     while (n < 2 * entries) n *= 2;
@@ -30,10 +30,18 @@ static int pair_map_new(qw_pair_map *m, size_t entries)
 }
 
 /* string -> id; strings are borrowed. */
-typedef struct name_slot { const char *text; size_t length; uint64_t hash; int32_t id; } name_slot;
-typedef struct name_map { name_slot *slot; size_t mask; } name_map;
+typedef struct name_slot {
+    const char *text;
+    size_t length;
+    uint64_t hash;
+    int32_t id;
+} name_slot;
+typedef struct name_map {
+    name_slot *slot;
+    size_t mask;
+} name_map;
 
-static uint64_t hash_bytes(uint64_t h, const char *s, size_t n)     /* FNV-1a, to be continued */
+static uint64_t hash_bytes(uint64_t h, const char *s, size_t n) /* FNV-1a, to be continued */
 {
     for (size_t i = 0; i < n; i++) h = (h ^ (unsigned char)s[i]) * UINT64_C(0x100000001B3);
     return h;
@@ -47,8 +55,8 @@ static name_slot *name_at(const name_map *m, const char *a, size_t an, const cha
     size_t i = (size_t)(h ^ h >> 29) & m->mask;
     for (; m->slot[i].text; i = (i + 1) & m->mask) {
         const name_slot *s = &m->slot[i];
-        if (s->hash == h && s->length == an + bn && !memcmp(s->text, a, an) &&
-            !memcmp(s->text + an, b, bn))
+        if (s->hash == h && s->length == an + bn && !memcmp(s->text, a, an)
+            && !memcmp(s->text + an, b, bn))
             break;
     }
     if (hash) *hash = h;
@@ -59,11 +67,11 @@ static name_slot *name_at(const name_map *m, const char *a, size_t an, const cha
 
 typedef struct loading {
     qw_tokenizer *t;
-    qw_error     *err;
-    const char   *where;                /* the file being read */
-    name_map      names;
-    unsigned char *taken;               /* bit per id */
-    int32_t       next;                 /* the largest id so far, plus 1 */
+    qw_error *err;
+    const char *where; /* the file being read */
+    name_map names;
+    unsigned char *taken; /* bit per id */
+    int32_t next;         /* the largest id so far, plus 1 */
 } loading;
 
 static int no_memory(loading *l)
@@ -113,7 +121,8 @@ static int add_vocabulary(loading *l, const json_t *vocab)
         return qw_fail(l->err, QWEN_EFORMAT,
                        "%s: the vocabulary is not an object of tokens and ids", l->where);
     if (new_names(l, json_object_size(vocab))) return l->err->status;
-    json_object_foreach((json_t *)vocab, key, value) {
+    json_object_foreach((json_t *)vocab, key, value)
+    {
         char shown[80];
         if (!json_is_integer(value))
             return qw_fail(l->err, QWEN_EFORMAT, "%s: the id of token \"%s\" is not an integer",
@@ -281,7 +290,10 @@ static int add_json_merges(loading *l, const json_t *merges)
 
 /* --- added tokens ----------------------------------------------------------------------------- */
 
-typedef struct added { const char *text; int64_t id; } added;
+typedef struct added {
+    const char *text;
+    int64_t id;
+} added;
 
 static int build_trie(loading *l, const added *a, size_t n)
 {
@@ -361,7 +373,8 @@ static int read_added(loading *l, const json_t *list)
         for (; i < n; i++)
             if (one_added(l, json_array_get(list, i), NULL, &a[i])) break;
     } else {
-        json_object_foreach((json_t *)list, key, value) {
+        json_object_foreach((json_t *)list, key, value)
+        {
             if (json_is_integer(value)) a[i] = (added){ key, json_integer_value(value) };
             else if (one_added(l, value, key, &a[i])) break;
             i++;
@@ -411,7 +424,7 @@ static int rebuild(loading *l, const char *text, size_t bytes, char *arena)
         if (n && s[n - 1] == '\r') n--;
         if (!n || (first && n >= 8 && !memcmp(s, "#version", 8))) continue;
         split_merge(s, n, &an, &b, &bn);
-        if (!bn) continue;                          /* each_merge will say so */
+        if (!bn) continue; /* each_merge will say so */
         memcpy(arena, s, an);
         memcpy(arena + an, b, bn);
         arena[an + bn] = 0;
@@ -445,10 +458,10 @@ static int check_pattern(loading *l, const json_t *pre)
 {
     const json_t *const steps = json_object_get(pre, "pretokenizers");
     for (size_t i = 0; i < json_array_size(steps); i++) {
-        const json_t *regex = json_object_get(json_object_get(json_array_get(steps, i), "pattern"),
-                                              "Regex");
-        if (regex &&
-            strcmp(json_string_value(regex) ? json_string_value(regex) : "", qwen2_pattern))
+        const json_t *regex =
+            json_object_get(json_object_get(json_array_get(steps, i), "pattern"), "Regex");
+        if (regex
+            && strcmp(json_string_value(regex) ? json_string_value(regex) : "", qwen2_pattern))
             return qw_fail(l->err, QWEN_EUNSUPPORTED,
                            "%s: the pre-tokenizer's pattern is not that of Qwen2", l->where);
     }
@@ -487,9 +500,8 @@ static int load_json(loading *l)
     const json_t *const list = json_object_get(root, "added_tokens");
     if (!json_is_object(model))
         qw_fail(l->err, QWEN_EFORMAT, "%s: there is no object \"model\"", l->where);
-    else if (!check_options(l, root, model) &&
-             !add_vocabulary(l, json_object_get(model, "vocab")) && !find_bytes(l) &&
-             !add_json_merges(l, json_object_get(model, "merges"))) {
+    else if (!check_options(l, root, model) && !add_vocabulary(l, json_object_get(model, "vocab"))
+             && !find_bytes(l) && !add_json_merges(l, json_object_get(model, "merges"))) {
         if (list) read_added(l, list);
         else default_added(l);
     }
@@ -577,7 +589,7 @@ int qw_tokenizer_open(qw_tokenizer **out, const char *path, qw_error *err)
     struct stat st;
     *out = NULL;
     if (stat(path, &st)) return qw_fail(err, QWEN_EIO, "%s: %s", path, strerror(errno));
-    qw_error own = { 0 };                           /* err may hold an earlier failure */
+    qw_error own = { 0 }; /* err may hold an earlier failure */
     loading l = { .t = calloc(1, sizeof *l.t), .err = &own, .where = path };
     if (!l.t) return qw_fail(err, QWEN_ENOMEM, "%s: no memory for the tokenizer", path);
     l.t->nfc = 1;

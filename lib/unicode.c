@@ -18,7 +18,7 @@ static size_t sequence(const unsigned char *s, size_t n, int32_t *c)
     if (b < 0xC2 || b > 0xF4) return 1;
     const size_t length = b < 0xE0 ? 2 : b < 0xF0 ? 3 : 4;
     int32_t code = b & (0xFF >> (length + 1));
-    unsigned char low = 0x80, high = 0xBF;      /* of the second byte: no overlong, no surrogates */
+    unsigned char low = 0x80, high = 0xBF; /* of the second byte: no overlong, no surrogates */
     if (b == 0xE0) low = 0xA0;
     if (b == 0xED) high = 0x9F;
     if (b == 0xF0) low = 0x90;
@@ -49,7 +49,7 @@ char *qw_utf8_replace(const char *text, size_t bytes, size_t *out_bytes)
 {
     const unsigned char *s = (const unsigned char *)text;
     if (bytes > SIZE_MAX / 3 - 1) return NULL;
-    char *const out = malloc(3 * bytes + 1);        /* one bad byte becomes the three of U+FFFD */
+    char *const out = malloc(3 * bytes + 1); /* one bad byte becomes the three of U+FFFD */
     if (!out) return NULL;
     size_t n = 0;
     for (size_t i = 0; i < bytes;) {
@@ -75,25 +75,24 @@ int32_t qw_utf8_next(const char *text, size_t bytes, size_t *at)
 qw_char_class qw_char_classify(int32_t c)
 {
     if (c < 0) return QW_CHAR_OTHER;
-    if ((c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-        (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
-        c == 0x3000)
+    if ((c >= 0x09 && c <= 0x0D) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680
+        || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F
+        || c == 0x3000)
         return QW_CHAR_SPACE;
     switch (utf8proc_category(c)) {
-    case UTF8PROC_CATEGORY_LU: case UTF8PROC_CATEGORY_LL: case UTF8PROC_CATEGORY_LT:
-    case UTF8PROC_CATEGORY_LM: case UTF8PROC_CATEGORY_LO:
-        return QW_CHAR_LETTER;
-    case UTF8PROC_CATEGORY_ND: case UTF8PROC_CATEGORY_NL: case UTF8PROC_CATEGORY_NO:
-        return QW_CHAR_NUMBER;
-    default:
-        return QW_CHAR_OTHER;
+    case UTF8PROC_CATEGORY_LU:
+    case UTF8PROC_CATEGORY_LL:
+    case UTF8PROC_CATEGORY_LT:
+    case UTF8PROC_CATEGORY_LM:
+    case UTF8PROC_CATEGORY_LO: return QW_CHAR_LETTER;
+    case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
+    case UTF8PROC_CATEGORY_NO: return QW_CHAR_NUMBER;
+    default: return QW_CHAR_OTHER;
     }
 }
 
-static int combining(int32_t c)
-{
-    return utf8proc_get_property(c)->combining_class & 255;
-}
+static int combining(int32_t c) { return utf8proc_get_property(c)->combining_class & 255; }
 
 /* Canonical ordering: every run of characters with a combining class other than 0 is sorted by
  * class, equal classes keeping their order.  Counting sort: c [n], spare [n]. */
@@ -124,7 +123,7 @@ static int surely_nfc(const char *text, size_t bytes)
 
 int qw_nfc(const char *text, size_t bytes, char **out, size_t *out_bytes)
 {
-    enum { MOST = 4 };                              /* no canonical decomposition is longer */
+    enum { MOST = 4 }; /* no canonical decomposition is longer */
     const utf8proc_option_t form = (utf8proc_option_t)(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
     *out = NULL;
     *out_bytes = 0;

@@ -18,22 +18,25 @@ typedef struct resnet {
     qw_conv conv1, conv2, shortcut;
     int has_shortcut;
 } resnet;
-typedef struct attention { qw_tensor norm; qw_conv qkv, proj; } attention;
-typedef struct half {                   /* encoder or decoder */
-    qw_conv   in, out;
-    resnet    mid[2];
+typedef struct attention {
+    qw_tensor norm;
+    qw_conv qkv, proj;
+} attention;
+typedef struct half { /* encoder or decoder */
+    qw_conv in, out;
+    resnet mid[2];
     attention att;
     qw_tensor norm;
-    resnet    block[MAX_LEVELS][MAX_RESNETS];
-    qw_conv   resample[MAX_LEVELS];
-    int       blocks, levels;
+    resnet block[MAX_LEVELS][MAX_RESNETS];
+    qw_conv resample[MAX_LEVELS];
+    int blocks, levels;
 } half;
 
 struct qw_vae {
     qw_vae_config c;
-    int     parts;
-    int64_t shuffle;                    /* the decoder's last step enlarges by this */
-    half   *enc, *dec;
+    int parts;
+    int64_t shuffle; /* the decoder's last step enlarges by this */
+    half *enc, *dec;
     qw_conv quant, post_quant;
     qw_group *group;
 };
@@ -172,11 +175,11 @@ int64_t qw_vae_enlarges(const qw_vae *v) { return v->shuffle; }
 /* --- three buffers ---------------------------------------------------------------------------- */
 
 typedef struct maps {
-    qw_run   *r;
-    qw_tensor buffer[3];                /* flat, of the largest map */
-    int       at;                       /* which holds x */
-    qw_tensor x;                        /* [h][w][c] */
-    const char *side;                   /* "enc" or "dec": prefix of taps */
+    qw_run *r;
+    qw_tensor buffer[3]; /* flat, of the largest map */
+    int at;              /* which holds x */
+    qw_tensor x;         /* [h][w][c] */
+    const char *side;    /* "enc" or "dec": prefix of taps */
 } maps;
 
 /* The buffer `ahead` of x as a map of x's size, or another. */
@@ -207,8 +210,11 @@ static void tap(const maps *m, const char *what)
  * an epsilon of 1e-24 / C, which changes nothing where |x| > 1e-11 and keeps zero pixels zero. */
 static void norm(qw_run *r, qw_tensor y, qw_tensor x, qw_tensor gamma, qw_act act)
 {
-    qw_rms_norm(r, (qw_rms_norm_args){ .y = qw_flat(y), .x = qw_flat(x), .w = gamma, .act = act,
-                .eps = 1e-24 / (double)x.dim[2] });
+    qw_rms_norm(r, (qw_rms_norm_args){ .y = qw_flat(y),
+                                       .x = qw_flat(x),
+                                       .w = gamma,
+                                       .act = act,
+                                       .eps = 1e-24 / (double)x.dim[2] });
 }
 
 static void conv(qw_run *r, qw_tensor y, qw_tensor x, const qw_conv *w, qw_tensor res)
@@ -321,12 +327,12 @@ static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 /* Rows of the latent beyond a band that its rows depend on, in the part that runs in bands. */
 static int64_t reach(const half *h, int encoder)
 {
-    int64_t rows = encoder ? 0 : 1;     /* decoder: conv_out */
+    int64_t rows = encoder ? 0 : 1; /* decoder: conv_out */
     for (int i = h->levels - 1; i >= 1; i--)
         /* A reduction reads a row below; an enlargement reads a row of the larger map. */
         rows = encoder ? 2 * rows + 1 + 2 * h->blocks : (rows + 2 * h->blocks + 2) / 2;
     const int64_t scale = (int64_t)1 << (h->levels - 1);
-    return encoder ? (rows + 1 + scale - 1) / scale : rows;    /* encoder: conv_in */
+    return encoder ? (rows + 1 + scale - 1) / scale : rows; /* encoder: conv_in */
 }
 
 /* Elements of the largest map at the latent's resolution, and of the largest finer one for `rows`
@@ -343,7 +349,7 @@ static int64_t largest_fine(const qw_vae *v, int64_t rows, int64_t w)
     const qw_vae_config *c = &v->c;
     const int levels = (int)c->levels;
     int64_t most = rows * w * c->base * c->mult[levels - 1], scale = 1;
-    for (int i = levels - 1; i >= 0; i--, scale *= 4) {        /* from the coarsest */
+    for (int i = levels - 1; i >= 0; i--, scale *= 4) { /* from the coarsest */
         most = larger(most, rows * w * scale * c->base * c->mult[i]);
         if (i + 1 < levels) most = larger(most, rows * w * scale * c->base * c->mult[i + 1] / 2);
     }
@@ -358,7 +364,9 @@ static int64_t border_channels(const qw_vae_config *c, int encoder)
 }
 
 /* A band: latent rows [at, at + rows) of h, computed from [from, to). */
-typedef struct band { int64_t at, rows, from, to; } band;
+typedef struct band {
+    int64_t at, rows, from, to;
+} band;
 
 static band band_at(int64_t at, int64_t rows, int64_t h, int64_t around)
 {
@@ -548,12 +556,9 @@ static void encode_fine(maps *m, const half *e, int *k)
         /* Zeros on the right and at the bottom only, then every second position. */
         const qw_conv *down = &e->resample[i];
         qw_tensor y = map_of(m, 1, m->x.dim[0] / 2, m->x.dim[1] / 2, down->co);
-        qw_conv2d(m->r, (qw_conv2d_args){ .y = y,
-                                          .x = m->x,
-                                          .w = down->w,
-                                          .bias = down->bias,
-                                          .stride = 2,
-                                          .up = 1 });
+        qw_conv2d(m->r,
+                  (qw_conv2d_args){
+                      .y = y, .x = m->x, .w = down->w, .bias = down->bias, .stride = 2, .up = 1 });
         move_to(m, 1, y);
         snprintf(name, sizeof name, "down.%d", (*k)++);
         tap(m, name);

@@ -11,10 +11,7 @@
 static const char *const variant_names[QW_NVARIANTS] = { "t2i", "edit", "edit-2509", "edit-2511",
                                                          "layered" };
 
-const char *qw_variant_name(qw_variant v)
-{
-    return variant_names[v];
-}
+const char *qw_variant_name(qw_variant v) { return variant_names[v]; }
 
 int qw_variant_named(const char *name, qw_variant *out)
 {
@@ -27,11 +24,18 @@ int qw_variant_named(const char *name, qw_variant *out)
 }
 
 /* Pipeline classes of model_index.json. */
-static const struct { const char *name; qw_variant variant; } classes[] = {
-    { "QwenImagePipeline", QW_T2I }, { "QwenImageImg2ImgPipeline", QW_T2I },
-    { "QwenImageInpaintPipeline", QW_T2I }, { "QwenImageControlNetPipeline", QW_T2I },
-    { "QwenImageControlNetInpaintPipeline", QW_T2I }, { "QwenImageEditPipeline", QW_EDIT },
-    { "QwenImageEditInpaintPipeline", QW_EDIT }, { "QwenImageEditPlusPipeline", QW_EDIT_2509 },
+static const struct {
+    const char *name;
+    qw_variant variant;
+} classes[] = {
+    { "QwenImagePipeline", QW_T2I },
+    { "QwenImageImg2ImgPipeline", QW_T2I },
+    { "QwenImageInpaintPipeline", QW_T2I },
+    { "QwenImageControlNetPipeline", QW_T2I },
+    { "QwenImageControlNetInpaintPipeline", QW_T2I },
+    { "QwenImageEditPipeline", QW_EDIT },
+    { "QwenImageEditInpaintPipeline", QW_EDIT },
+    { "QwenImageEditPlusPipeline", QW_EDIT_2509 },
     { "QwenImageLayeredPipeline", QW_LAYERED },
 };
 
@@ -54,29 +58,22 @@ static const char *in_name(const char *path, const char *word, int whole)
         size_t i = 0;
         while (word[i] && p[i]) {
             const int c = p[i] == '-' || p[i] == '_' ? '.' : tolower((unsigned char)p[i]);
-            if (c != word[i])
-                break;
+            if (c != word[i]) break;
             i++;
         }
-        const int beside =
-            (p > name && isalpha((unsigned char)p[-1])) || isalpha((unsigned char)p[i]);
-        if (!word[i] && !(whole && beside))
-            return p + i;
+        const int beside = (p > name && isalpha((unsigned char)p[-1]))
+                           || isalpha((unsigned char)p[i]);
+        if (!word[i] && !(whole && beside)) return p + i;
     }
     return NULL;
 }
 
-int qw_name_has(const char *path, const char *word)
-{
-    return in_name(path, word, 0) != NULL;
-}
+int qw_name_has(const char *path, const char *word) { return in_name(path, word, 0) != NULL; }
 
 static qw_variant variant_of_file(const char *path)
 {
-    if (qw_name_has(path, "layered"))
-        return QW_LAYERED;
-    if (qw_name_has(path, "2511"))
-        return QW_EDIT_2511;
+    if (qw_name_has(path, "layered")) return QW_LAYERED;
+    if (qw_name_has(path, "2511")) return QW_EDIT_2511;
     if (qw_name_has(path, "2509") || qw_name_has(path, "edit.plus") || qw_name_has(path, "firered"))
         return QW_EDIT_2509;
     return qw_name_has(path, "edit") ? QW_EDIT : QW_T2I;
@@ -91,8 +88,7 @@ static int steps_in_name(const char *path)
         char a[24], b[24];
         snprintf(a, sizeof a, "%dstep", n);
         snprintf(b, sizeof b, "%d.step", n);
-        if (qw_name_has(path, a) || qw_name_has(path, b))
-            return n;
+        if (qw_name_has(path, a) || qw_name_has(path, b)) return n;
     }
     return 0;
 }
@@ -107,18 +103,18 @@ int qw_decide_variant(qwen *q)
                            q->opt.variant);
     } else if (!q->pipeline_class) {
         q->variant = path ? variant_of_file(path) : QW_T2I;
-        if (q->dit_config.zero_cond_t)
-            q->variant = QW_EDIT_2511;
-        if (q->dit_config.layer3d || q->dit_config.additional_t)
-            q->variant = QW_LAYERED;
+        if (q->dit_config.zero_cond_t) q->variant = QW_EDIT_2511;
+        if (q->dit_config.layer3d || q->dit_config.additional_t) q->variant = QW_LAYERED;
     } else if (q->variant == QW_EDIT_2509 && q->dit_config.zero_cond_t) {
         q->variant = QW_EDIT_2511;
     }
     const int layered = q->dit_config.layer3d || q->dit_config.additional_t;
     if (path && q->variant == QW_EDIT_2511 && !q->dit_config.zero_cond_t) {
         q->dit_config.zero_cond_t = 1;
-        qw_say(q, 0, "%s has no mark of 2511; references are modulated at t = 0 all the same, as "
-               "%s", path, q->opt.variant ? "the variant asks" : "its name says");
+        qw_say(q, 0,
+               "%s has no mark of 2511; references are modulated at t = 0 all the same, as "
+               "%s",
+               path, q->opt.variant ? "the variant asks" : "its name says");
     }
     if (path && q->dit_config.zero_cond_t && (q->variant == QW_EDIT || q->variant == QW_EDIT_2509))
         return qw_fail(&q->error, QWEN_EMODEL,
@@ -139,8 +135,8 @@ int qw_decide_variant(qwen *q)
 /* Publishers' advice; 2512's has its own text, known by its name. */
 const char *qw_recommended_negative(const qwen *q)
 {
-    return qw_name_has(q->dit_files.path, "2512") || qw_name_has(q->opt.model, "2512") ||
-                   (q->dit_files.path && strstr(q->dit_files.path, "Qwen-Image-2512"))
+    return qw_name_has(q->dit_files.path, "2512") || qw_name_has(q->opt.model, "2512")
+                   || (q->dit_files.path && strstr(q->dit_files.path, "Qwen-Image-2512"))
                ? "低分辨率，低画质，肢体畸形，手指畸形，画面过饱和，蜡像感，"
                  "人脸无细节，过度光滑，画面具有AI感。构图混乱。文字模糊，扭曲。"
                : q->negative;
@@ -148,16 +144,19 @@ const char *qw_recommended_negative(const qwen *q)
 
 /* Words in a name that tell of few steps and no guidance; the schedule's one shift, or 0 for the
  * ordinary one. */
-static const struct { const char *word; int whole, steps; double shift; } distilled[] = {
-    { "lightning", 0, 8, 3 }, { "rapid", 1, 4, 3 }, { "dmd2", 1, 3, 2.5 },  { "turbo", 1, 8, 3 },
+static const struct {
+    const char *word;
+    int whole, steps;
+    double shift;
+} distilled[] = {
+    { "lightning", 0, 8, 3 }, { "rapid", 1, 4, 3 }, { "dmd2", 1, 3, 2.5 },   { "turbo", 1, 8, 3 },
     { "hyper", 1, 8, 3 },     { "lcm", 1, 8, 3 },   { "distill", 0, 15, 0 },
 };
 
 int qw_distilled(qwen *q, const char *path)
 {
     for (size_t i = 0; i < sizeof distilled / sizeof *distilled; i++) {
-        if (!in_name(path, distilled[i].word, distilled[i].whole))
-            continue;
+        if (!in_name(path, distilled[i].word, distilled[i].whole)) continue;
         q->distilled = distilled[i].word;
         q->told_distilled = 0;
         q->flat_shift = distilled[i].shift;
@@ -176,7 +175,7 @@ int qw_decide_defaults(qwen *q)
     /* Lightning's own scheduler has one shift for every size and no terminal. */
     const int flat = s->dynamic && s->terminal == 0 && s->base_shift == s->max_shift;
     const int steps = q->steps, said = steps_in_name(model);
-    const double guidance = q->guidance;        /* of the block in model_index.json */
+    const double guidance = q->guidance; /* of the block in model_index.json */
     q->steps = plus ? 40 : 50;
     q->guidance = 4;
     if (!qw_distilled(q, name) && !qw_distilled(q, model) && flat) {
@@ -184,11 +183,8 @@ int qw_decide_defaults(qwen *q)
         q->steps = said ? said : 8;
         q->guidance = 1;
     }
-    if (steps)
-        q->steps = steps;
-    if (guidance > 0)
-        q->guidance = guidance;
-    if (!q->negative && !(q->negative = qw_strdup(" ")))
-        return qw_no_memory(q);
+    if (steps) q->steps = steps;
+    if (guidance > 0) q->guidance = guidance;
+    if (!q->negative && !(q->negative = qw_strdup(" "))) return qw_no_memory(q);
     return QWEN_OK;
 }

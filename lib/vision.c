@@ -12,8 +12,8 @@
 typedef struct block {
     qw_group *group;
     qw_tensor norm1, norm2;
-    qw_weight qkv, proj, up, down;      /* up: gate and up */
-    int       full;
+    qw_weight qkv, proj, up, down; /* up: gate and up */
+    int full;
 } block;
 
 struct qw_vision {
@@ -21,7 +21,7 @@ struct qw_vision {
     qw_group *group;
     qw_weight patch, merge1, merge2;
     qw_tensor ln_q;
-    block    *block;
+    block *block;
 };
 
 static void load_block(qw_loader *l, block *b, const qw_vision_config *c, int i)
@@ -143,9 +143,9 @@ static void run_block(qw_run *r, const qw_vision_config *c, const block *b, qw_t
 
 /* What the host prepares for one picture. */
 typedef struct plan {
-    double  *pixels, *angle, *merged;   /* in window order */
+    double *pixels, *angle, *merged; /* in window order */
     int32_t *order, *first, *last;
-    int64_t  patches, units, features;
+    int64_t patches, units, features;
 } plan;
 
 static void plan_free(plan *p)

@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TOKENS_MAX = 1024, ROWS_MAX = 512 };     /* of the text-to-image pipelines */
+enum { TOKENS_MAX = 1024, ROWS_MAX = 512 }; /* of the text-to-image pipelines */
 
 int qw_sees_pictures(const qw_job *j)
 {
@@ -16,16 +16,14 @@ int qw_job_prompt(qw_job *j, int negative, qw_prompt *out)
 {
     qwen *q = j->q;
     const char *text = negative ? j->negative : j->req->prompt, *name = j->req->chat_template;
-    if (!name)
-        name = !qw_sees_pictures(j) ? "t2i" : j->variant == QW_EDIT ? "edit" : "edit-plus";
+    if (!name) name = !qw_sees_pictures(j) ? "t2i" : j->variant == QW_EDIT ? "edit" : "edit-plus";
     memset(out, 0, sizeof *out);
-    if (q->comfy && !strncmp(text, "<|im_start|>", 12)) {       /* taken verbatim */
+    if (q->comfy && !strncmp(text, "<|im_start|>", 12)) { /* taken verbatim */
         out->text = qw_strdup(text);
         out->bytes = strlen(text);
         return out->text ? QWEN_OK : qw_fail(&q->error, QWEN_ENOMEM, "no memory for the prompt");
     }
-    if (qw_need_tokenizer(q))
-        return q->error.status;
+    if (qw_need_tokenizer(q)) return q->error.status;
     return qw_prompt_make(out, name, j->req->system, text, j->view_tokens, j->views, q->tokenizer,
                           &q->error);
 }
@@ -36,8 +34,8 @@ static int64_t comfy_drop(const qwen *q, const int32_t *ids, int64_t n)
     int32_t *start = NULL, *user = NULL;
     int64_t ns = 0, nu = 0, drop = -1, found = 0;
     qw_error err = { 0 };
-    if (!qw_tokenize(q->tokenizer, "<|im_start|>", 12, &start, &ns, &err) &&
-        !qw_tokenize(q->tokenizer, "user\n", 5, &user, &nu, &err) && ns == 1 && nu == 2)
+    if (!qw_tokenize(q->tokenizer, "<|im_start|>", 12, &start, &ns, &err)
+        && !qw_tokenize(q->tokenizer, "user\n", 5, &user, &nu, &err) && ns == 1 && nu == 2)
         for (int64_t i = 0; i < n && found < 2; i++)
             if (ids[i] == start[0]) {
                 drop = i;
@@ -54,10 +52,8 @@ static int64_t comfy_drop(const qwen *q, const int32_t *ids, int64_t n)
 static int make_features(qw_job *j)
 {
     qwen *q = j->q;
-    if (j->features || !j->views)
-        return QWEN_OK;
-    if (qw_need_vision(q))
-        return q->error.status;
+    if (j->features || !j->views) return QWEN_OK;
+    if (qw_need_vision(q)) return q->error.status;
     const qw_vision_config *c = &q->vision_config;
     const int64_t width = c->channels * c->temporal * c->patch * c->patch,
                   unit = c->merge * c->merge;
@@ -72,7 +68,7 @@ static int make_features(qw_job *j)
     }
     qw_stage_begin(&s, q, j->req, q->text_dev, "vision", j->views, (int)c->depth);
     void (*const tap)(void *, const char *, const qwen_array *) = s.run.tap;
-    s.run.tap = NULL;                   /* the tower's own taps are for single stages */
+    s.run.tap = NULL; /* the tower's own taps are for single stages */
     for (int i = 0; i < j->views; i++) {
         qw_vision_work w = { q, pixels + row * unit * width, j->view_grid[i],
                              j->features + row * c->out };
@@ -92,17 +88,13 @@ static int make_features(qw_job *j)
     return qw_stage_end(&s, &j->seconds_vision);
 }
 
-int qw_plan_features(qw_job *j)
-{
-    return make_features(j);
-}
+int qw_plan_features(qw_job *j) { return make_features(j); }
 
 /* The cut of the text-to-image pipelines loses the end of a long prompt. */
 static int64_t cut_tokens(qw_job *j, int64_t n, int64_t drop)
 {
     const int64_t most = TOKENS_MAX + drop;
-    if (j->q->comfy || qw_sees_pictures(j) || j->task == QW_LAYERS || n <= most)
-        return n;
+    if (j->q->comfy || qw_sees_pictures(j) || j->task == QW_LAYERS || n <= most) return n;
     qw_say(j->q, 0, "the prompt has %lld tokens; the pipeline reads %lld", (long long)n,
            (long long)most);
     return most;
@@ -110,8 +102,7 @@ static int64_t cut_tokens(qw_job *j, int64_t n, int64_t drop)
 
 static int64_t cut_rows(qw_job *j, int64_t rows)
 {
-    if (j->q->comfy || qw_sees_pictures(j) || rows <= ROWS_MAX)
-        return rows;
+    if (j->q->comfy || qw_sees_pictures(j) || rows <= ROWS_MAX) return rows;
     qw_say(j->q, 0, "the prompt is cut to %d of %lld tokens", ROWS_MAX, (long long)rows);
     return ROWS_MAX;
 }
@@ -130,15 +121,13 @@ static int run_text(qw_job *j, int negative, const int32_t *ids, int64_t n, doub
                                (int32_t)(j->view_grid[i].cols / m) };
     if (!positions || !ones)
         qw_fail(&q->error, QWEN_ENOMEM, "no memory for %lld positions", (long long)n);
-    else
-        qw_mrope_positions(&q->text_config, ids, n, merged, j->views, positions, &q->error);
+    else qw_mrope_positions(&q->text_config, ids, n, merged, j->views, positions, &q->error);
     if (q->error.status) {
         free(positions);
         free(ones);
         return q->error.status;
     }
-    for (int64_t i = 0; i < n; i++)
-        ones[i] = 1;
+    for (int64_t i = 0; i < n; i++) ones[i] = 1;
     qw_text_work w = { .q = q,
                        .ids = ids,
                        .n = n,
@@ -163,11 +152,10 @@ static int encode_prompt(qw_job *j, int negative, const qw_prompt *p)
     qwen *q = j->q;
     int32_t *ids = NULL;
     int64_t n = 0, drop = p->drop;
-    if (qw_need_tokenizer(q) || qw_need_text(q) ||
-        qw_tokenize(q->tokenizer, p->text, p->bytes, &ids, &n, &q->error))
+    if (qw_need_tokenizer(q) || qw_need_text(q)
+        || qw_tokenize(q->tokenizer, p->text, p->bytes, &ids, &n, &q->error))
         return q->error.status;
-    if (q->comfy)
-        drop = comfy_drop(q, ids, n);
+    if (q->comfy) drop = comfy_drop(q, ids, n);
     n = cut_tokens(j, n, drop);
     const int64_t width = q->text_config.width;
     double *hidden = n > drop ? qw_doubles(q, n * width, "hidden states") : NULL;
@@ -195,20 +183,18 @@ static int given_embedding(qw_job *j, int negative, const qwen_array *a)
     const int64_t width = q->dit_files.store ? q->dit_config.text_width
                           : a->rank == 2     ? a->dim[1]
                                              : 0;
-    if (!a->data || a->rank != 2 || a->dim[0] < 1 || a->dim[0] > 1 << 24 || a->dim[1] != width ||
-        (a->dtype != QWEN_F32 && a->dtype != QWEN_F64))
+    if (!a->data || a->rank != 2 || a->dim[0] < 1 || a->dim[0] > 1 << 24 || a->dim[1] != width
+        || (a->dtype != QWEN_F32 && a->dtype != QWEN_F64))
         return qw_fail(&q->error, QWEN_EARG, "%s: not numbers of [rows][%lld]", what,
                        (long long)width);
     const int64_t n = a->dim[0] * width;
     double *x = j->text[negative] = qw_doubles(q, n, "embeddings");
     j->text_rows[negative] = a->dim[0];
-    if (!x)
-        return q->error.status;
+    if (!x) return q->error.status;
     for (int64_t i = 0; i < n; i++)
         x[i] = a->dtype == QWEN_F64 ? ((const double *)a->data)[i]
                                     : (double)((const float *)a->data)[i];
-    if (!qw_finite(x, n))
-        return qw_fail(&q->error, QWEN_EARG, "%s: a number is not finite", what);
+    if (!qw_finite(x, n)) return qw_fail(&q->error, QWEN_EARG, "%s: a number is not finite", what);
     return QWEN_OK;
 }
 
@@ -217,13 +203,11 @@ static int given_embedding(qw_job *j, int negative, const qwen_array *a)
 static int remembered(qw_job *j, int negative, const char *key)
 {
     qwen *q = j->q;
-    for (int i = 0; i < 2 && !j->req->tap; i++) {       /* who taps wants to see it computed */
+    for (int i = 0; i < 2 && !j->req->tap; i++) { /* who taps wants to see it computed */
         const qw_embedding *e = &q->embedding[i];
-        if (!e->key || strcmp(e->key, key))
-            continue;
+        if (!e->key || strcmp(e->key, key)) continue;
         const int64_t n = e->n * q->text_config.width;
-        if (!(j->text[negative] = qw_doubles(q, n, "embeddings")))
-            return 0;
+        if (!(j->text[negative] = qw_doubles(q, n, "embeddings"))) return 0;
         memcpy(j->text[negative], e->rows, (size_t)n * sizeof *e->rows);
         j->text_rows[negative] = e->n;
         return 1;
@@ -234,8 +218,8 @@ static int remembered(qw_job *j, int negative, const char *key)
 static void remember(qw_job *j, int negative, char *key)
 {
     qw_embedding *e = &j->q->embedding[negative];
-    const size_t bytes =
-        (size_t)(j->text_rows[negative] * j->q->text_config.width) * sizeof *e->rows;
+    const size_t bytes = (size_t)(j->text_rows[negative] * j->q->text_config.width)
+                         * sizeof *e->rows;
     free(e->key);
     free(e->rows);
     e->key = key;
@@ -245,7 +229,7 @@ static void remember(qw_job *j, int negative, char *key)
         memcpy(e->rows, j->text[negative], bytes);
         return;
     }
-    free(e->key);                       /* no memory to remember: it is made again */
+    free(e->key); /* no memory to remember: it is made again */
     memset(e, 0, sizeof *e);
 }
 
@@ -255,13 +239,11 @@ int qw_embed_prompt(qw_job *j, int negative)
     const qwen_array *given = negative ? j->req->negative_embeds : j->req->embeds;
     qw_prompt p;
     if (given) {
-        if (given_embedding(j, negative, given))
-            return q->error.status;
+        if (given_embedding(j, negative, given)) return q->error.status;
     } else {
         if (!negative && !j->req->prompt)
             return qw_fail(&q->error, QWEN_EARG, "the request has no prompt");
-        if (qw_job_prompt(j, negative, &p))
-            return q->error.status;
+        if (qw_job_prompt(j, negative, &p)) return q->error.status;
         char *key = malloc(p.bytes + 64);
         if (!key) {
             qw_prompt_free(&p);
@@ -271,16 +253,12 @@ int qw_embed_prompt(qw_job *j, int negative)
                  (unsigned long long)j->view_hash);
         memcpy(key + strlen(key), p.text, p.bytes + 1);
         const int known = remembered(j, negative, key);
-        if (!known && !q->error.status)
-            encode_prompt(j, negative, &p);
+        if (!known && !q->error.status) encode_prompt(j, negative, &p);
         qw_prompt_free(&p);
-        if (known || q->error.status || q->tally)
-            free(key);
-        else
-            remember(j, negative, key);
+        if (known || q->error.status || q->tally) free(key);
+        else remember(j, negative, key);
     }
-    if (q->error.status)
-        return q->error.status;
+    if (q->error.status) return q->error.status;
     const int64_t width = given ? given->dim[1] : q->text_config.width;
     return qw_show(j, q->text_dev, j->text[negative], 2,
                    (int64_t[]){ j->text_rows[negative], width },

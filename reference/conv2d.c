@@ -10,7 +10,7 @@ static void window(const qw_conv2d_args *a, const double *rows, int64_t j, doubl
 {
     const int64_t kh = a->w.dim[1], kw = a->w.dim[2], wi = a->x.dim[1], ci = a->x.dim[2];
     for (int64_t v = 0; v < kw; v++) {
-        const int64_t column = j * a->stride - a->left + v;         /* of the enlarged picture */
+        const int64_t column = j * a->stride - a->left + v; /* of the enlarged picture */
         const int inside = column >= 0 && column < wi * a->up;
         for (int64_t u = 0; u < kh; u++) {
             double *p = patch + (u * kw + v) * ci;
@@ -25,10 +25,11 @@ static void picture_rows(const qw_conv2d_args *a, int64_t i, double *rows)
 {
     const int64_t hi = a->x.dim[0], wi = a->x.dim[1], ci = a->x.dim[2];
     for (int64_t u = 0; u < a->w.dim[1]; u++) {
-        const int64_t row = i * a->stride - a->top + u;             /* of the enlarged picture */
+        const int64_t row = i * a->stride - a->top + u; /* of the enlarged picture */
         double *p = rows + u * wi * ci;
         if (row < 0 || row >= hi * a->up) memset(p, 0, (size_t)(wi * ci) * sizeof *p);
-        else for (int64_t c = 0; c < wi; c++) ref_get(&a->x, row / a->up, c, 0, p + c * ci);
+        else
+            for (int64_t c = 0; c < wi; c++) ref_get(&a->x, row / a->up, c, 0, p + c * ci);
     }
 }
 

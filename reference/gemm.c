@@ -3,7 +3,7 @@
 #include "rows.h"
 #include <stdlib.h>
 
-enum { SLAB = 1024 };                   /* rows of x that are held as doubles at a time */
+enum { SLAB = 1024 }; /* rows of x that are held as doubles at a time */
 
 /* At most SLAB rows.  A row of w is decoded once and multiplied with every row of x. */
 static int slab(qw_device *dev, const qw_gemm_args *a)

@@ -31,7 +31,7 @@ static void rotate(double *x, int64_t n, int64_t group)
 {
     for (int64_t s = 1; s < group; s *= 4)
         for (int64_t i = 0; i < n; i++) {
-            if (i / s % 4) continue;    /* i: the place whose digit is 0 */
+            if (i / s % 4) continue; /* i: the place whose digit is 0 */
             double *p = x + i;
             const double a = p[0], b = p[s], c = p[2 * s], d = p[3 * s], t = (a + b + c + d) / 2;
             p[0] = t - d;

@@ -94,14 +94,24 @@ void ref_init(qw_device *dev, const char *name, qw_dtype prefer, qw_dtype wide)
 {
     /* Double throughout; the C library's exp and erfc are good to a few units. */
     const qw_arith arith = { .acc = 0x1p-53f, .mid = 0x1p-53f, .fun = 0x1p-50f };
-    *dev = (qw_device){
-        .abi = QW_BACKEND_ABI, .memory = host_memory(), .host = 1, .prefer = prefer, .wide = wide,
-        .close = host_close, .alloc = host_alloc, .free = host_free,
-        .put = host_copy, .get = host_copy, .mark = host_mark,
-        .wait = host_wait, .sync = host_sync, .lapse = host_lapse,
-        .packed = host_packed, .pack = host_pack,
+    *dev = (qw_device){ .abi = QW_BACKEND_ABI,
+                        .memory = host_memory(),
+                        .host = 1,
+                        .prefer = prefer,
+                        .wide = wide,
+                        .close = host_close,
+                        .alloc = host_alloc,
+                        .free = host_free,
+                        .put = host_copy,
+                        .get = host_copy,
+                        .mark = host_mark,
+                        .wait = host_wait,
+                        .sync = host_sync,
+                        .lapse = host_lapse,
+                        .packed = host_packed,
+                        .pack = host_pack,
 #define X(name) .op.name = ref_##name, .op.name##_arith = arith,
-        QW_OPS(X)
+                        QW_OPS(X)
 #undef X
     };
     snprintf(dev->name, sizeof dev->name, "%s", name);
@@ -109,8 +119,13 @@ void ref_init(qw_device *dev, const char *name, qw_dtype prefer, qw_dtype wide)
 
 int ref_open(int i, qw_device **out)
 {
-    static const struct { const char *name; qw_dtype prefer, wide; } variant[] = {
-        { "ref", QW_F32, QW_F32 }, { "ref64", QW_F64, QW_F64 }, { "ref:bf16", QW_BF16, QW_F32 },
+    static const struct {
+        const char *name;
+        qw_dtype prefer, wide;
+    } variant[] = {
+        { "ref", QW_F32, QW_F32 },
+        { "ref64", QW_F64, QW_F64 },
+        { "ref:bf16", QW_BF16, QW_F32 },
     };
     *out = NULL;
     if (i < 0 || i >= (int)(sizeof variant / sizeof variant[0])) return QW_DECLINE;

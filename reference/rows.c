@@ -7,8 +7,10 @@
 #include <omp.h>
 #endif
 
-enum { PART = 256,                      /* elements decoded at a time: a multiple of every block */
-       WORTH = 1 << 18 };               /* multiplications that are worth a thread */
+enum {
+    PART = 256, /* elements decoded at a time: a multiple of every block */
+    WORTH = 1 << 18
+}; /* multiplications that are worth a thread */
 
 /* --- reading ----------------------------------------------------------------------------- */
 
@@ -58,10 +60,10 @@ double ref_get1(const qw_tensor *t, int64_t i, int64_t j, double absent)
     if (!qw_present(t)) return absent;
     const void *p = qw_at(t, i, j, 0, 0);
     switch (t->dtype) {
-    case QW_F64:  return *(const double *)p;
-    case QW_F16:  return (double)qw_f16_to_f32(*(const uint16_t *)p);
+    case QW_F64: return *(const double *)p;
+    case QW_F16: return (double)qw_f16_to_f32(*(const uint16_t *)p);
     case QW_BF16: return (double)qw_bf16_to_f32(*(const uint16_t *)p);
-    default:      return (double)*(const float *)p;
+    default: return (double)*(const float *)p;
     }
 }
 
@@ -84,10 +86,10 @@ static float to_odd(double x)
 static void store(qw_dtype t, void *p, double x)
 {
     switch (t) {
-    case QW_F64:  *(double *)p = x; break;
-    case QW_F16:  *(uint16_t *)p = qw_f32_to_f16(to_odd(x)); break;
+    case QW_F64: *(double *)p = x; break;
+    case QW_F16: *(uint16_t *)p = qw_f32_to_f16(to_odd(x)); break;
     case QW_BF16: *(uint16_t *)p = qw_f32_to_bf16(to_odd(x)); break;
-    default:      *(float *)p = (float)x; break;
+    default: *(float *)p = (float)x; break;
     }
 }
 
@@ -131,7 +133,7 @@ double ref_dot(const double *a, const double *b, int64_t n)
 {
     double s[8] = { 0 };
     int64_t i = 0;
-    for (; i + 8 <= n; i += 8) {        /* written out: compilers then use what vectors they have */
+    for (; i + 8 <= n; i += 8) { /* written out: compilers then use what vectors they have */
         s[0] += a[i] * b[i];
         s[1] += a[i + 1] * b[i + 1];
         s[2] += a[i + 2] * b[i + 2];
@@ -152,10 +154,10 @@ double ref_act(qw_act act, double x)
 {
     const double root_2_over_pi = 0.79788456080286535588, root_half = 0.70710678118654752440;
     switch (act) {
-    case QW_SILU:      return x / (1 + exp(-x));
+    case QW_SILU: return x / (1 + exp(-x));
     case QW_GELU_TANH: return x / (1 + exp(-2 * root_2_over_pi * (x + 0.044715 * x * x * x)));
-    case QW_GELU_ERF:  return x / 2 * erfc(-root_half * x);
-    case QW_ACT_NONE:  break;
+    case QW_GELU_ERF: return x / 2 * erfc(-root_half * x);
+    case QW_ACT_NONE: break;
     }
     return x;
 }

@@ -6,12 +6,12 @@
 #include "backend.h"
 
 /* A row of any operand dtype, from unaligned memory, scales of every kind applied. */
-void   ref_get(const qw_tensor *t, int64_t i, int64_t j, int64_t k, double *x);
+void ref_get(const qw_tensor *t, int64_t i, int64_t j, int64_t k, double *x);
 /* Rounds once, to nearest even.  I8: quantises the row and stores its scale too. */
-void   ref_put(const qw_tensor *t, int64_t i, int64_t j, int64_t k, const double *x);
+void ref_put(const qw_tensor *t, int64_t i, int64_t j, int64_t k, const double *x);
 /* Element i of a vector or (i, j) of a matrix of floats; `absent` for an absent operand. */
 double ref_get1(const qw_tensor *t, int64_t i, int64_t j, double absent);
-void   ref_put1(const qw_tensor *t, int64_t i, int64_t j, double x);
+void ref_put1(const qw_tensor *t, int64_t i, int64_t j, double x);
 
 /* sum of a[i] b[i]: eight partial sums over i mod 8, added pairwise.  The order follows from n. */
 double ref_dot(const double *a, const double *b, int64_t n);
@@ -19,8 +19,8 @@ double ref_act(qw_act act, double x);
 
 /* Threads for a loop of n independent iterations of `cost` multiplications or so each: no more than
  * have a tenth of a millisecond to do, for waking one costs too.  Which of them calls: 0 and up. */
-int    ref_threads(const qw_device *dev, int64_t n, int64_t cost);
-int    ref_thread(void);
+int ref_threads(const qw_device *dev, int64_t n, int64_t cost);
+int ref_thread(void);
 /* `rows` rows of n doubles, or NULL; free() it. */
 double *ref_room(int64_t rows, int64_t n);
 

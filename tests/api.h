@@ -52,8 +52,8 @@ static inline qwen_result drawn(qwen *q, const qwen_request *r)
 
 static inline int same_picture(const qwen_array *a, const qwen_array *b)
 {
-    return a->dim[0] == b->dim[0] && a->dim[1] == b->dim[1] && a->dim[2] == b->dim[2] &&
-           !memcmp(a->data, b->data, (size_t)(a->dim[0] * a->dim[1] * a->dim[2]));
+    return a->dim[0] == b->dim[0] && a->dim[1] == b->dim[1] && a->dim[2] == b->dim[2]
+           && !memcmp(a->data, b->data, (size_t)(a->dim[0] * a->dim[1] * a->dim[2]));
 }
 
 /* The request fails with this status, and the sentence holds this word. */
@@ -73,8 +73,7 @@ static inline qwen_array gradient(int64_t w, int64_t h, int64_t c)
     qwen_array a = { .dtype = QWEN_U8, .rank = 3, .dim = { h, w, c } };
     uint8_t *p = a.data = malloc((size_t)(w * h * c));
     ck_assert_ptr_nonnull(p);
-    for (int64_t i = 0; i < w * h * c; i++)
-        p[i] = (uint8_t)(i * 7 / 3);
+    for (int64_t i = 0; i < w * h * c; i++) p[i] = (uint8_t)(i * 7 / 3);
     return a;
 }
 

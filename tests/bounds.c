@@ -19,7 +19,9 @@ static const double FLOOR = 1e-30;
 static const double SLOPE = 1.13;
 
 /* Doubles underneath: the oracle's own roundings are not the device's fault. */
-typedef struct promise { double mul, acc, mid, fun, row; } promise;
+typedef struct promise {
+    double mul, acc, mid, fun, row;
+} promise;
 
 static promise promise_of(const qw_arith *p)
 {
@@ -33,8 +35,9 @@ static double gamma_of(double n, double acc) { return fmin(n, 8 * sqrt(n)) * acc
 const qw_arith *qw_promise(const qw_device *dev, enum qw_op op)
 {
     switch (op) {
-#define X(name) case QW_OP_##name: return &dev->op.name##_arith;
-    QW_OPS(X)
+#define X(name) \
+    case QW_OP_##name: return &dev->op.name##_arith;
+        QW_OPS(X)
 #undef X
     default: return NULL;
     }
@@ -42,9 +45,13 @@ const qw_arith *qw_promise(const qw_device *dev, enum qw_op op)
 
 int qw_promise_check(const qw_arith *p, char *why, size_t size)
 {
-    static const struct { const char *name; size_t at; double most; } ceiling[] = {
-        { "mul", offsetof(qw_arith, mul), 0x1p-8 }, { "acc", offsetof(qw_arith, acc), 0x1p-23 },
-        { "mid", offsetof(qw_arith, mid), 0x1p-8 }, { "fun", offsetof(qw_arith, fun), 0x1p-10 },
+    static const struct {
+        const char *name;
+        size_t at;
+        double most;
+    } ceiling[] = {
+        { "mul", offsetof(qw_arith, mul), 0x1p-8 },    { "acc", offsetof(qw_arith, acc), 0x1p-23 },
+        { "mid", offsetof(qw_arith, mid), 0x1p-8 },    { "fun", offsetof(qw_arith, fun), 0x1p-10 },
         { "row", offsetof(qw_arith, row), 1 / 253.0 },
     };
     for (size_t i = 0; i < sizeof ceiling / sizeof ceiling[0]; i++) {
@@ -150,10 +157,10 @@ static double at(const qw_tensor *t, int64_t i)
 static double act_of(qw_act a, double z)
 {
     switch (a) {
-    case QW_SILU:      return z / (1 + exp(-z));
+    case QW_SILU: return z / (1 + exp(-z));
     case QW_GELU_TANH: return 0.5 * z * (1 + tanh(0.7978845608028654 * (z + 0.044715 * z * z * z)));
-    case QW_GELU_ERF:  return 0.5 * z * (1 + erf(z * 0.7071067811865476));
-    default:           return z;
+    case QW_GELU_ERF: return 0.5 * z * (1 + erf(z * 0.7071067811865476));
+    default: return z;
     }
 }
 
@@ -203,8 +210,8 @@ static void expect_product(qw_expect *x, qw_device *oracle, const qw_gemm_args *
         for (int64_t j = 0; j < n; j++) {
             const int64_t o = i * n + j;
             const double Z = zv[o], q = sqrt(qv[o]), flush = terms * FLUSH * (xmost + wmost + 1);
-            double e =
-                (2 * p->mul + gamma_of(terms, p->acc)) * sv[o] + p->row * xmost * w1[j] + flush;
+            double e = (2 * p->mul + gamma_of(terms, p->acc)) * sv[o] + p->row * xmost * w1[j]
+                       + flush;
             double v = 2.0 / 3 * p->mul * p->mul * qv[o]
                        + p->acc * p->acc * terms * (fabs(Z) + q) * (fabs(Z) + q)
                        + p->row * p->row * xmost * xmost * w2[j] / 3 + flush * flush;
@@ -214,8 +221,8 @@ static void expect_product(qw_expect *x, qw_device *oracle, const qw_gemm_args *
             }
             const double g = qw_present(&a->gate) ? at(&a->gate, j) : 1,
                          ga = fabs(g * act_of(a->act, Z));
-            const double added =
-                2 * ga * (qw_present(&a->gate) || qw_present(&a->res)) + fabs(at(&a->res, o));
+            const double added = 2 * ga * (qw_present(&a->gate) || qw_present(&a->res))
+                                 + fabs(at(&a->res, o));
             x->e[o] = fabs(g) * e + p->acc * added;
             x->s[o] = sqrt(g * g * v + p->acc * p->acc * added * added);
         }
@@ -229,7 +236,7 @@ static int survive(const qw_tensor *t, double mul)
     const int64_t n = qw_elements(t);
     for (int64_t i = 0; i < n; i++) {
         int e;
-        const double f = frexp(at(t, i), &e) / mul;    /* mul 2^-8: 8 bits */
+        const double f = frexp(at(t, i), &e) / mul; /* mul 2^-8: 8 bits */
         if (f != floor(f)) return 0;
     }
     return 1;
@@ -294,7 +301,10 @@ static void expect_conv2d(qw_expect *x, qw_material *m, qw_device *oracle, const
 
 /* One query and head: weights p [last - first], delta = bound of a logit's error, and its
  * deviation. */
-typedef struct logits { double delta, deviation; int powers; } logits;
+typedef struct logits {
+    double delta, deviation;
+    int powers;
+} logits;
 
 static logits weigh(const double *q, const double *k, int64_t step, int64_t first, int64_t last,
                     int64_t d, double scale, const promise *p, double *w)
@@ -315,8 +325,10 @@ static logits weigh(const double *q, const double *k, int64_t step, int64_t firs
         l.delta =
             fmax(l.delta, fabs(scale) * ((2 * p->mul + gamma_of((double)d, p->acc)) * sum + flush)
                               + 3 * p->acc * fabs(s));
-        l.deviation = fmax(l.deviation, fabs(scale) * sqrt(2.0 / 3 * p->mul * p->mul * square
-                           + p->acc * p->acc * (double)d * 4 * square) + 3 * p->acc * fabs(s));
+        l.deviation = fmax(l.deviation, fabs(scale)
+                                                * sqrt(2.0 / 3 * p->mul * p->mul * square
+                                                       + p->acc * p->acc * (double)d * 4 * square)
+                                            + 3 * p->acc * fabs(s));
     }
     for (int64_t j = first; j < last; j++) total += w[j - first] = exp(w[j - first] - most);
     int e;
@@ -347,10 +359,10 @@ static void expect_head(qw_expect *x, const qw_material *m, int64_t i, int64_t h
         }
         const int64_t o = (i * hq + h) * d + c;
         const double y = fabs(x->y[o]), q2 = sqrt(square), flush = n * FLUSH * (most + 1);
-        const double general =
-            expm1(2 * l.delta) + 2 * p->fun + p->mid + 2 * p->mul + 2 * gamma_of(n, p->acc);
-        x->e[o] =
-            flush + sum * (exact ? 8 * p->acc + 2 * p->fun + (l.powers ? 0 : p->mid) : general);
+        const double general = expm1(2 * l.delta) + 2 * p->fun + p->mid + 2 * p->mul
+                               + 2 * gamma_of(n, p->acc);
+        x->e[o] = flush
+                  + sum * (exact ? 8 * p->acc + 2 * p->fun + (l.powers ? 0 : p->mid) : general);
         x->s[o] = sqrt(square
                            * (4 * l.deviation * l.deviation + 4 * p->fun * p->fun + p->mid * p->mid
                               + p->mul * p->mul)
@@ -475,7 +487,7 @@ static void expect_norm_rope(qw_expect *x, qw_material *m, qw_device *oracle, co
     a.x.data = x->y;
     memcpy(z, b.x.data, (size_t)n * sizeof *z);
     for (int64_t i = 0; i < x->rows * half; i++) one[i] = 1;
-    b.x.data = z;                       /* the norm alone: a rotation by nothing */
+    b.x.data = z; /* the norm alone: a rotation by nothing */
     b.cos.data = one;
     b.sin.data = zero;
     ask(x, oracle, QW_OP_norm_rope, &b);
@@ -545,11 +557,11 @@ static void expect_convert(qw_expect *x, qw_material *m, qw_device *oracle, cons
             }
             const double flush = each > 0 ? FLUSH * (g + 1) : 0, step = codes ? most / 127 : 0;
             x->e[o] = each * size + flush;
-            x->s[o] =
-                res || g ? (2 + sqrt(g)) * p->acc * (fabs(x->y[o]) + sqrt(square)) + flush : 0;
+            x->s[o] = res || g ? (2 + sqrt(g)) * p->acc * (fabs(x->y[o]) + sqrt(square)) + flush
+                               : 0;
             if (codes)
-                x->e[o] +=
-                    0.5 * step * (1 + 0x1p-10) + 2 * each * most + 0x1p-22 * fabs(x->y[o]) + FLOOR;
+                x->e[o] += 0.5 * step * (1 + 0x1p-10) + 2 * each * most + 0x1p-22 * fabs(x->y[o])
+                           + FLOOR;
             if (codes) x->s[o] += step / sqrt(12) + FLOOR;
         }
     }
@@ -563,7 +575,7 @@ static int64_t *choose(int64_t n, int64_t most, uint64_t seed, int64_t *count)
     const int64_t k = n < most ? n : most;
     int64_t *p = calloc((size_t)k, sizeof *p);
     qw_random r = qw_random_of(seed, 80);
-    for (int64_t i = 0; p && i < k; i++) {      /* one from each of k equal stretches */
+    for (int64_t i = 0; p && i < k; i++) { /* one from each of k equal stretches */
         const int64_t from = n * i / k, to = n * (i + 1) / k;
         p[i] = from + (int64_t)qw_below(&r, (uint64_t)(to - from));
     }
@@ -590,8 +602,9 @@ int qw_expect_make(qw_expect *x, qw_material *m, qw_device *oracle, const qw_ari
     x->s = room(x, x->rows * x->cols);
     if (x->failed) return x->failed;
     switch (m->c.op) {
-#define X(name) case QW_OP_##name: expect_##name(x, m, oracle, &p); break;
-    QW_OPS(X)
+#define X(name) \
+    case QW_OP_##name: expect_##name(x, m, oracle, &p); break;
+        QW_OPS(X)
 #undef X
     default: return QWEN_EARG;
     }

@@ -24,7 +24,8 @@ static int sentence(char *why, size_t size, const char *format, ...)
 /* --- reading ------------------------------------------------------------------------------- */
 
 /* How many dtypes and how many numbers a line of each op has. */
-static const struct { int dtypes, dims;
+static const struct {
+    int dtypes, dims;
 } form[QW_NOPS] = {
     [QW_OP_gemm] = { 4, 3 },     [QW_OP_attention] = { 4, 5 }, [QW_OP_conv2d] = { 4, 8 },
     [QW_OP_rms_norm] = { 2, 2 }, [QW_OP_ln_mod] = { 2, 2 },    [QW_OP_norm_rope] = { 1, 3 },
@@ -41,11 +42,11 @@ static qw_dtype usual(const qw_case *c, int i)
 {
     const qw_dtype *t = c->dtype;
     switch (c->op) {
-    case QW_OP_gemm:      return i == 1 ? t[0] : i == 2 ? plain_float(t[0]) : t[2];
-    case QW_OP_conv2d:    return i == 3 ? t[2] : t[0];
+    case QW_OP_gemm: return i == 1 ? t[0] : i == 2 ? plain_float(t[0]) : t[2];
+    case QW_OP_conv2d: return i == 3 ? t[2] : t[0];
     case QW_OP_attention: return i == 2 ? t[1] : t[0];
-    case QW_OP_convert:   return i == 1 ? t[0] : plain_float(t[1]);
-    default:              return t[0];
+    case QW_OP_convert: return i == 1 ? t[0] : plain_float(t[1]);
+    default: return t[0];
     }
 }
 
@@ -66,7 +67,9 @@ static int read_dtypes(qw_case *c, char *text, char *why, size_t size)
 
 static int read_word(qw_case *c, const char *s)
 {
-    static const struct { const char *word; unsigned has;
+    static const struct {
+        const char *word;
+        unsigned has;
     } flags[] = {
         { "bias", QW_HAS_BIAS },
         { "gate", QW_HAS_GATE },
@@ -162,7 +165,8 @@ int qw_case_parse(qw_case *c, const char *line, char *why, size_t size)
         if (!strcmp(part[0], qw_op_table[i].name)) c->op = (enum qw_op)i;
     if (c->op == QW_NOPS) return sentence(why, size, "%s is no operation", part[0]);
     if (read_dtypes(c, part[1], why, size) || read_options(c, part[2], why, size)
-        || read_shape(c, part[3], why, size)) return 1;
+        || read_shape(c, part[3], why, size))
+        return 1;
     c->x2 = c->x2 ? c->x2 : plain_float(c->dtype[0]);
     c->w2 = c->w2 ? c->w2 : plain_float(c->dtype[0]);
     if (part[4]) {
@@ -178,7 +182,7 @@ int qw_case_parse(qw_case *c, const char *line, char *why, size_t size)
         if (*end || end == part[5])
             return sentence(why, size, "%s is no hexadecimal seed", part[5]);
     }
-    qw_material m;                      /* what the op itself would refuse */
+    qw_material m; /* what the op itself would refuse */
     int status = qw_material_shape(&m, c, QW_F32);
     if (!status && qw_op_table[c->op].check(&m.args, why, size)) status = 1;
     else if (status) sentence(why, size, "%s", qwen_strerror(status));
@@ -221,7 +225,7 @@ static void draw_sizes(qw_random *r, int n, int64_t *d, double budget)
         d[i] = draw_size(r, room < 12288 ? (int64_t)room : 12288);
         budget /= (double)d[i];
     }
-    for (int i = n - 1; i > 0; i--) {   /* any of them may be the large one */
+    for (int i = n - 1; i > 0; i--) { /* any of them may be the large one */
         const int j = (int)qw_below(r, (uint64_t)i + 1);
         const int64_t t = d[i];
         d[i] = d[j];
@@ -258,7 +262,7 @@ static void draw_gemm(qw_case *c, qw_random *r, int i, double flops)
     draw_sizes(r, 3, c->dim, flops / 2);
     const int64_t block = qw_block_elements(c->dtype[1]);
     c->dim[2] = round_up(c->dim[2], block);
-    if (block > 1)                      /* a block is long: fewer rows */
+    if (block > 1) /* a block is long: fewer rows */
         while ((double)c->dim[0] * (double)c->dim[1] * (double)c->dim[2] > flops
                && c->dim[0] + c->dim[1] > 2)
             *(c->dim[0] > c->dim[1] ? &c->dim[0] : &c->dim[1]) /= 2;
@@ -286,7 +290,7 @@ static void draw_attention(qw_case *c, qw_random *r, double flops)
     c->ranges = (qw_ranges)qw_below(r, 4);
     if (c->ranges == QW_CAUSAL && n[1] < n[0]) c->dim[1] = n[0];
     c->window = 1 + (int64_t)qw_below(r, 64);
-    if (c->ranges == QW_WINDOWS) c->dim[1] = c->dim[0];         /* windows divide one sequence */
+    if (c->ranges == QW_WINDOWS) c->dim[1] = c->dim[0]; /* windows divide one sequence */
     c->dtype[0] = draw_float(r);
     c->dtype[1] = c->dtype[2] = qw_below(r, 4) ? c->dtype[0] : draw_float(r);
     c->dtype[3] = qw_below(r, 4) ? c->dtype[0] : draw_float(r);
@@ -295,7 +299,7 @@ static void draw_attention(qw_case *c, qw_random *r, double flops)
 static void draw_conv2d(qw_case *c, qw_random *r, double flops)
 {
     const int64_t k = 1 + 2 * (int64_t)qw_below(r, 2);
-    int64_t n[4];                       /* ho wo co ci */
+    int64_t n[4]; /* ho wo co ci */
     draw_sizes(r, 4, n, flops / (2.0 * (double)(k * k)));
     c->up = qw_below(r, 4) ? 1 : 2;
     c->stride = c->up == 1 && !qw_below(r, 3) ? 2 : 1;
@@ -305,7 +309,7 @@ static void draw_conv2d(qw_case *c, qw_random *r, double flops)
                   after = k == 3 && (before || qw_below(r, 2)) ? 1 : 0;
     int64_t in[2];
     for (int i = 0; i < 2; i++) {
-        int64_t need = (n[i] - 1) * c->stride + k - before - after;     /* enlarged input */
+        int64_t need = (n[i] - 1) * c->stride + k - before - after; /* enlarged input */
         in[i] = need < 1 ? 1 : (need + c->up - 1) / c->up;
         const int64_t out = (c->up * in[i] + before + after - k) / c->stride + 1;
         if (c->up * in[i] + before + after >= k && out >= 1) n[i] = out;
@@ -370,12 +374,12 @@ void qw_case_draw(qw_case *c, enum qw_op op, int i, uint64_t seed, double flops)
     *c = (qw_case){ .op = op, .stride = 1, .up = 1, .eps = 1e-6, .fill = (qw_fill)(i % QW_NFILLS) };
     c->seed = qw_next(&r) & 0xffffff;
     switch (op) {
-    case QW_OP_gemm:      draw_gemm(c, &r, i / QW_NFILLS, flops); break;
+    case QW_OP_gemm: draw_gemm(c, &r, i / QW_NFILLS, flops); break;
     case QW_OP_attention: draw_attention(c, &r, flops); break;
-    case QW_OP_conv2d:    draw_conv2d(c, &r, flops); break;
+    case QW_OP_conv2d: draw_conv2d(c, &r, flops); break;
     case QW_OP_norm_rope: draw_norm_rope(c, &r, flops); break;
-    case QW_OP_convert:   draw_convert(c, &r, i / QW_NFILLS, flops); break;
-    default:              draw_rows(c, &r, flops); break;
+    case QW_OP_convert: draw_convert(c, &r, i / QW_NFILLS, flops); break;
+    default: draw_rows(c, &r, flops); break;
     }
 }
 
@@ -390,8 +394,9 @@ void qw_case_shrink(qw_case *c, double flops)
         /* The longest of the dimensions that only repeat the work. */
         const int last = c->op == QW_OP_gemm || c->op == QW_OP_attention ? 2 : 1;
         int64_t *d = &c->dim[0];
-        for (int k = 1; k < last; k++) if (c->dim[k] > *d) d = &c->dim[k];
-        if (c->op == QW_OP_conv2d) {    /* a picture of half the height */
+        for (int k = 1; k < last; k++)
+            if (c->dim[k] > *d) d = &c->dim[k];
+        if (c->op == QW_OP_conv2d) { /* a picture of half the height */
             if (c->dim[0] < 2 || c->dim[3] < 2) return;
             c->dim[0] /= 2;
             c->dim[3] /= 2;

@@ -8,8 +8,7 @@
 START_TEST(names)
 {
     ck_assert_ptr_nonnull(qwen_version());
-    for (int s = -20; s <= 20; s++)
-        ck_assert_ptr_nonnull(qwen_strerror(s));
+    for (int s = -20; s <= 20; s++) ck_assert_ptr_nonnull(qwen_strerror(s));
     ck_assert_str_ne(qwen_strerror(QWEN_EARG), qwen_strerror(QWEN_EIO));
     ck_assert_str_eq(qwen_error(NULL), "no memory");
     int w = 0, h = 0;
@@ -27,7 +26,10 @@ END_TEST
 
 START_TEST(struct_sizes)
 {
-    struct { qwen_options o; char more[64]; } larger = { .o = options(tiny) };
+    struct {
+        qwen_options o;
+        char more[64];
+    } larger = { .o = options(tiny) };
     qwen *q;
     qwen_options o = options(tiny);
     ck_assert_int_eq(qwen_open(NULL, &o), QWEN_EARG);
@@ -44,7 +46,7 @@ START_TEST(struct_sizes)
     ck_assert_int_eq(qwen_open(&q, &larger.o), QWEN_EUNSUPPORTED);
     qwen_close(q);
     o = options(tiny);
-    o.size = offsetof(qwen_options, text_device);       /* an older caller */
+    o.size = offsetof(qwen_options, text_device); /* an older caller */
     ck_assert_int_eq(qwen_open(&q, &o), QWEN_OK);
     qwen_request r = request("a cat");
     r.size = offsetof(qwen_request, chat_template);
@@ -81,7 +83,7 @@ static void open_fails(const char *rel, int status, const char *word)
                   qwen_error(q), word);
     qwen_request r = request("a cat");
     qwen_result res = { .size = sizeof res };
-    ck_assert_int_eq(qwen_generate(q, &r, &res), status);       /* says why again */
+    ck_assert_int_eq(qwen_generate(q, &r, &res), status); /* says why again */
     qwen_close(q);
 }
 
@@ -179,7 +181,7 @@ START_TEST(bad_requests)
     const qwen_array wrong = { .dtype = QWEN_F32, .rank = 1, .dim = { 3 }, .data = &r };
     r.noise = &wrong;
     refused(q, &r, QWEN_EARG, "noise");
-    r = request("a cat");               /* still a good handle */
+    r = request("a cat"); /* still a good handle */
     qwen_result res = drawn(q, &r);
     qwen_result_free(&res);
     qwen_close(q);
@@ -190,15 +192,18 @@ START_TEST(bad_requests)
 }
 END_TEST
 
-typedef struct stop { int calls, at; char phase[32]; int last_step; } stop;
+typedef struct stop {
+    int calls, at;
+    char phase[32];
+    int last_step;
+} stop;
 
 static int stopping(void *user, const qwen_progress *p)
 {
     stop *s = user;
     ck_assert_uint_eq(p->size, sizeof *p);
     ck_assert_int_le(p->step, p->steps);
-    if (strcmp(s->phase, p->phase))
-        s->last_step = -1;
+    if (strcmp(s->phase, p->phase)) s->last_step = -1;
     ck_assert_int_ge(p->step, s->last_step);
     s->last_step = p->step;
     snprintf(s->phase, sizeof s->phase, "%s", p->phase);
@@ -220,8 +225,7 @@ START_TEST(cancelling)
         s = (stop){ .at = at };
         qwen_result res = { .size = sizeof res };
         ck_assert_int_eq(qwen_generate(q, &r, &res), at <= s.calls ? QWEN_ECANCELLED : QWEN_OK);
-        if (s.calls == at)
-            ck_assert_ptr_null(res.image);
+        if (s.calls == at) ck_assert_ptr_null(res.image);
         qwen_result_free(&res);
     }
     s = (stop){ 0 };
@@ -260,7 +264,10 @@ START_TEST(several_pictures)
 }
 END_TEST
 
-typedef struct job { const char *prompt; qwen_result res; } job;
+typedef struct job {
+    const char *prompt;
+    qwen_result res;
+} job;
 
 static void *draw_thread(void *arg)
 {
@@ -269,8 +276,7 @@ static void *draw_thread(void *arg)
     const qwen_options o = options(tiny);
     const qwen_request r = request(j->prompt);
     j->res = (qwen_result){ .size = sizeof j->res };
-    if (!qwen_open(&q, &o))
-        qwen_generate(q, &r, &j->res);
+    if (!qwen_open(&q, &o)) qwen_generate(q, &r, &j->res);
     qwen_close(q);
     return NULL;
 }

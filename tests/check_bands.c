@@ -9,9 +9,9 @@ enum { H = 41, W = 3, MOST = 64 * H * W * 4 };
 
 typedef struct coding {
     qw_vae *net;
-    int     encoder;
+    int encoder;
     int64_t rows, channels, z;
-    double *picture, *latent;           /* [8 H][8 W][channels]; [z][H][W], encoded: twice that */
+    double *picture, *latent; /* [8 H][8 W][channels]; [z][H][W], encoded: twice that */
 } coding;
 
 static void code(qw_run *r, const coding *c)
@@ -19,8 +19,7 @@ static void code(qw_run *r, const coding *c)
     if (c->encoder)
         qw_vae_encode(r, c->net, c->picture, 8 * H, 8 * W, c->rows, c->latent,
                       c->latent + c->z * H * W);
-    else
-        qw_vae_decode(r, c->net, c->latent, H, W, c->rows, c->picture);
+    else qw_vae_decode(r, c->net, c->latent, H, W, c->rows, c->picture);
 }
 
 /* Plans, reserves what the plan says, and no more; the formula of the scratch agrees. */
@@ -32,8 +31,8 @@ static void run(qw_device *dev, const coding *c)
     qw_run_init(&walk, plan, NULL);
     code(&walk, c);
     ck_assert_msg(!walk.error.status, "%s", walk.error.text);
-    const size_t formula = (size_t)qw_vae_scratch(c->net, c->encoder, H, W, c->rows) *
-                           qw_row_bytes(dev->prefer, 1);
+    const size_t formula = (size_t)qw_vae_scratch(c->net, c->encoder, H, W, c->rows)
+                           * qw_row_bytes(dev->prefer, 1);
     ck_assert_uint_ge(walk.peak, formula);
     ck_assert_uint_le(walk.peak, formula + 4 * 256);
     qw_run_init(&r, dev, NULL);
@@ -78,8 +77,7 @@ static void bands_equal(const char *device, const char *folder)
         const size_t n = c.encoder ? (size_t)(2 * c.z * H * W) : (size_t)(64 * H * W * c.channels);
         const size_t in = c.encoder ? MOST : (size_t)(c.z * H * W);
         double *given = c.encoder ? picture : latent;
-        for (size_t i = 0; i < in; i++)
-            given[i] = (double)((i * 7919 + 13) % 101) / 50 - 1;
+        for (size_t i = 0; i < in; i++) given[i] = (double)((i * 7919 + 13) % 101) / 50 - 1;
         c.rows = 0;
         c.latent = latent;
         c.picture = picture;
@@ -119,8 +117,7 @@ END_TEST
 
 static void take_line(void *user, int level, const char *line)
 {
-    if (!level && strstr(line, " bands of "))
-        ++*(int *)user;
+    if (!level && strstr(line, " bands of ")) ++*(int *)user;
 }
 
 /* An image-to-image run of a tall picture in so much memory. */
@@ -129,14 +126,24 @@ static void draw(uint64_t memory, qwen_result *out, int *notices, int planned[2]
     qwen *q;
     enum { TALL = 512, WIDE = 32 };
     uint8_t pixels[TALL * WIDE * 3];
-    for (size_t i = 0; i < sizeof pixels; i++)
-        pixels[i] = (uint8_t)(i * 31 >> 3);
-    const qwen_array picture = { .data = pixels, .dtype = QWEN_U8, .rank = 3,
-                                 .dim = { TALL, WIDE, 3 } };
-    qwen_options o = { .size = sizeof o, .model = testdata("tiny"), .device = "ref",
-                       .memory = memory, .log = take_line, .user = notices };
-    qwen_request r = { .size = sizeof r, .prompt = "a", .input = &picture, .inputs = 1,
-                       .strength = 0.5, .steps = 2, .guidance = 1, .seed = 3 };
+    for (size_t i = 0; i < sizeof pixels; i++) pixels[i] = (uint8_t)(i * 31 >> 3);
+    const qwen_array picture = {
+        .data = pixels, .dtype = QWEN_U8, .rank = 3, .dim = { TALL, WIDE, 3 }
+    };
+    qwen_options o = { .size = sizeof o,
+                       .model = testdata("tiny"),
+                       .device = "ref",
+                       .memory = memory,
+                       .log = take_line,
+                       .user = notices };
+    qwen_request r = { .size = sizeof r,
+                       .prompt = "a",
+                       .input = &picture,
+                       .inputs = 1,
+                       .strength = 0.5,
+                       .steps = 2,
+                       .guidance = 1,
+                       .seed = 3 };
     qwen_plan_report plan = { .size = sizeof plan };
     *notices = 0;
     *out = (qwen_result){ .size = sizeof *out };
@@ -157,7 +164,7 @@ START_TEST(memory_decides)
     ck_assert_int_eq(told, 0);
     ck_assert_int_eq(whole.bands_encode + whole.bands_decode + planned[0] + planned[1], 0);
     draw(1500000, &banded, &told, planned);
-    ck_assert_int_ge(told, 2);          /* of the plan's handle and of this one */
+    ck_assert_int_ge(told, 2); /* of the plan's handle and of this one */
     ck_assert_int_gt(banded.bands_encode, 1);
     ck_assert_int_gt(banded.bands_decode, 1);
     ck_assert_int_eq(banded.bands_encode, planned[0]);
@@ -182,10 +189,21 @@ START_TEST(several_pictures)
     };
     int notices = 0;
     qwen *q;
-    qwen_options o = { .size = sizeof o, .model = testdata("tiny-edit-plus"), .device = "ref",
-                       .memory = 3000000, .log = take_line, .user = &notices };
-    qwen_request r = { .size = sizeof r, .prompt = "a", .input = pictures, .inputs = 2, .steps = 1,
-                       .guidance = 1, .width = 32, .height = 32, .reference_area = 448 * 96,
+    qwen_options o = { .size = sizeof o,
+                       .model = testdata("tiny-edit-plus"),
+                       .device = "ref",
+                       .memory = 3000000,
+                       .log = take_line,
+                       .user = &notices };
+    qwen_request r = { .size = sizeof r,
+                       .prompt = "a",
+                       .input = pictures,
+                       .inputs = 2,
+                       .steps = 1,
+                       .guidance = 1,
+                       .width = 32,
+                       .height = 32,
+                       .reference_area = 448 * 96,
                        .condition_area = 56 * 56 };
     qwen_open(&q, &o);
     ck_assert_msg(!*qwen_error(q), "%s", qwen_error(q));
@@ -207,8 +225,9 @@ START_TEST(absurd_sizes)
 {
     qwen *q;
     qwen_options o = { .size = sizeof o, .model = testdata("tiny"), .device = "ref" };
-    qwen_request r = { .size = sizeof r, .prompt = "a", .width = 65536, .height = 65536,
-                       .steps = 1, .guidance = 1 };
+    qwen_request r = {
+        .size = sizeof r, .prompt = "a", .width = 65536, .height = 65536, .steps = 1, .guidance = 1
+    };
     qwen_result out = { .size = sizeof out };
     qwen_open(&q, &o);
     ck_assert_msg(!*qwen_error(q), "%s", qwen_error(q));

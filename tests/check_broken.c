@@ -8,7 +8,7 @@
 
 #define BAD FORMATS "bad/"
 
-static json_t *expected;                /* of bad/expect.json */
+static json_t *expected; /* of bad/expect.json */
 
 static const char *nth_key(const json_t *object, int n)
 {
@@ -27,8 +27,8 @@ static void take_out(char *text, const char *word)
 /* The status that the case must have: 0 where two will do (broken, or not what it should be). */
 static int status_of(const char *name)
 {
-    static const char *const unsupported[] = { "dtype_unknown", "model_index_unknown_class",
-                                               "quant_unsupported", "version_",
+    static const char *const unsupported[] = { "dtype_unknown",       "model_index_unknown_class",
+                                               "quant_unsupported",   "version_",
                                                "tensor_type_unknown", "value_type_" };
     if (starts_with(name, "missing_shard") || starts_with(name, "is_a_directory")) return QWEN_EIO;
     for (size_t i = 0; i < sizeof unsupported / sizeof *unsupported; i++)
@@ -90,9 +90,9 @@ static void try_weights(const char *path, int whole, qw_error *err)
     good(qw_store_new(&s, err), err);
     good(qw_residency_new(&res, dev, 0, err), err);
     qw_loader l = { .store = s, .res = res, .err = err };
-    if (!qw_store_add(s, path, err) && whole &&
-        !qw_store_canonical(s, QW_KIND_TRANSFORMER, &found, err) &&
-        !qw_dit_configure(&c, NULL, s, path, err))
+    if (!qw_store_add(s, path, err) && whole
+        && !qw_store_canonical(s, QW_KIND_TRANSFORMER, &found, err)
+        && !qw_dit_configure(&c, NULL, s, path, err))
         qw_dit_load(&dit, &c, &l);
     qw_dit_free(dit);
     qw_residency_free(res);
@@ -102,8 +102,8 @@ static void try_weights(const char *path, int whole, qw_error *err)
 
 static void try_file(const char *name, const char *path, qw_error *err)
 {
-    const int whole = starts_with(name, "transformer_") || starts_with(name, "quant_") ||
-                      starts_with(name, "wrong_architecture");
+    const int whole = starts_with(name, "transformer_") || starts_with(name, "quant_")
+                      || starts_with(name, "wrong_architecture");
     if (starts_with(name, "config_")) try_config(path, err);
     else if (starts_with(name, "model_index_") || starts_with(name, "json_")) try_model(path, err);
     else if (starts_with(name, "lora_")) try_lora(path, err);
@@ -126,7 +126,8 @@ static void must_fail(const char *name, const char *path, const json_t *want, qw
     snprintf(rest, sizeof rest, "%s", err->text);
     take_out(rest, path);
     take_out(rest, name);
-    json_array_foreach(json_object_get(want, "error_mentions"), i, word) {
+    json_array_foreach(json_object_get(want, "error_mentions"), i, word)
+    {
         said |= strstr(rest, json_string_value(word)) != NULL;
     }
     ck_assert_msg(said, "%s: \"%s\" has none of the words expected", name, rest);
@@ -139,14 +140,14 @@ START_TEST(broken)
     qw_error err = { 0 };
     char path[1200];
     snprintf(path, sizeof path, "%s%s", testdata(BAD), name);
-    if (starts_with(name, "is_a_directory")) {  /* an empty one, which archives may drop */
+    if (starts_with(name, "is_a_directory")) { /* an empty one, which archives may drop */
         snprintf(path, sizeof path, "%s", made(name));
         ck_assert_int_eq(mkdir(path, 0777), 0);
     }
     try_file(name, path, &err);
     must_fail(name, path, want, &err);
     if (!starts_with(name, "json_")) return;
-    err = (qw_error){ 0 };              /* the JSON by itself too */
+    err = (qw_error){ 0 }; /* the JSON by itself too */
     try_json(path, &err);
     must_fail(name, path, want, &err);
 }
@@ -158,7 +159,8 @@ START_TEST(all_there)
     const char *name;
     json_t *one;
     int ggufs = 0, others = 0;
-    json_object_foreach(expected, name, one) {
+    json_object_foreach(expected, name, one)
+    {
         ggufs += ends_with(name, ".gguf");
         others += !ends_with(name, ".gguf") && !starts_with(name, "model_index_");
     }

@@ -14,37 +14,36 @@ START_TEST(configurations)
     qw_store *s = must_open(testdata("tiny/text_encoder"), QW_KIND_TEXT);
     ck_assert(!qw_json_file(testdata("tiny/text_encoder/config.json"), &json, &err));
     ck_assert_msg(!qw_text_configure(&t, json, s, "text", &err), "%s", err.text);
-    ck_assert(t.width == 32 && t.layers == 3 && t.heads == 4 && t.kv_heads == 2 && t.head == 8 &&
-              t.ff == 48 && !t.tied && t.section[2] == 2 && t.theta == 1e6 &&
-              t.image_token == 151655);
+    ck_assert(t.width == 32 && t.layers == 3 && t.heads == 4 && t.kv_heads == 2 && t.head == 8
+              && t.ff == 48 && !t.tied && t.section[2] == 2 && t.theta == 1e6
+              && t.image_token == 151655);
     ck_assert_msg(!qw_vision_configure(&v, json, NULL, s, "vision", &err), "%s", err.text);
-    ck_assert(v.depth == 4 && v.width == 32 && v.heads == 2 && v.fulls == 2 && v.full[1] == 3 &&
-              v.window == 56 && v.channels == 3 && v.max_pixels == 12845056);
+    ck_assert(v.depth == 4 && v.width == 32 && v.heads == 2 && v.fulls == 2 && v.full[1] == 3
+              && v.window == 56 && v.channels == 3 && v.max_pixels == 12845056);
     json_decref(json);
     qw_store_free(s);
     s = must_open(testdata("tiny-layered/transformer"), QW_KIND_TRANSFORMER);
     ck_assert(!qw_json_file(testdata("tiny-layered/transformer/config.json"), &json, &err));
     ck_assert_msg(!qw_dit_configure(&d, json, s, "dit", &err), "%s", err.text);
-    ck_assert(d.layers == 3 && d.heads == 3 && d.head == 16 && d.width == 48 &&
-              d.text_width == 32 && d.axes[0] == 4 && d.additional_t && d.layer3d &&
-              !d.zero_cond_t && d.out == 16);
+    ck_assert(d.layers == 3 && d.heads == 3 && d.head == 16 && d.width == 48 && d.text_width == 32
+              && d.axes[0] == 4 && d.additional_t && d.layer3d && !d.zero_cond_t && d.out == 16);
     json_decref(json);
     qw_store_free(s);
     s = must_open(testdata("tiny-layered/vae"), QW_KIND_VAE);
     ck_assert(!qw_json_file(testdata("tiny-layered/vae/config.json"), &json, &err));
     ck_assert_msg(!qw_vae_configure(&a, json, s, "vae", &err), "%s", err.text);
-    ck_assert(a.base == 8 && a.z == 16 && a.levels == 4 && a.res_blocks == 2 && a.channels == 4 &&
-              a.std[1] == 1.07);
+    ck_assert(a.base == 8 && a.z == 16 && a.levels == 4 && a.res_blocks == 2 && a.channels == 4
+              && a.std[1] == 1.07);
     json_decref(json);
     qw_store_free(s);
     ck_assert(
         !qw_json_file(testdata("tiny-lightning/scheduler/scheduler_config.json"), &json, &err));
     ck_assert_msg(!qw_schedule_configure(&c, json, "schedule", &err), "%s", err.text);
-    ck_assert(c.terminal == 0 && c.max_len == 8192 && c.dynamic && !c.linear &&
-              c.base_shift > 1.0986);
+    ck_assert(c.terminal == 0 && c.max_len == 8192 && c.dynamic && !c.linear
+              && c.base_shift > 1.0986);
     json_decref(json);
-    ck_assert(!qw_schedule_configure(&c, NULL, "schedule", &err) && c.terminal == 0.02 &&
-              c.max_shift == 0.9);
+    ck_assert(!qw_schedule_configure(&c, NULL, "schedule", &err) && c.terminal == 0.02
+              && c.max_shift == 0.9);
 }
 END_TEST
 

@@ -150,7 +150,7 @@ START_TEST(line_and_back)
         ck_assert_msg(!qw_case_parse(&b, first, why, sizeof why), "%s: %s", first, why);
         qw_case_print(&b, second, sizeof second);
         ck_assert_str_eq(first, second);
-        qw_material ma, mb;             /* the same bytes, too */
+        qw_material ma, mb; /* the same bytes, too */
         ck_assert_int_eq(qw_material_make(&ma, &a, QW_F32), QWEN_OK);
         ck_assert_int_eq(qw_material_make(&mb, &b, QW_F32), QWEN_OK);
         for (int k = 0; k < ma.n; k++) {
@@ -204,8 +204,8 @@ START_TEST(model_shapes)
 {
     const char *src = getenv("srcdir");
     char path[1024], line[400], why[300];
-    snprintf(path, sizeof path, "%s/tests/shapes/%s", src && *src ? src : ".", (const char *[]){
-             "transformer.txt", "text.txt", "vision.txt", "vae.txt" }[_i]);
+    snprintf(path, sizeof path, "%s/tests/shapes/%s", src && *src ? src : ".",
+             (const char *[]){ "transformer.txt", "text.txt", "vision.txt", "vae.txt" }[_i]);
     FILE *f = fopen(path, "r");
     ck_assert_msg(f != NULL, "%s", path);
     int n = 0;
@@ -471,14 +471,22 @@ static int ln_f32(const qw_ln_mod_args *a, int one_pass)
         var = one_pass ? var / (float)n - mean * mean : sum / (float)n;
         const float r = 1 / sqrtf((var > 0 ? var : 0) + (float)a->eps);
         for (int64_t j = 0; j < n; j++)
-            row1(&a->y, i)[j] =
-                (x[j] - mean) * r * (1 + at1(&a->scale, j, 0)) + at1(&a->shift, j, 0);
+            row1(&a->y, i)[j] = (x[j] - mean) * r * (1 + at1(&a->scale, j, 0))
+                                + at1(&a->shift, j, 0);
     }
     return QWEN_OK;
 }
 
-static int ln_right(qw_device *d, const qw_ln_mod_args *a) { (void)d; return ln_f32(a, 0); }
-static int ln_one_pass(qw_device *d, const qw_ln_mod_args *a) { (void)d; return ln_f32(a, 1); }
+static int ln_right(qw_device *d, const qw_ln_mod_args *a)
+{
+    (void)d;
+    return ln_f32(a, 0);
+}
+static int ln_one_pass(qw_device *d, const qw_ln_mod_args *a)
+{
+    (void)d;
+    return ln_f32(a, 1);
+}
 
 START_TEST(ln_mod)
 {
@@ -548,7 +556,7 @@ static int conv2d_wrong(qw_device *d, const qw_conv2d_args *a)
 {
     qw_conv2d_args b = *a;
     (void)d;
-    if (b.left > 0) b.left--;           /* the picture shifted by a pixel */
+    if (b.left > 0) b.left--; /* the picture shifted by a pixel */
     return plain_ref->op.conv2d(plain_ref, &b);
 }
 
@@ -556,7 +564,7 @@ static int rms_norm_wrong(qw_device *d, const qw_rms_norm_args *a)
 {
     qw_rms_norm_args b = *a;
     (void)d;
-    b.eps = a->eps * 10;                /* shows where the row is small, or in the last bits */
+    b.eps = a->eps * 10; /* shows where the row is small, or in the last bits */
     return plain_ref->op.rms_norm(plain_ref, &b);
 }
 
@@ -628,14 +636,17 @@ static void crooked_free(qw_device *d, void *p)
 
 static int short_put(qw_device *d, int queue, void *dst, const void *src, size_t bytes)
 {
-    (void)d; (void)queue;
+    (void)d;
+    (void)queue;
     memcpy(dst, src, bytes > 4 ? bytes & ~(size_t)3 : bytes);
     return QWEN_OK;
 }
 
 static int wild_lapse(qw_device *d, uint64_t from, uint64_t to, double *seconds)
 {
-    (void)d; (void)from; (void)to;
+    (void)d;
+    (void)from;
+    (void)to;
     *seconds = 60;
     return QWEN_OK;
 }

@@ -53,8 +53,7 @@ START_TEST(kept_pixels)
 {
     const qwen_array picture = gradient(48, 32, 3);
     uint8_t grey[32 * 48];
-    for (int i = 0; i < 32 * 48; i++)
-        grey[i] = i % 48 < 24 ? 255 : 0;
+    for (int i = 0; i < 32 * 48; i++) grey[i] = i % 48 < 24 ? 255 : 0;
     const qwen_array mask = { .data = grey, .dtype = QWEN_U8, .rank = 2, .dim = { 32, 48 } };
     qwen *q = opened(tiny);
     qwen_request r = over(&picture);
@@ -70,7 +69,7 @@ START_TEST(kept_pixels)
         ck_assert_int_eq(((const uint8_t *)out.mask.data)[i], grey[i] != 0);
     qwen_result_free(&out);
     ck_assert_ptr_null(out.kept.data);
-    r.mask = NULL;                      /* nothing is kept without one */
+    r.mask = NULL; /* nothing is kept without one */
     r.strength = 0.5;
     out = drawn(q, &r);
     ck_assert_ptr_null(out.kept.data);
@@ -152,9 +151,9 @@ END_TEST
 /* The tiny ControlNet with four more inputs, the mask's: the first columns are its own. */
 static const char *inpainting_net(void)
 {
-    qw_store *s = must_open(
-        testdata("tiny-controlnet/controlnet/diffusion_pytorch_model.safetensors"),
-        QW_KIND_CONTROLNET);
+    qw_store *s =
+        must_open(testdata("tiny-controlnet/controlnet/diffusion_pytorch_model.safetensors"),
+                  QW_KIND_CONTROLNET);
     sheaf f = { .n = 0 };
     sheaf_store(&f, s, "", 0);
     qw_entry *e = sheaf_find(&f, "controlnet_x_embedder.weight");
@@ -164,8 +163,7 @@ static const char *inpainting_net(void)
     uint16_t *wide = calloc((size_t)(n * 68), sizeof *wide);
     for (int64_t i = 0; i < n; i++) {
         memcpy(wide + i * 68, (const uint16_t *)e->data + i * 64, 128);
-        for (int k = 64; k < 68; k++)
-            wide[i * 68 + k] = 0x3f00;  /* 0.5 */
+        for (int k = 64; k < 68; k++) wide[i * 68 + k] = 0x3f00; /* 0.5 */
     }
     e->data = wide;
     e->dim[1] = 68;
@@ -182,8 +180,7 @@ START_TEST(control_inpaints)
     make_link(testdata("tiny-controlnet/controlnet/config.json"), "config.json");
     const qwen_array picture = gradient(48, 32, 3);
     uint8_t grey[32 * 48];
-    for (int i = 0; i < 32 * 48; i++)
-        grey[i] = i / 48 < 16 ? 255 : 0;
+    for (int i = 0; i < 32 * 48; i++) grey[i] = i / 48 < 16 ? 255 : 0;
     const qwen_array mask = { .data = grey, .dtype = QWEN_U8, .rank = 2, .dim = { 32, 48 } };
     qwen_options o = options(tiny);
     o.controlnet = net;
@@ -205,13 +202,15 @@ START_TEST(control_inpaints)
 }
 END_TEST
 
-typedef struct control_tap { float *x; int64_t rows, columns; } control_tap;
+typedef struct control_tap {
+    float *x;
+    int64_t rows, columns;
+} control_tap;
 
 static void take_control(void *user, const char *name, const qwen_array *a)
 {
     control_tap *t = user;
-    if (strcmp(name, "control"))
-        return;
+    if (strcmp(name, "control")) return;
     t->rows = a->dim[0];
     t->columns = a->dim[1];
     t->x = malloc((size_t)(t->rows * t->columns) * sizeof *t->x);
@@ -230,8 +229,8 @@ START_TEST(fun_inpaints)
     for (int i = 0; i < H * W; i++) {
         grey[i] = i % W < 24 ? 255 : 0;
         for (int k = 0; k < 3; k++)
-            hole[3 * i + k] =
-                grey[i] ? 0 : (float)(((uint8_t *)picture.data)[3 * i + k] / 127.5 - 1);
+            hole[3 * i + k] = grey[i] ? 0
+                                      : (float)(((uint8_t *)picture.data)[3 * i + k] / 127.5 - 1);
     }
     const qwen_array mask = { .data = grey, .dtype = QWEN_U8, .rank = 2, .dim = { H, W } };
     const qwen_array with_hole = { .data = hole, .dtype = QWEN_F32, .rank = 3, .dim = { H, W, 3 } };
@@ -252,7 +251,7 @@ START_TEST(fun_inpaints)
     ck_assert_msg(!qwen_encode(q, &with_hole, &latent), "%s", qwen_error(q));
     const float *z = latent.data;
     for (int64_t row = 0; row < t.rows; row++)
-        for (int f = 0; f < 4; f++) {   /* features of a channel: the four corners of a patch */
+        for (int f = 0; f < 4; f++) { /* features of a channel: the four corners of a patch */
             const int64_t y = row / (W / 16) * 2 + f / 2, x = row % (W / 16) * 2 + f % 2;
             const float *v = t.x + row * t.columns;
             ck_assert(v[4 * Z + f] == (float)!grey[8 * y * W + 8 * x]);
@@ -296,9 +295,12 @@ static void take_sizes(void *user, const qwen_geometry *g) { *(qwen_geometry *)u
  * 2509's is made in them; sides of the latent may be odd. */
 START_TEST(comfy_sizes)
 {
-    static const struct { int plus, w, h, area, vw, vh, cw, ch; int64_t tokens; } cases[] = {
-        { 0, 100, 60, 48 * 48, 62, 37, 56, 32, 8 },     /* 61.97 x 37.18; 56 x 32; 4 x 2 tokens */
-        { 1, 100, 60, 48 * 48, 72, 43, 64, 40, 12 },    /* 7.75 and 4.65 eights; 4 x 3 tokens */
+    static const struct {
+        int plus, w, h, area, vw, vh, cw, ch;
+        int64_t tokens;
+    } cases[] = {
+        { 0, 100, 60, 48 * 48, 62, 37, 56, 32, 8 },  /* 61.97 x 37.18; 56 x 32; 4 x 2 tokens */
+        { 1, 100, 60, 48 * 48, 72, 43, 64, 40, 12 }, /* 7.75 and 4.65 eights; 4 x 3 tokens */
         { 1, 64, 64, 64 * 64, 56, 56, 64, 64, 16 },
     };
     const qwen_array picture = gradient(cases[_i].w, cases[_i].h, 3);
@@ -323,7 +325,7 @@ START_TEST(comfy_sizes)
     qwen_result out[2] = { drawn(q, &r), { .size = sizeof(qwen_result) } };
     ck_assert_int_eq(out[0].width, 32);
     qwen_close(q);
-    q = opened(o.model);                /* and another picture than diffusers' */
+    q = opened(o.model); /* and another picture than diffusers' */
     out[1] = drawn(q, &r);
     ck_assert(!same_picture(&out[0].image[0], &out[1].image[0]));
     qwen_result_free(&out[0]);
@@ -337,8 +339,7 @@ END_TEST
 
 static void take(void *user, int level, const char *line)
 {
-    if (!level)
-        snprintf(user, 400, "%s", line);
+    if (!level) snprintf(user, 400, "%s", line);
 }
 
 /* The 2511 transformer without its mark in the configuration. */
@@ -353,8 +354,7 @@ static const char *unmarked(void)
     while ((e = readdir(d))) {
         snprintf(name, sizeof name, "plain/%s", e->d_name);
         snprintf(target, sizeof target, "%s/%s", from, e->d_name);
-        if (e->d_name[0] != '.' && strcmp(e->d_name, "config.json"))
-            make_link(target, name);
+        if (e->d_name[0] != '.' && strcmp(e->d_name, "config.json")) make_link(target, name);
     }
     closedir(d);
     json_t *json = json_load_file(testdata("tiny-edit-2511/transformer/config.json"), 0, NULL);
@@ -425,8 +425,7 @@ START_TEST(without_vision)
     sheaf f = { .n = 0 };
     const qw_entry *e;
     for (int64_t i = 0; (e = qw_store_entry(s, i)); i++)
-        if (!starts_with(e->name, "visual."))
-            sheaf_add(&f, e->name, *e);
+        if (!starts_with(e->name, "visual.")) sheaf_add(&f, e->name, *e);
     qwen_options o = options(tiny);
     o.text_encoder = sheaf_write(&f, "language.safetensors", 0);
     qw_store_free(s);
@@ -474,15 +473,16 @@ END_TEST
 
 /* --- names ------------------------------------------------------------------------------------ */
 
-static const struct { const char *name; int steps; double guidance; int distilled; } names[] = {
-    { "Qwen-Rapid-AIO-v1", 4, 1, 1 },
-    { "Qwen-Image-Lightning-4steps-V1.0", 4, 1, 1 },
-    { "qwen_image_lightning", 8, 1, 1 },
-    { "qwen_image_dmd2", 3, 1, 1 },
-    { "qwen_image_turbo_6-step", 6, 1, 1 },
-    { "qwen_image_distill_full", 15, 1, 1 },
-    { "qwen_image_hyperreal_v2", 50, 4, 0 },
-    { "qwen_image_bf16", 50, 4, 0 },
+static const struct {
+    const char *name;
+    int steps;
+    double guidance;
+    int distilled;
+} names[] = {
+    { "Qwen-Rapid-AIO-v1", 4, 1, 1 },        { "Qwen-Image-Lightning-4steps-V1.0", 4, 1, 1 },
+    { "qwen_image_lightning", 8, 1, 1 },     { "qwen_image_dmd2", 3, 1, 1 },
+    { "qwen_image_turbo_6-step", 6, 1, 1 },  { "qwen_image_distill_full", 15, 1, 1 },
+    { "qwen_image_hyperreal_v2", 50, 4, 0 }, { "qwen_image_bf16", 50, 4, 0 },
 };
 
 START_TEST(distilled_names)
@@ -517,7 +517,10 @@ END_TEST
 /* Layouts of other quantisers and other families, by name. */
 START_TEST(foreign_files)
 {
-    static const struct { const char *name, *word; int status; } cases[] = {
+    static const struct {
+        const char *name, *word;
+        int status;
+    } cases[] = {
         { "transformer_blocks.0.attn.to_q.wscales", "SVDQuant", QWEN_EUNSUPPORTED },
         { "transformer_blocks.0.attn.to_q.weight.quant_state.bitsandbytes__nf4", "NF4",
           QWEN_EUNSUPPORTED },

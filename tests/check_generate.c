@@ -19,8 +19,7 @@ START_TEST(long_prompt)
     ck_assert_int_eq(qwen_open(&q, &o), QWEN_OK);
     char *text = malloc(WORDS * 4 + 1);
     ck_assert_ptr_nonnull(text);
-    for (int i = 0; i < WORDS; i++)
-        memcpy(text + 4 * i, "cat ", 5);
+    for (int i = 0; i < WORDS; i++) memcpy(text + 4 * i, "cat ", 5);
     qwen_request r = request(text);
     qwen_array rows = { 0 };
     ck_assert_msg(!qwen_embed(q, &r, 0, &rows), "%s", qwen_error(q));
@@ -38,11 +37,10 @@ START_TEST(not_finite)
     qwen_request r = request("a cat");
     float *x = malloc(16 * 6 * 4 * sizeof *x);
     const qwen_array noise = { .data = x, .dtype = QWEN_F32, .rank = 3, .dim = { 16, 6, 4 } };
-    for (int i = 0; i < 16 * 6 * 4; i++)
-        x[i] = 3e38f;
+    for (int i = 0; i < 16 * 6 * 4; i++) x[i] = 3e38f;
     r.noise = &noise;
     refused(q, &r, QWEN_ENUMERIC, "denoise");
-    ck_assert_ptr_nonnull(strstr(qwen_error(q), "gemm"));       /* names the operation */
+    ck_assert_ptr_nonnull(strstr(qwen_error(q), "gemm")); /* names the operation */
     x[5] = (float)strtod("nan", NULL);
     refused(q, &r, QWEN_EARG, "finite");
     r.noise = NULL;
@@ -67,7 +65,7 @@ START_TEST(pictures)
     ck_assert_int_eq(res.height, 64);
     qwen_result_free(&res);
     r.strength = 0;
-    r.extend[0] = 24;                   /* 64 by 64 */
+    r.extend[0] = 24; /* 64 by 64 */
     r.extend[3] = 8;
     res = drawn(q, &r);
     ck_assert_int_eq(res.width, 64);
@@ -178,7 +176,7 @@ START_TEST(samplers)
     }
     qwen_result_free(&plain);
     qwen_close(q);
-    qwen_options o = options(tiny);     /* its numbers differ in many places */
+    qwen_options o = options(tiny); /* its numbers differ in many places */
     o.like = "comfyui";
     ck_assert_int_eq(qwen_open(&q, &o), QWEN_OK);
     r.sampler = NULL;

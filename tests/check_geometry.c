@@ -9,7 +9,9 @@
 #include <math.h>
 #include <string.h>
 
-typedef struct point { double x, y; } point;
+typedef struct point {
+    double x, y;
+} point;
 
 /* A disc at (x, y) in fractions, radius in pixels; soft over one pixel. */
 static uint8_t *disc(int w, int h, point at, double radius)
@@ -20,8 +22,7 @@ static uint8_t *disc(int w, int h, point at, double radius)
         for (int x = 0; x < w; x++) {
             const double d = hypot(x + 0.5 - at.x * w, y + 0.5 - at.y * h);
             const double in = fmin(1, fmax(0, radius - d + 0.5));
-            for (int c = 0; c < 3; c++)
-                p[(y * w + x) * 3 + c] = (uint8_t)lrint(20 + 220 * in);
+            for (int c = 0; c < 3; c++) p[(y * w + x) * 3 + c] = (uint8_t)lrint(20 + 220 * in);
         }
     return p;
 }
@@ -50,8 +51,7 @@ static point centroid8(const uint8_t *rgb, int w, int h)
 {
     double *grey = malloc((size_t)(w * h) * sizeof *grey);
     ck_assert_ptr_nonnull(grey);
-    for (int i = 0; i < w * h; i++)
-        grey[i] = rgb[3 * i] + rgb[3 * i + 1] + rgb[3 * i + 2];
+    for (int i = 0; i < w * h; i++) grey[i] = rgb[3 * i] + rgb[3 * i + 1] + rgb[3 * i + 2];
     const point c = centroid(grey, w, h);
     free(grey);
     return c;
@@ -81,8 +81,7 @@ static int in_place(const double *a, const double *b, int w, int h)
     const double here = distance(a, b, w, h, 0, 0);
     for (int dy = -1; dy <= 1; dy++)
         for (int dx = -1; dx <= 1; dx++)
-            if ((dx || dy) && distance(a, b, w, h, dx, dy) <= here)
-                return 0;
+            if ((dx || dy) && distance(a, b, w, h, dx, dy) <= here) return 0;
     return 1;
 }
 
@@ -93,7 +92,8 @@ enum { PLACES = sizeof places / sizeof *places };
 
 START_TEST(resizing_moves_nothing)
 {
-    static const int sizes[][4] = {     /* from, to */
+    static const int sizes[][4] = {
+        /* from, to */
         { 256, 256, 256, 256 }, { 256, 256, 512, 512 }, { 512, 384, 256, 192 },
         { 500, 333, 480, 320 }, { 130, 70, 160, 96 },   { 640, 480, 1184, 896 },
     };
@@ -106,8 +106,7 @@ START_TEST(resizing_moves_nothing)
                 uint8_t *a = disc(w, h, places[p], h / 6.0), *b = malloc((size_t)(W * H * 3));
                 ck_assert_ptr_nonnull(b);
                 ck_assert_msg(!qw_resize(a, w, h, 3, filters[f], W, H, b, &err), "%s", err.text);
-                if (w == W && h == H)
-                    ck_assert_mem_eq(a, b, (size_t)(w * h * 3));
+                if (w == W && h == H) ck_assert_mem_eq(a, b, (size_t)(w * h * 3));
                 const double moved = shift(centroid8(a, w, h), centroid8(b, W, H), W, H);
                 ck_assert_msg(moved < 0.05, "%dx%d to %dx%d moved by %.3f pixels", w, h, W, H,
                               moved);
@@ -125,8 +124,7 @@ static qwen *open_demo(void)
     char model[1024];
     qwen *q;
     snprintf(model, sizeof model, "%s/demo", data ? data : "");
-    if (!data)
-        snprintf(model, sizeof model, "%s/data/demo", src ? src : ".");
+    if (!data) snprintf(model, sizeof model, "%s/data/demo", src ? src : ".");
     qwen_options o = { .size = sizeof o, .model = model, .device = "ref" };
     qwen_open(&q, &o);
     ck_assert_msg(!*qwen_error(q), "%s", qwen_error(q));
@@ -146,8 +144,7 @@ START_TEST(coding_moves_nothing)
             float *x = malloc((size_t)(3 * n) * sizeof *x);
             double *grey = malloc((size_t)n * sizeof *grey), *before = malloc((size_t)n * 8);
             ck_assert(x && grey && before);
-            for (int k = 0; k < 3 * n; k++)
-                x[k] = (float)a[k] / 127.5f - 1;
+            for (int k = 0; k < 3 * n; k++) x[k] = (float)a[k] / 127.5f - 1;
             const qwen_array in = { .data = x, .dtype = QWEN_F32, .rank = 3, .dim = { h, w, 3 } };
             qwen_array latent = { 0 }, out = { 0 };
             ck_assert_msg(!qwen_encode(q, &in, &latent), "%s", qwen_error(q));
@@ -155,10 +152,8 @@ START_TEST(coding_moves_nothing)
             ck_assert_int_eq(out.dim[0], h);
             ck_assert_int_eq(out.dim[1], w);
             const float *y = out.data;
-            for (int k = 0; k < n; k++)
-                grey[k] = y[3 * k] + y[3 * k + 1] + y[3 * k + 2];
-            for (int k = 0; k < n; k++)
-                before[k] = x[3 * k] + x[3 * k + 1] + x[3 * k + 2];
+            for (int k = 0; k < n; k++) grey[k] = y[3 * k] + y[3 * k + 1] + y[3 * k + 2];
+            for (int k = 0; k < n; k++) before[k] = x[3 * k] + x[3 * k + 1] + x[3 * k + 2];
             ck_assert_msg(in_place(before, grey, w, h), "%dx%d: coding moved the disc", w, h);
             const double moved = shift(centroid8(a, w, h), centroid(grey, w, h), w, h);
             ck_assert_msg(moved < 0.5, "%dx%d: coding moved the disc by %.3f pixels", w, h, moved);
@@ -175,7 +170,10 @@ END_TEST
 
 /* --- whole requests --------------------------------------------------------------------------- */
 
-typedef struct seen { qwen_geometry g; int n; } seen;
+typedef struct seen {
+    qwen_geometry g;
+    int n;
+} seen;
 
 static void take_geometry(void *user, const qwen_geometry *g)
 {
@@ -188,9 +186,10 @@ static void take_geometry(void *user, const qwen_geometry *g)
  * the picture that went in, where it was. */
 START_TEST(pipelines_move_nothing)
 {
-    static const int sizes[][4] = {     /* given, drawn (0: the picture's own, rounded to 16) */
-        { 64, 64, 64, 64 }, { 96, 64, 96, 64 }, { 130, 70, 128, 64 }, { 128, 128, 64, 64 },
-        { 72, 120, 64, 128 },
+    static const int sizes[][4] = {
+        /* given, drawn (0: the picture's own, rounded to 16) */
+        { 64, 64, 64, 64 },   { 96, 64, 96, 64 },   { 130, 70, 128, 64 },
+        { 128, 128, 64, 64 }, { 72, 120, 64, 128 },
     };
     qwen *q = open_demo();
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
@@ -199,9 +198,16 @@ START_TEST(pipelines_move_nothing)
             const int own = w != 128 || h != 128;
             uint8_t *a = disc(w, h, places[p], (w < h ? w : h) / 4.0);
             const qwen_array in = { .data = a, .dtype = QWEN_U8, .rank = 3, .dim = { h, w, 3 } };
-            qwen_request r = { .size = sizeof r, .prompt = "", .input = &in, .inputs = 1,
-                               .strength = 0.05, .steps = 20, .guidance = 1, .seed = 1,
-                               .width = own ? 0 : W, .height = own ? 0 : H };
+            qwen_request r = { .size = sizeof r,
+                               .prompt = "",
+                               .input = &in,
+                               .inputs = 1,
+                               .strength = 0.05,
+                               .steps = 20,
+                               .guidance = 1,
+                               .seed = 1,
+                               .width = own ? 0 : W,
+                               .height = own ? 0 : H };
             qwen_result out = { .size = sizeof out };
             ck_assert_msg(!qwen_generate(q, &r, &out), "%s", qwen_error(q));
             ck_assert_int_eq(out.width, W);
@@ -229,9 +235,15 @@ START_TEST(references_are_whole)
             uint8_t *a = disc(w, h, places[0], 10);
             const qwen_array in = { .data = a, .dtype = QWEN_U8, .rank = 3, .dim = { h, w, 3 } };
             seen s = { .n = 0 };
-            qwen_request r = { .size = sizeof r, .prompt = "", .input = &in, .inputs = 1,
-                               .steps = 1, .guidance = 1, .reference_area = area,
-                               .width = sized ? 64 : 0, .height = sized ? 112 : 0 };
+            qwen_request r = { .size = sizeof r,
+                               .prompt = "",
+                               .input = &in,
+                               .inputs = 1,
+                               .steps = 1,
+                               .guidance = 1,
+                               .reference_area = area,
+                               .width = sized ? 64 : 0,
+                               .height = sized ? 112 : 0 };
             qwen_plan_report plan = { .size = sizeof plan, .geometry = take_geometry, .user = &s };
             ck_assert_msg(!qwen_plan(q, &r, &plan), "%s", qwen_error(q));
             const double side = sqrt((double)area * w / h);

@@ -22,8 +22,8 @@ START_TEST(versions_and_alignment)
             qw_store_new(&s, &err);
             ck_assert_msg(!qw_store_add(s, write_gguf("v.gguf", &g), &err), "%s", err.text);
             const qw_entry *y = qw_store_find(s, "y");
-            ck_assert(y && y->rank == 2 && y->dim[0] == 3 && y->dim[1] == 4 && y->dtype == QW_F32 &&
-                      y->bytes == 48);
+            ck_assert(y && y->rank == 2 && y->dim[0] == 3 && y->dim[1] == 4 && y->dtype == QW_F32
+                      && y->bytes == 48);
             ck_assert_int_eq(*(const unsigned char *)y->data, 1); /* offset 256, counted from 1 */
             ck_assert_str_eq(qw_store_metadata(s, "some.key"), "some value");
             ck_assert_str_eq(qw_store_metadata(s, "some.number"), "42");
@@ -58,7 +58,7 @@ START_TEST(contents)
     ck_assert_int_eq(e->dim[0], 2);
     ck_assert_int_eq(e->dim[1], 3);
     ck_assert_int_eq(e->dim[2], 2);
-    ck_assert_int_eq(*(const unsigned char *)e->data, 65);      /* offset 64, counted from 1 */
+    ck_assert_int_eq(*(const unsigned char *)e->data, 65); /* offset 64, counted from 1 */
     qw_store_free(s);
 }
 END_TEST
@@ -116,7 +116,9 @@ END_TEST
 
 START_TEST(every_type)
 {
-    static const struct { int id; qw_dtype type;
+    static const struct {
+        int id;
+        qw_dtype type;
     } types[] = {
         { 0, QW_F32 },     { 1, QW_F16 },      { 30, QW_BF16 },   { 2, QW_Q4_0 },
         { 3, QW_Q4_1 },    { 6, QW_Q5_0 },     { 7, QW_Q5_1 },    { 8, QW_Q8_0 },
@@ -196,7 +198,9 @@ static int first_part(const char *word)
 
 START_TEST(split)
 {
-    static const struct { int type, width; } kind[] = { { GGUF_U16, 2 }, { GGUF_U32, 4 } };
+    static const struct {
+        int type, width;
+    } kind[] = { { GGUF_U16, 2 }, { GGUF_U32, 4 } };
     for (int i = 0; i < 2; i++) {
         unlink(made("m-00002-of-00002.gguf"));
         write_part(0, 0, kind[i].type, kind[i].width);
@@ -207,7 +211,7 @@ START_TEST(split)
         ck_assert_ptr_nonnull(qw_store_find(s, "y"));
         ck_assert_int_eq(qw_store_find(s, "y")->file, 1);
         qw_store_free(s);
-        write_part(1, 0, kind[i].type, kind[i].width);  /* a part with another's number */
+        write_part(1, 0, kind[i].type, kind[i].width); /* a part with another's number */
         ck_assert_int_eq(first_part("split.no"), QWEN_EFORMAT);
     }
 }

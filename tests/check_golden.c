@@ -15,7 +15,9 @@
 #include <string.h>
 
 /* Patterns in order; the first that fits holds.  0: equal. */
-static const struct { const char *name; double relative;
+static const struct {
+    const char *name;
+    double relative;
 } tolerances[] = {
     { "text.ids", 0 },
     { "neg.ids", 0 },
@@ -62,18 +64,18 @@ static const struct { const char *name; double relative;
  * ---------------------------------------------------------------------------------- */
 
 enum { MOST = 400 };
-typedef struct dump { int n; char name[MOST][64]; qwen_array a[MOST]; } dump;
+typedef struct dump {
+    int n;
+    char name[MOST][64];
+    qwen_array a[MOST];
+} dump;
 
-static size_t element(int dtype)
-{
-    return dtype == QWEN_U8 ? 1 : dtype == QWEN_F64 ? 8 : 4;
-}
+static size_t element(int dtype) { return dtype == QWEN_U8 ? 1 : dtype == QWEN_F64 ? 8 : 4; }
 
 static int64_t count(const qwen_array *a)
 {
     int64_t n = 1;
-    for (int i = 0; i < a->rank; i++)
-        n *= a->dim[i];
+    for (int i = 0; i < a->rank; i++) n *= a->dim[i];
     return n;
 }
 
@@ -94,16 +96,14 @@ static void tap(void *user, const char *name, const qwen_array *a)
 
 static void dump_free(dump *d)
 {
-    for (int i = 0; i < d->n; i++)
-        qwen_array_free(&d->a[i]);
+    for (int i = 0; i < d->n; i++) qwen_array_free(&d->a[i]);
     d->n = 0;
 }
 
 static const qwen_array *found(const dump *d, const char *name)
 {
     for (int i = 0; i < d->n; i++)
-        if (!strcmp(d->name[i], name))
-            return &d->a[i];
+        if (!strcmp(d->name[i], name)) return &d->a[i];
     return NULL;
 }
 
@@ -113,7 +113,7 @@ static double number(const qwen_array *a, int64_t i)
     case QWEN_F64: return ((const double *)a->data)[i];
     case QWEN_F32: return (double)((const float *)a->data)[i];
     case QWEN_I32: return ((const int32_t *)a->data)[i];
-    default:       return ((const uint8_t *)a->data)[i];
+    default: return ((const uint8_t *)a->data)[i];
     }
 }
 
@@ -176,8 +176,7 @@ static void must(qwen *q, int status, const char *name)
 static double tolerance(const char *name)
 {
     for (size_t i = 0; i < sizeof tolerances / sizeof *tolerances; i++)
-        if (!fnmatch(tolerances[i].name, name, 0))
-            return 4 * tolerances[i].relative;
+        if (!fnmatch(tolerances[i].name, name, 0)) return 4 * tolerances[i].relative;
     ck_abort_msg("no tolerance for %s", name);
     return 0;
 }
@@ -189,10 +188,8 @@ static double distance(const qwen_array *a, const qwen_array *b)
     for (int64_t i = 0; i < count(a); i++) {
         const double x = number(a, i), y = number(b, i);
         most = fmax(most, fabs(x));
-        if (!(fabs(x - y) <= off))
-            off = fabs(x - y);
-        if (y != y)
-            return (double)INFINITY;
+        if (!(fabs(x - y) <= off)) off = fabs(x - y);
+        if (y != y) return (double)INFINITY;
     }
     return most > 0 ? off / most : off;
 }
@@ -201,8 +198,7 @@ static int worse(const char *name, const qwen_array *want, const qwen_array *got
                  size_t size)
 {
     int same = got && got->rank == want->rank;
-    for (int i = 0; same && i < want->rank; i++)
-        same = want->dim[i] == got->dim[i];
+    for (int i = 0; same && i < want->rank; i++) same = want->dim[i] == got->dim[i];
     if (!got || !same) {
         snprintf(text, size, "%s: %s", name, got ? "another shape" : "missing");
         return 1;
@@ -216,8 +212,7 @@ static int worse(const char *name, const qwen_array *want, const qwen_array *got
         return 0;
     }
     const double e = distance(want, got), limit = tolerance(name);
-    if (e <= limit)
-        return 0;
+    if (e <= limit) return 0;
     snprintf(text, size, "%s: %.2g > %.2g", name, e, limit);
     return 1;
 }
@@ -292,8 +287,7 @@ static void run_case(const json_t *c, const char *device)
         .tap = tap,
         .user = d,
     };
-    if (json_is_true(json_object_get(c, "cfg_normalize")))
-        req.guidance_norm = 1;
+    if (json_is_true(json_object_get(c, "cfg_normalize"))) req.guidance_norm = 1;
     const json_t *list = json_object_get(c, "sigmas");
     for (size_t i = 0; i < json_array_size(list); i++)
         sigmas[req.n_sigmas++] = json_number_value(json_array_get(list, i));
@@ -318,21 +312,14 @@ static void run_case(const json_t *c, const char *device)
     dump_free(d);
     free(d);
     qwen_array_free(&mask);
-    for (int i = 0; i < n; i++)
-        qwen_array_free(&picture[i]);
+    for (int i = 0; i < n; i++) qwen_array_free(&picture[i]);
 }
 
-START_TEST(pipeline)
-{
-    run_case(json_array_get(cases, (size_t)_i), "ref");
-}
+START_TEST(pipeline) { run_case(json_array_get(cases, (size_t)_i), "ref"); }
 END_TEST
 
 /* A float64 run is nearer to the truth than the golden float32 run. */
-START_TEST(pipeline_f64)
-{
-    run_case(json_array_get(cases, (size_t)_i), "ref64");
-}
+START_TEST(pipeline_f64) { run_case(json_array_get(cases, (size_t)_i), "ref64"); }
 END_TEST
 
 /* --- the trained checkpoint: pictures, not numbers
@@ -344,10 +331,8 @@ START_TEST(demo_picture)
     const char *data = getenv("QWEN_DATADIR"), *src = getenv("srcdir");
     char model[500], path[500];
     qwen_array input = { 0 };
-    if (data)
-        snprintf(model, sizeof model, "%s/demo", data);
-    else
-        snprintf(model, sizeof model, "%s/data/demo", src ? src : ".");
+    if (data) snprintf(model, sizeof model, "%s/demo", data);
+    else snprintf(model, sizeof model, "%s/data/demo", src ? src : ".");
     if (string(c, "input")) {
         path_of(path, sizeof path, "demo/%s", string(c, "input"));
         input = read_png(path, 3);
@@ -383,7 +368,9 @@ END_TEST
 
 /* --- every layout of a file gives the same network ------------------------------------------ */
 
-static const struct { const char *file, *golden; } layouts[] = {
+static const struct {
+    const char *file, *golden;
+} layouts[] = {
     { "qwen_image_medium_bf16.safetensors", "bf16" },
     { "qwen_image_medium_fp8_e4m3fn.safetensors", "fp8_e4m3fn" },
     { "qwen_image_medium_fp8_e4m3fn_scaled.safetensors", "fp8_scaled_old" },
@@ -493,13 +480,11 @@ START_TEST(lora)
         add_lora(q, json_string_value(json_array_get(pair, 0)),
                  json_number_value(json_array_get(pair, 1)));
     }
-    if (!files)
-        add_lora(q, string(c, "file"), real(c, "strength", 1));
+    if (!files) add_lora(q, string(c, "file"), real(c, "strength", 1));
     snprintf(tensor, sizeof tensor, "%s.dit.out", string(c, "golden"));
     check_velocity(q, "formats/goldens/lora.safetensors", tensor, 1e-9);
     qwen_lora_clear(q);
-    if (!base)
-        check_velocity(q, "formats/goldens/bf16.safetensors", "dit.out", 1e-9);
+    if (!base) check_velocity(q, "formats/goldens/bf16.safetensors", "dit.out", 1e-9);
     char path[500];
     path_of(path, sizeof path, "formats/bad/%s", "lora_no_match.safetensors");
     ck_assert_int_eq(qwen_lora(q, path, 1, 0), QWEN_EMODEL);
@@ -512,8 +497,7 @@ static json_t *load(const char *rel)
 {
     json_error_t e;
     json_t *j = json_load_file(testdata(rel), 0, &e);
-    if (!j)
-        fprintf(stderr, "%s: %s\n", rel, e.text);
+    if (!j) fprintf(stderr, "%s: %s\n", rel, e.text);
     return j;
 }
 
@@ -523,8 +507,7 @@ int main(void)
     cases = json_object_get(all, "cases");
     demo = load("demo/cases.json");
     loras = load("formats/goldens/lora.json");
-    if (!cases || !demo || !loras)
-        return 1;
+    if (!cases || !demo || !loras) return 1;
     Suite *s = suite_create("golden");
     TCase *t = tcase_create("pipelines");
     tcase_set_timeout(t, 600);

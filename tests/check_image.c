@@ -6,7 +6,11 @@
 #include <png.h>
 #include <string.h>
 
-typedef struct picture { int64_t w, h; int channels; uint8_t *data; } picture;
+typedef struct picture {
+    int64_t w, h;
+    int channels;
+    uint8_t *data;
+} picture;
 
 static picture read_png(const char *name, int channels) /* 0: 4 if it has alpha, else 3 */
 {
@@ -24,20 +28,21 @@ static picture read_png(const char *name, int channels) /* 0: 4 if it has alpha,
     return out;
 }
 
-START_TEST(resize_pillow)               /* byte for byte */
+START_TEST(resize_pillow) /* byte for byte */
 {
     json_t *const all = read_json("units/resize/cases.json"), *row;
     size_t i;
-    json_array_foreach(all, i, row) {
+    json_array_foreach(all, i, row)
+    {
         const picture in = read_png(string(row, "input"), 0),
                       want = read_png(string(row, "output"), in.channels);
         const qw_filter f = strcmp(string(row, "filter"), "lanczos") ? QW_BICUBIC : QW_LANCZOS;
         const int64_t pixels = want.w * want.h;
-        uint8_t *const got = malloc((size_t)pixels * 4), *const grey = malloc(
-                                                             (size_t)(in.w * in.h));
+        uint8_t *const got = malloc((size_t)pixels * 4), *const grey =
+                                                             malloc((size_t)(in.w * in.h));
         qw_error err = { 0 };
-        ck_assert(got && grey && want.w == (int64_t)number(row, "width") &&
-                  want.h == (int64_t)number(row, "height"));
+        ck_assert(got && grey && want.w == (int64_t)number(row, "width")
+                  && want.h == (int64_t)number(row, "height"));
         ck_assert_msg(!qw_resize(in.data, in.w, in.h, in.channels, f, want.w, want.h, got, &err),
                       "%s", err.text);
         ck_assert_msg(!memcmp(got, want.data, (size_t)(pixels * in.channels)), "%s differs",
@@ -80,13 +85,13 @@ START_TEST(resize_torch)
         const picture in = read_png(name, 3);
         int64_t n;
         double *const want = values(s, e->name, &n);
-        double *const x = malloc((size_t)(3 * w * h) * sizeof *x), *const y = malloc(
-                                                                       (size_t)n * sizeof *y);
+        double *const x = malloc((size_t)(3 * w * h) * sizeof *x), *const y = malloc((size_t)n
+                                                                                     * sizeof *y);
         ck_assert(x && y && n == 3 * W * H);
         for (int k = 0; k < 3 * w * h; k++) x[k] = in.data[k] / 255.0;
         ck_assert(!qw_interpolate(*mode == 'a' ? QW_AREA : QW_BILINEAR, x, w, h, 3, W, H, y, &err));
         for (int64_t k = 0; k < n; k++) {
-            const double a = want[k % 3 * W * H + k / 3];       /* theirs is [3][H][W] */
+            const double a = want[k % 3 * W * H + k / 3]; /* theirs is [3][H][W] */
             ck_assert_msg(fabs(y[k] - a) < 2e-6, "%s: %g, expected %g", e->name, y[k], a);
         }
         done++;
@@ -104,8 +109,8 @@ START_TEST(packing)
 {
     qw_store *const s = open_data("units/ops/ops.safetensors");
     int64_t n;
-    double *const latent = values(s, "pack.latent", &n), *const tokens = values(s, "pack.tokens",
-                                                                                &n);
+    double *const latent = values(s, "pack.latent", &n), *const tokens =
+                                                             values(s, "pack.tokens", &n);
     double *const got = malloc((size_t)n * sizeof *got);
     ck_assert_ptr_nonnull(got);
     qw_pack(latent, 16, 4, 6, got);
@@ -176,8 +181,8 @@ START_TEST(vision_patches)
                     for (int f = 0; f < F; f++) {
                         const int x = (bx * M + mx) * P + f % P, y = (by * M + my) * P + f / P % P,
                                   k = f / (P * P * T);
-                        const double want = (rgb[(y * W + x) * 3 + k] / 255.0 - c.mean[k]) /
-                                            c.std[k];
+                        const double want = (rgb[(y * W + x) * 3 + k] / 255.0 - c.mean[k])
+                                            / c.std[k];
                         ck_assert_double_eq_tol(out[patch * F + f], want, 1e-14);
                     }
     ck_assert_int_eq(patch, GW * GH);

@@ -8,7 +8,12 @@
 
 /* --- a report as a list of lines -------------------------------------------------------------- */
 
-typedef struct report { char line[400][200]; int n; char error[1000]; int status; } report;
+typedef struct report {
+    char line[400][200];
+    int n;
+    char error[1000];
+    int status;
+} report;
 
 static void take(void *user, const char *key, const char *value)
 {
@@ -20,16 +25,14 @@ static void take(void *user, const char *key, const char *value)
 static int lines(const report *r, const char *start)
 {
     int n = 0;
-    for (int i = 0; i < r->n; i++)
-        n += !strncmp(r->line[i], start, strlen(start));
+    for (int i = 0; i < r->n; i++) n += !strncmp(r->line[i], start, strlen(start));
     return n;
 }
 
 static int has(const report *r, const char *line)
 {
     for (int i = 0; i < r->n; i++)
-        if (!strcmp(r->line[i], line))
-            return 1;
+        if (!strcmp(r->line[i], line)) return 1;
     return 0;
 }
 
@@ -41,7 +44,9 @@ static void inspect(report *r, const char *path)
 
 /* --- a copy of a file with other keys --------------------------------------------------------- */
 
-typedef struct edit { const char *from, *to, *shape; } edit;
+typedef struct edit {
+    const char *from, *to, *shape;
+} edit;
 
 /* The header's keys are renamed, or get another shape; the data stay, without holes. */
 static void rewrite(const char *from, const char *to, const edit *e, int edits)
@@ -59,8 +64,7 @@ static void rewrite(const char *from, const char *to, const edit *e, int edits)
         ck_assert_msg(v != NULL, "%s", e[i].from);
         json_incref(v);
         json_object_del(o, e[i].from);
-        if (e[i].shape)
-            json_object_set_new(v, "shape", json_loads(e[i].shape, 0, NULL));
+        if (e[i].shape) json_object_set_new(v, "shape", json_loads(e[i].shape, 0, NULL));
         json_object_set_new(o, e[i].to, v);
     }
     free(header);
@@ -71,8 +75,7 @@ static void rewrite(const char *from, const char *to, const edit *e, int edits)
     const uint64_t length = strlen(header), padded = (length + 7) / 8 * 8;
     fwrite(&padded, sizeof padded, 1, out);
     fprintf(out, "%s%*s", header, (int)(padded - length), "");
-    for (size_t n; (n = fread(data, 1, sizeof data, f));)
-        fwrite(data, 1, n, out);
+    for (size_t n; (n = fread(data, 1, sizeof data, f));) fwrite(data, 1, n, out);
     fclose(f);
     ck_assert_int_eq(fclose(out), 0);
     free(header);

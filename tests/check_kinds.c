@@ -6,7 +6,10 @@
 
 /* --- files of testdata ----------------------------------------------------------------------- */
 
-static const struct { const char *path; qw_kind kind; } files[] = {
+static const struct {
+    const char *path;
+    qw_kind kind;
+} files[] = {
     { "tiny/transformer", QW_KIND_TRANSFORMER },
     { "tiny-edit-2511/transformer", QW_KIND_TRANSFORMER },
     { "tiny-layered/transformer", QW_KIND_TRANSFORMER },
@@ -46,11 +49,12 @@ static const struct { const char *path; qw_kind kind; } files[] = {
 /* A tensor that each kind has under its canonical name. */
 static const char *landmark(qw_kind k)
 {
-    return k == QW_KIND_TRANSFORMER ? "transformer_blocks.0.attn.to_q.weight"
-         : k == QW_KIND_TEXT ? "model.layers.1.self_attn.k_proj.bias"
-         : k == QW_KIND_VISION ? "visual.blocks.0.norm1.weight"
-         : k == QW_KIND_VAE ? "decoder.up_blocks.2.upsamplers.0.resample.1.weight"
-         : k == QW_KIND_CONTROLNET ? "controlnet_x_embedder.weight" : NULL;
+    return k == QW_KIND_TRANSFORMER  ? "transformer_blocks.0.attn.to_q.weight"
+           : k == QW_KIND_TEXT       ? "model.layers.1.self_attn.k_proj.bias"
+           : k == QW_KIND_VISION     ? "visual.blocks.0.norm1.weight"
+           : k == QW_KIND_VAE        ? "decoder.up_blocks.2.upsamplers.0.resample.1.weight"
+           : k == QW_KIND_CONTROLNET ? "controlnet_x_embedder.weight"
+                                     : NULL;
 }
 
 static void is_kind(const char *path, qw_kind part, qw_kind kind)
@@ -103,7 +107,8 @@ START_TEST(lora_kinds)
     json_t *const loras = read_json(FORMATS "goldens/lora.json"), *row;
     size_t i;
     char path[300];
-    json_array_foreach(loras, i, row) {
+    json_array_foreach(loras, i, row)
+    {
         const char *name = json_string_value(json_object_get(row, "file"));
         if (!name) continue;
         snprintf(path, sizeof path, COMFY "loras/%s", name);
@@ -117,8 +122,8 @@ END_TEST
 START_TEST(other_parts)
 {
     qw_store_free(must_open(testdata("tiny/text_encoder"), QW_KIND_VISION));
-    qw_store_free(must_open(testdata("fun-controlnet/fun_controlnet_tiny.safetensors"),
-                            QW_KIND_CONTROLNET));
+    qw_store_free(
+        must_open(testdata("fun-controlnet/fun_controlnet_tiny.safetensors"), QW_KIND_CONTROLNET));
 }
 END_TEST
 
@@ -250,7 +255,7 @@ static void shaped(sheaf *s, const char *name, int rank, int64_t a, int64_t b, i
 static void refused(sheaf *s, qw_kind part, int status, const char *word)
 {
     qw_error err = { 0 };
-    for (int i = 0; i < 2; i++) {       /* asked for as a part, and asked what it is */
+    for (int i = 0; i < 2; i++) { /* asked for as a part, and asked what it is */
         qw_kind found;
         sheaf copy = { 0 };
         for (int k = 0; k < s->n; k++) sheaf_add(&copy, s->e[k].name, s->e[k]);
@@ -266,9 +271,12 @@ static void refused(sheaf *s, qw_kind part, int status, const char *word)
 
 START_TEST(refusals)
 {
-    static const char *const text[] = { "model.embed_tokens.weight", "model.norm.weight",
-        "model.layers.0.input_layernorm.weight", "model.layers.0.self_attn.q_proj.weight",
-        "model.layers.0.self_attn.k_proj.weight", "model.layers.0.mlp.gate_proj.weight" };
+    static const char *const text[] = { "model.embed_tokens.weight",
+                                        "model.norm.weight",
+                                        "model.layers.0.input_layernorm.weight",
+                                        "model.layers.0.self_attn.q_proj.weight",
+                                        "model.layers.0.self_attn.k_proj.weight",
+                                        "model.layers.0.mlp.gate_proj.weight" };
     static const char *const next[] = { "txt_in.text_norm.weight", "modulation.1.weight" };
     sheaf s = { 0 };
     for (int i = 0; i < 2; i++) {

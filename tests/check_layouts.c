@@ -13,8 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-static char folder[64];                 /* where archives are unpacked, for this run */
-static json_t *errors;                  /* f32_error.json */
+static char folder[64]; /* where archives are unpacked, for this run */
+static json_t *errors;  /* f32_error.json */
 
 static int64_t count(const qwen_array *a)
 {
@@ -25,8 +25,9 @@ static int64_t count(const qwen_array *a)
 
 static double at(const qwen_array *a, int64_t i)
 {
-    return a->dtype == QWEN_F64 ? ((double *)a->data)[i]
-         : a->dtype == QWEN_F32 ? (double)((float *)a->data)[i] : ((int32_t *)a->data)[i];
+    return a->dtype == QWEN_F64   ? ((double *)a->data)[i]
+           : a->dtype == QWEN_F32 ? (double)((float *)a->data)[i]
+                                  : ((int32_t *)a->data)[i];
 }
 
 static qwen_array read_tensor(const char *file, const char *name)
@@ -36,7 +37,7 @@ static qwen_array read_tensor(const char *file, const char *name)
     ck_assert_msg(!qwen_file_open(&f, testdata(file)), "%s", qwen_file_error(f));
     ck_assert_msg(!qwen_file_read(f, name, &a), "%s", qwen_file_error(f));
     qwen_file_close(f);
-    if (a.rank > 2 && a.dim[0] == 1) {  /* the batch */
+    if (a.rank > 2 && a.dim[0] == 1) { /* the batch */
         a.rank--;
         memmove(a.dim, a.dim + 1, sizeof a.dim - sizeof *a.dim);
     }
@@ -109,11 +110,18 @@ static qwen *open_with(const qwen_options *opt)
 
 /* --- transformers ----------------------------------------------------------------------------- */
 
-static const struct { const char *file, *goldens, *golden; } transformers[] = {
-#define DIT(f, g) { "formats/comfyui/models/diffusion_models/" f, "formats/goldens", g }
-#define QUANT(n) \
-    { "comfyquant/models/diffusion_models/qwen_image_medium_" n ".safetensors", \
-      "comfyquant/goldens", n }
+static const struct {
+    const char *file, *goldens, *golden;
+} transformers[] = {
+#define DIT(f, g)                                                          \
+    {                                                                      \
+        "formats/comfyui/models/diffusion_models/" f, "formats/goldens", g \
+    }
+#define QUANT(n)                                                                  \
+    {                                                                             \
+        "comfyquant/models/diffusion_models/qwen_image_medium_" n ".safetensors", \
+            "comfyquant/goldens", n                                               \
+    }
     { "formats/medium/transformer", "formats/goldens", "bf16" },
     DIT("qwen_image_medium_bf16.safetensors", "bf16"),
     DIT("qwen_image_medium_fp8_e4m3fn.safetensors", "fp8_e4m3fn"),
@@ -131,10 +139,15 @@ static const struct { const char *file, *goldens, *golden; } transformers[] = {
     DIT("qwen-image-medium-Q2_K.gguf", "gguf_q2_k"),
     DIT("qwen-image-medium-Q3_K.gguf", "gguf_q3_k"),
     DIT("qwen-image-medium-mixed.gguf", "gguf_mixed"),
-    { "formats/comfyui/models/checkpoints/qwen_image_medium_aio_fp8.safetensors",
-      "formats/goldens", "fp8_e4m3fn" },
-    QUANT("int8_tensorwise"), QUANT("int8_convrot"), QUANT("convrot_w4a4"),
-    QUANT("asym_w4a8_int8"), QUANT("mxfp8"), QUANT("nvfp4"), QUANT("awq_w4a16"),
+    { "formats/comfyui/models/checkpoints/qwen_image_medium_aio_fp8.safetensors", "formats/goldens",
+      "fp8_e4m3fn" },
+    QUANT("int8_tensorwise"),
+    QUANT("int8_convrot"),
+    QUANT("convrot_w4a4"),
+    QUANT("asym_w4a8_int8"),
+    QUANT("mxfp8"),
+    QUANT("nvfp4"),
+    QUANT("awq_w4a16"),
 };
 
 /* The golden input is packed, 6 x 8 tokens of 64; the function takes and gives latents
@@ -189,8 +202,12 @@ END_TEST
 /* A LoRA on rotated int8 weights sees the inputs as they are. */
 START_TEST(rotated_lora)
 {
-    const qwen_options opt = { .size = sizeof opt, .device = "ref", .transformer =
-        testdata("comfyquant/models/diffusion_models/qwen_image_medium_int8_convrot.safetensors") };
+    const qwen_options opt = {
+        .size = sizeof opt,
+        .device = "ref",
+        .transformer = testdata(
+            "comfyquant/models/diffusion_models/qwen_image_medium_int8_convrot.safetensors")
+    };
     qwen *q = open_with(&opt);
     ck_assert_msg(
         !qwen_lora(q, testdata("formats/comfyui/models/loras/comfyui_diffusion_model.safetensors"),
@@ -206,17 +223,19 @@ END_TEST
 
 /* --- text and vision -------------------------------------------------------------------------- */
 
-static const struct { const char *text, *vision, *golden; } encoders[] = {
+static const struct {
+    const char *text, *vision, *golden;
+} encoders[] = {
     { NULL, NULL, "bf16" },
     { "formats/comfyui/models/text_encoders/qwen_2.5_vl_medium.safetensors", NULL, "bf16" },
-    { "formats/comfyui/models/text_encoders/qwen_2.5_vl_medium_fp8_scaled.safetensors",
-      NULL, "fp8_scaled_old" },
+    { "formats/comfyui/models/text_encoders/qwen_2.5_vl_medium_fp8_scaled.safetensors", NULL,
+      "fp8_scaled_old" },
     { "formats/comfyui/models/text_encoders/qwen2.5-vl-medium-BF16.gguf",
       "formats/comfyui/models/text_encoders/qwen2.5-vl-medium-mmproj-F16.gguf", "gguf_bf16" },
     { "formats/comfyui/models/text_encoders/qwen2.5-vl-medium-Q8_0.gguf",
       "formats/comfyui/models/text_encoders/qwen2.5-vl-medium-mmproj-Q8_0.gguf", "gguf_q8_0" },
-    { "formats/comfyui/models/checkpoints/qwen_image_medium_aio_fp8.safetensors",
-      NULL, "fp8_scaled_old" },
+    { "formats/comfyui/models/checkpoints/qwen_image_medium_aio_fp8.safetensors", NULL,
+      "fp8_scaled_old" },
 };
 
 START_TEST(encoder)
@@ -225,13 +244,15 @@ START_TEST(encoder)
     medium(model, sizeof model);
     if (encoders[_i].text) unpack(encoders[_i].text, text, sizeof text);
     if (encoders[_i].vision) unpack(encoders[_i].vision, vision, sizeof vision);
-    const qwen_options opt = { .size = sizeof opt, .model = model, .device = "ref",
-        .text_encoder = encoders[_i].text ? text : NULL,
-        .vision = encoders[_i].vision ? vision : NULL };
+    const qwen_options opt = { .size = sizeof opt,
+                               .model = model,
+                               .device = "ref",
+                               .text_encoder = encoders[_i].text ? text : NULL,
+                               .vision = encoders[_i].vision ? vision : NULL };
     qwen *q = open_with(&opt);
     qwen_array pixels = input("vision.pixels"), grid = input("vision.grid"), features = { 0 },
                hidden = { 0 };
-    if (grid.rank == 1) {               /* one picture: the batch axis was its list */
+    if (grid.rank == 1) { /* one picture: the batch axis was its list */
         grid.rank = 2;
         grid.dim[1] = grid.dim[0];
         grid.dim[0] = 1;
@@ -261,17 +282,19 @@ END_TEST
 
 /* --- VAE -------------------------------------------------------------------------------------- */
 
-static const char *const vaes[] = { NULL,
-    "formats/comfyui/models/vae/qwen_image_vae_medium.safetensors",
-    "formats/comfyui/models/checkpoints/qwen_image_medium_aio_fp8.safetensors" };
+static const char *const vaes[] = {
+    NULL, "formats/comfyui/models/vae/qwen_image_vae_medium.safetensors",
+    "formats/comfyui/models/checkpoints/qwen_image_medium_aio_fp8.safetensors"
+};
 
 START_TEST(vae)
 {
     char model[128], file[1200];
     medium(model, sizeof model);
     if (vaes[_i]) unpack(vaes[_i], file, sizeof file);
-    const qwen_options opt = { .size = sizeof opt, .model = model, .device = "ref",
-                               .vae = vaes[_i] ? file : NULL };
+    const qwen_options opt = {
+        .size = sizeof opt, .model = model, .device = "ref", .vae = vaes[_i] ? file : NULL
+    };
     qwen *q = open_with(&opt);
     qwen_array latent = input("vae.latent"), chw = input("vae.picture"), got = { 0 };
     ck_assert_msg(!qwen_decode(q, &latent, &got), "%s", qwen_error(q));
@@ -293,7 +316,7 @@ START_TEST(vae)
     json_error_t why;
     snprintf(path, sizeof path, "%s/vae/config.json", model);
     ck_assert_ptr_nonnull(config = json_load_file(path, 0, &why));
-    for (int64_t i = 0; i < count(&got); i++) {         /* the golden mean is not normalised */
+    for (int64_t i = 0; i < count(&got); i++) { /* the golden mean is not normalised */
         const size_t c = (size_t)(i / (got.dim[1] * got.dim[2]));
         const double mean =
             json_number_value(json_array_get(json_object_get(config, "latents_mean"), c));
@@ -317,8 +340,14 @@ END_TEST
 static qwen_array draw(const qwen_options *opt)
 {
     qwen *q = open_with(opt);
-    const qwen_request req = { .size = sizeof req, .prompt = "a cat", .negative = " ",
-                               .guidance = 3, .steps = 2, .width = 64, .height = 48, .seed = 7 };
+    const qwen_request req = { .size = sizeof req,
+                               .prompt = "a cat",
+                               .negative = " ",
+                               .guidance = 3,
+                               .steps = 2,
+                               .width = 64,
+                               .height = 48,
+                               .seed = 7 };
     qwen_result res = { .size = sizeof res };
     ck_assert_msg(!qwen_generate(q, &req, &res), "%s", qwen_error(q));
     qwen_array a = res.image[0];
@@ -335,10 +364,15 @@ START_TEST(same_picture)
     medium(model, sizeof model);
     unpack(encoders[1].text, text, sizeof text);
     const qwen_options directory = { .size = sizeof directory, .model = model, .device = "ref" };
-    const qwen_options pieces = { .size = sizeof pieces, .model = model, .device = "ref",
+    const qwen_options pieces = {
+        .size = sizeof pieces,
+        .model = model,
+        .device = "ref",
         .transformer =
             testdata("formats/comfyui/models/diffusion_models/qwen_image_medium_bf16.safetensors"),
-        .text_encoder = text, .vae = testdata(vaes[1]) };
+        .text_encoder = text,
+        .vae = testdata(vaes[1])
+    };
     qwen_array a = draw(&directory), b = draw(&pieces);
     ck_assert_int_eq(count(&a), count(&b));
     ck_assert_msg(!memcmp(a.data, b.data, (size_t)count(&a)), "the pictures differ");
@@ -352,8 +386,8 @@ int main(void)
     json_error_t why;
     char command[128];
     strcpy(folder, "/tmp/qwlayoutsXXXXXX");
-    if (!mkdtemp(folder) ||
-        !(errors = json_load_file(testdata("formats/goldens/f32_error.json"), 0, &why))) {
+    if (!mkdtemp(folder)
+        || !(errors = json_load_file(testdata("formats/goldens/f32_error.json"), 0, &why))) {
         perror("check_layouts");
         return 99;
     }

@@ -137,7 +137,9 @@ static void compare_files(const char *a, const char *b, qw_kind part, const char
 }
 
 #define MODELS COMFY "diffusion_models/"
-static const struct { const char *file; double step;
+static const struct {
+    const char *file;
+    double step;
 } same[] = {
     { MODELS "qwen_image_medium_bf16.safetensors", 0 },
     { MODELS "qwen-image-medium-BF16.gguf", 0 },
@@ -152,7 +154,9 @@ static const struct { const char *file; double step;
 };
 START_TEST(same_weights)
 {
-    static const struct { const char *name; int64_t n, k;
+    static const struct {
+        const char *name;
+        int64_t n, k;
     } module[] = { { "transformer_blocks.0.attn.to_q", 256, 256 },
                    { "transformer_blocks.0.img_mlp.net.2", 256, 1024 },
                    { "transformer_blocks.0.txt_mlp.net.0.proj", 1024, 256 },
@@ -167,7 +171,9 @@ END_TEST
 /* fp8 with its scale, decoded here from the raw bytes. */
 START_TEST(fp8_scales)
 {
-    static const struct { const char *file, *scale; int rows;
+    static const struct {
+        const char *file, *scale;
+        int rows;
     } f[] = {
         { MODELS "qwen_image_medium_fp8_e4m3fn_scaled.safetensors",
           "transformer_blocks.0.attn.to_q.scale_weight", 0 },
@@ -186,8 +192,8 @@ START_TEST(fp8_scales)
         for (int64_t j = 0; j < 256 * 256; j++) {
             float scale;
             memcpy(&scale, (const char *)s->data + (f[i].rows ? (size_t)(j / 256) * 4 : 0), 4);
-            const double want =
-                (double)qw_f8e4m3_to_f32(((const unsigned char *)w->data)[j]) * (double)scale;
+            const double want = (double)qw_f8e4m3_to_f32(((const unsigned char *)w->data)[j])
+                                * (double)scale;
             ck_assert_double_eq(rows[j], want);
         }
         free(rows);
@@ -226,8 +232,8 @@ START_TEST(loader_messages)
     bench_open(&b, testdata("formats/medium/transformer"), QW_KIND_TRANSFORMER);
     qw_load_part(&b.l, &w, 256, 65, 1, "img_in");
     ck_assert_int_eq(b.err.status, QWEN_EMODEL);
-    ck_assert_msg(strstr(b.err.text, "img_in.weight") && strstr(b.err.text, "64") &&
-                      strstr(b.err.text, "65"),
+    ck_assert_msg(strstr(b.err.text, "img_in.weight") && strstr(b.err.text, "64")
+                      && strstr(b.err.text, "65"),
                   "%s", b.err.text);
     memset(&b.err, 0, sizeof b.err);
     qw_load_part(&b.l, &w, 256, 64, 1, "no_such.%d", 7);
@@ -236,8 +242,8 @@ START_TEST(loader_messages)
     memset(&b.err, 0, sizeof b.err);
     qw_load_vector(&b.l, &v, 257, "txt_norm.weight");
     ck_assert_int_eq(b.err.status, QWEN_EMODEL);
-    ck_assert_msg(strstr(b.err.text, "txt_norm.weight") && strstr(b.err.text, "257") &&
-                      strstr(b.err.text, "256"),
+    ck_assert_msg(strstr(b.err.text, "txt_norm.weight") && strstr(b.err.text, "257")
+                      && strstr(b.err.text, "256"),
                   "%s", b.err.text);
     qw_weight_free(&w);
     bench_close(&b);

@@ -8,7 +8,9 @@
 /* --- spellings ------------------------------------------------------------------------------- */
 
 #define LORAS COMFY "loras/"
-static const struct { const char *file; double factor;
+static const struct {
+    const char *file;
+    double factor;
 } spellings[] = {
     { LORAS "peft_bare.safetensors", 1 },
     { LORAS "peft_default_adapter.safetensors", 1 },
@@ -70,7 +72,7 @@ END_TEST
 
 /* --- golden outputs -------------------------------------------------------------------------- */
 
-static json_t *loras;                   /* of goldens/lora.json */
+static json_t *loras; /* of goldens/lora.json */
 
 /* How far float32 may be off: four times what the reference's own float32 run is. */
 static double allowed(const char *golden)

@@ -35,9 +35,9 @@ START_TEST(prefixes_of_items)
             ck_assert_msg(qw_store_find(s, transformer[k].name) != NULL, "prefix \"%s\": no %s",
                           prefix[i], transformer[k].name);
         ck_assert_int_eq(qw_store_count(s, "transformer_blocks."), 1);
-        json_t *json =
-            json_pack("{s:i,s:i,s:i,s:[i,i,i]}", "num_attention_heads", 1, "attention_head_dim", 8,
-                      "joint_attention_dim", 8, "axes_dims_rope", 2, 2, 4);
+        json_t *json = json_pack("{s:i,s:i,s:i,s:[i,i,i]}", "num_attention_heads", 1,
+                                 "attention_head_dim", 8, "joint_attention_dim", 8,
+                                 "axes_dims_rope", 2, 2, 4);
         ck_assert_msg(!qw_dit_configure(&c, json, s, "config", &err), "%s", err.text);
         ck_assert(c.zero_cond_t && !c.additional_t && c.layers == 1 && c.width == 8 && c.in == 64);
         json_decref(json);
@@ -46,11 +46,15 @@ START_TEST(prefixes_of_items)
 }
 END_TEST
 
-#define TO_Q "transformer_blocks.0.attn.to_q.weight"
-#define K_BIAS "model.layers.1.self_attn.k_proj.bias"
+#define TO_Q      "transformer_blocks.0.attn.to_q.weight"
+#define K_BIAS    "model.layers.1.self_attn.k_proj.bias"
 #define UPSAMPLER "decoder.up_blocks.2.upsamplers.0.resample.1.weight"
 
-static const struct { const char *path, *prefix; qw_kind kind; const char *one; } prefixed[] = {
+static const struct {
+    const char *path, *prefix;
+    qw_kind kind;
+    const char *one;
+} prefixed[] = {
     { "tiny/transformer", "net.", QW_KIND_TRANSFORMER, TO_Q },
     { "tiny/transformer", "model.model.", QW_KIND_TRANSFORMER, TO_Q },
     { "tiny/transformer", "model.", QW_KIND_TRANSFORMER, TO_Q },
@@ -164,7 +168,10 @@ START_TEST(all_in_one)
         { "vae.decoder.middle.0.residual.0.gamma", "F32", 1, { 8 } },
     };
     const char *path = write_safetensors("aio.safetensors", "", all, 8);
-    static const struct { qw_kind part; const char *has, *not; } part[] = {
+    static const struct {
+        qw_kind part;
+        const char *has, *not ;
+    } part[] = {
         { QW_KIND_TRANSFORMER, "txt_norm.weight", "visual.merger.ln_q.weight" },
         { QW_KIND_TEXT, "model.layers.0.self_attn.k_proj.bias", "txt_norm.weight" },
         { QW_KIND_VISION, "visual.merger.ln_q.weight", "decoder.conv_in.weight" },
@@ -178,7 +185,7 @@ START_TEST(all_in_one)
     for (int i = 0; i < 4; i++) {
         s = must_open(path, part[i].part);
         ck_assert_msg(qw_store_find(s, part[i].has) != NULL, "%s is not there", part[i].has);
-        ck_assert_msg(!qw_store_find(s, part[i].not), "%s is there", part[i].not);
+        ck_assert_msg(!qw_store_find(s, part[i].not ), "%s is there", part[i].not );
         qw_store_free(s);
     }
 }
@@ -244,8 +251,8 @@ START_TEST(wan_vae_of_one_block)
                        { "decoder.upsamples.5.resample.1.weight", "F32", 4, { 8, 16, 1, 1 } },
                        { "decoder.upsamples.4.residual.0.gamma", "F32", 1, { 16 } } };
     qw_store *s = must_open(write_safetensors("r1.safetensors", "", t, 5), QW_KIND_VAE);
-    ck_assert(qw_store_find(s, "decoder.up_blocks.1.resnets.1.norm1.gamma") &&
-              qw_store_find(s, "decoder.up_blocks.1.upsamplers.0.resample.1.weight"));
+    ck_assert(qw_store_find(s, "decoder.up_blocks.1.resnets.1.norm1.gamma")
+              && qw_store_find(s, "decoder.up_blocks.1.upsamplers.0.resample.1.weight"));
     qw_store_free(s);
 }
 END_TEST
@@ -260,8 +267,8 @@ START_TEST(wan_file_equals_diffusers_file)
     for (const qw_entry *e; (e = qw_store_entry(d, n)); n++) {
         const qw_entry *f = qw_store_find(w, e->name);
         ck_assert_msg(f != NULL, "\"%s\" has no match", e->name);
-        ck_assert_msg(f->rank == e->rank && !memcmp(f->dim, e->dim, sizeof f->dim) &&
-                          f->bytes == e->bytes && !memcmp(f->data, e->data, e->bytes),
+        ck_assert_msg(f->rank == e->rank && !memcmp(f->dim, e->dim, sizeof f->dim)
+                          && f->bytes == e->bytes && !memcmp(f->data, e->data, e->bytes),
                       "\"%s\" differs", e->name);
     }
     ck_assert_int_eq(n, 194);

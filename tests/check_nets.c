@@ -14,14 +14,14 @@
 typedef const char *(*renaming)(const char *tapped, char *out);
 
 typedef struct bench { /* a device, the golden file of a stage, what has been compared */
-    qw_device  *dev, *ref;
-    qw_run      run;
-    qw_store   *gold;
-    double      tolerance, worst;
-    char        worst_name[64];
-    renaming    rename;
-    char        seen[200][64];
-    int         seens;
+    qw_device *dev, *ref;
+    qw_run run;
+    qw_store *gold;
+    double tolerance, worst;
+    char worst_name[64];
+    renaming rename;
+    char seen[200][64];
+    int seens;
 } bench;
 
 static qw_error err;
@@ -145,10 +145,10 @@ static void close_bench(bench *b)
 /* --- models ----------------------------------------------------------------------------------- */
 
 typedef struct model {
-    qw_store     *store;
+    qw_store *store;
     qw_residency *res;
-    json_t       *json;
-    qw_loader     loader;
+    json_t *json;
+    qw_loader loader;
 } model;
 
 static void open_model(model *m, bench *b, const char *folder, qw_kind kind)
@@ -261,7 +261,11 @@ END_TEST
 /* --- vision ----------------------------------------------------------------------------------- */
 
 /* Several pictures are independent: their taps are gathered and compared at the end. */
-typedef struct gather { char name[32]; double *x; int64_t n; } gather;
+typedef struct gather {
+    char name[32];
+    double *x;
+    int64_t n;
+} gather;
 static gather gathered[32];
 static int gathers;
 static int64_t unit_base;

@@ -21,7 +21,7 @@ void *__wrap_realloc(void *p, size_t n);
 char *__wrap_strdup(const char *s);
 char *__wrap_strndup(const char *s, size_t n);
 
-static long countdown;                  /* 0: nothing fails; else the allocation that does */
+static long countdown; /* 0: nothing fails; else the allocation that does */
 static long allocations;
 
 static int fails(void)
@@ -48,7 +48,7 @@ static void *jansson_malloc(size_t n)
     return failed ? NULL : __real_malloc(n);
 }
 
-typedef int (*attempt)(const char *path);       /* opens and closes; the status */
+typedef int (*attempt)(const char *path); /* opens and closes; the status */
 
 /* Fails allocation 1, 2, 3 ... and, past the first 300, ever larger strides; with and without
  * Jansson's. */
@@ -64,8 +64,8 @@ static void sweep(attempt open, const char *path)
             countdown = k;
             jansson_failed = 0;
             const int status = open(path);
-            const int never = countdown > 0;        /* so many were not asked for this time */
-            countdown = 0;                          /* Check allocates too */
+            const int never = countdown > 0; /* so many were not asked for this time */
+            countdown = 0;                   /* Check allocates too */
             ck_assert_msg(status == QWEN_ENOMEM || jansson_failed || (status == QWEN_OK && never),
                           "%s: allocation %ld of %ld%s fails and the answer is %d (%s)", path, k,
                           total, jansson_failed ? " (Jansson's)" : "", status,
@@ -149,9 +149,17 @@ static int draw(const char *path, long k, uint8_t *pixels, uint8_t *drawn)
 {
     const qwen_options opt = { .size = sizeof opt, .model = path, .device = "ref", .threads = 1 };
     const qwen_array input = { .data = pixels, .dtype = QWEN_U8, .rank = 3, .dim = { 32, 32, 3 } };
-    const qwen_request r = { .size = sizeof r, .prompt = "a cat", .negative = "", .input = &input,
-                             .inputs = 1, .mask = &input, .steps = 2, .guidance = 2,
-                             .reference_area = 32 * 32, .condition_area = 56 * 56, .seed = 1 };
+    const qwen_request r = { .size = sizeof r,
+                             .prompt = "a cat",
+                             .negative = "",
+                             .input = &input,
+                             .inputs = 1,
+                             .mask = &input,
+                             .steps = 2,
+                             .guidance = 2,
+                             .reference_area = 32 * 32,
+                             .condition_area = 56 * 56,
+                             .seed = 1 };
     qwen_result out = { .size = sizeof out };
     qwen *q = NULL;
     in_jansson = 0;
@@ -171,15 +179,14 @@ static int draw(const char *path, long k, uint8_t *pixels, uint8_t *drawn)
 START_TEST(drawing)
 {
     static uint8_t pixels[32 * 32 * 3], whole[32 * 32 * 3], drawn[32 * 32 * 3];
-    const char *every = getenv("QW_OOM_EVERY");         /* all of them, for a patient person */
-    for (size_t i = 0; i < sizeof pixels; i++)
-        pixels[i] = (uint8_t)(i * 7);
+    const char *every = getenv("QW_OOM_EVERY"); /* all of them, for a patient person */
+    for (size_t i = 0; i < sizeof pixels; i++) pixels[i] = (uint8_t)(i * 7);
     ck_assert_int_eq(draw(testdata("tiny-edit"), 0, pixels, whole), QWEN_OK);
     const long total = allocations;
     for (long k = 1; k <= total; k += every || k < 40 ? 1 : k / 10) {
         const int status = draw(testdata("tiny-edit"), k, pixels, drawn);
-        ck_assert_msg(status == QWEN_ENOMEM ||
-                          (status == QWEN_OK && !memcmp(drawn, whole, sizeof whole)),
+        ck_assert_msg(status == QWEN_ENOMEM
+                          || (status == QWEN_OK && !memcmp(drawn, whole, sizeof whole)),
                       "allocation %ld of %ld fails and the answer is %d (%s)", k, total, status,
                       qwen_strerror(status));
     }
@@ -208,8 +215,9 @@ START_TEST(weights) { sweep(open_transformer, testdata("formats/medium/transform
 END_TEST
 START_TEST(quantised)
 {
-    sweep(open_transformer, testdata(
-        "comfyquant/models/diffusion_models/qwen_image_medium_asym_w4a8_int8.safetensors"));
+    sweep(open_transformer,
+          testdata(
+              "comfyquant/models/diffusion_models/qwen_image_medium_asym_w4a8_int8.safetensors"));
 }
 END_TEST
 START_TEST(lora)

@@ -4,7 +4,12 @@
 #include <math.h>
 #include <string.h>
 
-typedef struct fixture { qw_device *ref; qw_run r; float x[4096]; double zero[4096]; } fixture;
+typedef struct fixture {
+    qw_device *ref;
+    qw_run r;
+    float x[4096];
+    double zero[4096];
+} fixture;
 
 /* A valid call of each op on scratch, for the tests below to spoil. */
 static void valid(qw_run *r, qw_any_args *a, enum qw_op op)

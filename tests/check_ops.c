@@ -81,13 +81,13 @@ END_TEST
 START_TEST(convrot_example)
 {
     double w[16] = { [0] = 8, [5] = -2, [15] = 1 }, x[16], rot[16];
-    const double w_rot[16] = { 1.75, 1.25, 2.25, -2.75, 1.25, 1.75, 2.75, -2.25, 2.25, 2.75, 1.75,
-                               -1.25, -2.75, -2.25, -1.25, 1.75 };
+    const double w_rot[16] = { 1.75, 1.25, 2.25, -2.75, 1.25,  1.75,  2.75,  -2.25,
+                               2.25, 2.75, 1.75, -1.25, -2.75, -2.25, -1.25, 1.75 };
     const double x_rot[16] = { -18, 5, 6, 7, -14, 9, 10, 11, -10, 13, 14, 15, 16, -5, -4, -3 };
-    const int8_t w_code[16] = { 81, 58, 104, -127, 58, 81, 127, -104, 104, 127, 81, -58, -127, -104,
-                                -58, 81 };
-    const int8_t x_code[16] = { -127, 35, 42, 49, -99, 63, 71, 78, -71, 92, 99, 106, 113, -35, -28,
-                                -21 };
+    const int8_t w_code[16] = { 81,  58,  104, -127, 58,   81,   127, -104,
+                                104, 127, 81,  -58,  -127, -104, -58, 81 };
+    const int8_t x_code[16] = { -127, 35, 42, 49,  -99, 63,  71,  78,
+                                -71,  92, 99, 106, 113, -35, -28, -21 };
     for (int i = 0; i < 16; i++) x[i] = i - 7;
     x[3] = 40;
     convert(mat(rot, 1, 16), mat(w, 1, 16), 16);
@@ -115,8 +115,9 @@ END_TEST
 /* Ties go to even, a row of zeros has the smallest scale, a row that is not finite says so. */
 START_TEST(quantised_rows)
 {
-    const float x[4][4] = { { 127, 0.5f, 1.5f, -2.5f }, { 0, 0, 0, 0 }, { 1, INFINITY, 2, 3 },
-                            { NAN, 1, 2, 3 } };
+    const float x[4][4] = {
+        { 127, 0.5f, 1.5f, -2.5f }, { 0, 0, 0, 0 }, { 1, INFINITY, 2, 3 }, { NAN, 1, 2, 3 }
+    };
     const int8_t want[4][4] = { { 127, 0, 2, -2 } };
     int8_t q[4][4];
     float s[4];
@@ -150,8 +151,9 @@ START_TEST(gemm_is_linear)
 {
     double *x = doubles("linear.x"), *w = doubles("linear.weight"), *bias = doubles("linear.bias");
     double *want = doubles("linear.y"), y[15];
-    const qw_gemm_args a = { .y = mat(y, 3, 5), .x = mat(x, 3, 7),
-                             .w = mat(w, 5, 7), .bias = vec(bias, 5) };
+    const qw_gemm_args a = {
+        .y = mat(y, 3, 5), .x = mat(x, 3, 7), .w = mat(w, 5, 7), .bias = vec(bias, 5)
+    };
     ck_assert_int_eq(ref_gemm(dev, &a), QWEN_OK);
     close_to("linear.y", y, want, 15, 1e-13);
     free(x);
@@ -164,17 +166,23 @@ END_TEST
 /* A product with 1 is the activation itself. */
 START_TEST(activations)
 {
-    static const struct { const char *name; qw_act act; } kind[] = {
-        { "gelu_tanh.y", QW_GELU_TANH }, { "gelu_erf.y", QW_GELU_ERF }, { "silu.y", QW_SILU },
+    static const struct {
+        const char *name;
+        qw_act act;
+    } kind[] = {
+        { "gelu_tanh.y", QW_GELU_TANH },
+        { "gelu_erf.y", QW_GELU_ERF },
+        { "silu.y", QW_SILU },
     };
     const int64_t n = elements(entry(store, "activation.x"));
     double *x = doubles("activation.x"), *want = doubles(kind[_i].name), one = 1;
     double *y = room((size_t)n * sizeof *y);
-    const qw_gemm_args a = { .y = mat(y, n, 1), .x = mat(x, n, 1),
-                             .w = mat(&one, 1, 1), .act = kind[_i].act };
+    const qw_gemm_args a = {
+        .y = mat(y, n, 1), .x = mat(x, n, 1), .w = mat(&one, 1, 1), .act = kind[_i].act
+    };
     ck_assert_int_eq(ref_gemm(dev, &a), QWEN_OK);
     close_to(kind[_i].name, y, want, n, 1e-15);
-    for (int64_t i = 0; i < n; i++)     /* in the tails too, but for what the golden sum cancels */
+    for (int64_t i = 0; i < n; i++) /* in the tails too, but for what the golden sum cancels */
         ck_assert(fabs(y[i] - want[i]) <= 4e-16 * fabs(x[i]) + 4e-15 * fabs(want[i]));
     free(x);
     free(want);
@@ -187,16 +195,27 @@ START_TEST(gemm_epilogue)
 {
     enum { M = 5, N = 4, K = 11, R = 3 };
     double x[M][K], w[N][K], x2[M][R], w2[N][R], bias[N], gate[N], res[M][N], y[M][N];
-    for (int i = 0; i < M; i++) for (int p = 0; p < K; p++) x[i][p] = sin(1.3 * i + 0.7 * p);
-    for (int j = 0; j < N; j++) for (int p = 0; p < K; p++) w[j][p] = cos(2.1 * j - 0.9 * p);
-    for (int i = 0; i < M; i++) for (int p = 0; p < R; p++) x2[i][p] = sin(3.3 * i + 1.7 * p);
-    for (int j = 0; j < N; j++) for (int p = 0; p < R; p++) w2[j][p] = cos(0.1 * j - 2.9 * p);
+    for (int i = 0; i < M; i++)
+        for (int p = 0; p < K; p++) x[i][p] = sin(1.3 * i + 0.7 * p);
+    for (int j = 0; j < N; j++)
+        for (int p = 0; p < K; p++) w[j][p] = cos(2.1 * j - 0.9 * p);
+    for (int i = 0; i < M; i++)
+        for (int p = 0; p < R; p++) x2[i][p] = sin(3.3 * i + 1.7 * p);
+    for (int j = 0; j < N; j++)
+        for (int p = 0; p < R; p++) w2[j][p] = cos(0.1 * j - 2.9 * p);
     for (int j = 0; j < N; j++) bias[j] = 0.1 * j, gate[j] = 1.5 - j;
-    for (int i = 0; i < M; i++) for (int j = 0; j < N; j++) y[i][j] = res[i][j] = 0.5 * i - j;
+    for (int i = 0; i < M; i++)
+        for (int j = 0; j < N; j++) y[i][j] = res[i][j] = 0.5 * i - j;
     const qw_tensor out = mat(y, M, N);
-    const qw_gemm_args a = { .y = out, .res = out, .x = mat(x, M, K), .w = mat(w, N, K),
-                             .x2 = mat(x2, M, R), .w2 = mat(w2, N, R),
-                             .bias = vec(bias, N), .gate = vec(gate, N), .act = QW_SILU };
+    const qw_gemm_args a = { .y = out,
+                             .res = out,
+                             .x = mat(x, M, K),
+                             .w = mat(w, N, K),
+                             .x2 = mat(x2, M, R),
+                             .w2 = mat(w2, N, R),
+                             .bias = vec(bias, N),
+                             .gate = vec(gate, N),
+                             .act = QW_SILU };
     ck_assert_int_eq(ref_gemm(dev, &a), QWEN_OK);
     for (int i = 0; i < M; i++)
         for (int j = 0; j < N; j++) {
@@ -231,9 +250,13 @@ static void attention_case(const char *name, const int32_t *first, const int32_t
         memmove(k + 16 * n, k + 16 * j, 16 * sizeof *k);
         memmove(v + 16 * n++, v + 16 * j, 16 * sizeof *v);
     }
-    const qw_attention_args a = { .y = cube(y, 6, 4, 8), .q = cube(q, 6, 4, 8),
-                                  .k = cube(k, n, 2, 8), .v = cube(v, n, 2, 8),
-                                  .first = first, .last = last, .scale = 1 / sqrt(8) };
+    const qw_attention_args a = { .y = cube(y, 6, 4, 8),
+                                  .q = cube(q, 6, 4, 8),
+                                  .k = cube(k, n, 2, 8),
+                                  .v = cube(v, n, 2, 8),
+                                  .first = first,
+                                  .last = last,
+                                  .scale = 1 / sqrt(8) };
     ck_assert_int_eq(ref_attention(dev, &a), QWEN_OK);
     close_to(name, y, want, 192, 1e-13);
     double *all[] = { q0, k0, v0, want0, q, k, v, want, y };
@@ -267,19 +290,24 @@ START_TEST(softmax)
     double *x = doubles("softmax.x"), *want = doubles("softmax.y"), *y = room(27 * sizeof *y);
     double q = 1, k[9], v[9 * 9], out[9];
     memset(v, 0, sizeof v);
-    for (int j = 0; j < 9; j++) v[10 * j] = 1;  /* unit vectors: the result is the weights */
+    for (int j = 0; j < 9; j++) v[10 * j] = 1; /* unit vectors: the result is the weights */
     for (int i = 0; i < 3; i++) {
         double keys[9][9] = { { 0 } }, query[9] = { 1 };
         for (int j = 0; j < 9; j++) keys[j][0] = x[9 * i + j];
-        const qw_attention_args a = { .y = cube(y + 9 * i, 1, 1, 9), .q = cube(query, 1, 1, 9),
-                                      .k = cube(keys, 9, 1, 9), .v = cube(v, 9, 1, 9),
+        const qw_attention_args a = { .y = cube(y + 9 * i, 1, 1, 9),
+                                      .q = cube(query, 1, 1, 9),
+                                      .k = cube(keys, 9, 1, 9),
+                                      .v = cube(v, 9, 1, 9),
                                       .scale = 1 };
         ck_assert_int_eq(ref_attention(dev, &a), QWEN_OK);
     }
     close_to("softmax.y", y, want, 27, 1e-14);
     for (int j = 0; j < 9; j++) k[j] = j == 4 ? 5000 : -5000, v[j] = j;
-    const qw_attention_args far = { .y = cube(out, 1, 1, 1), .q = cube(&q, 1, 1, 1),
-                                    .k = cube(k, 9, 1, 1), .v = cube(v, 9, 1, 1), .scale = 1 };
+    const qw_attention_args far = { .y = cube(out, 1, 1, 1),
+                                    .q = cube(&q, 1, 1, 1),
+                                    .k = cube(k, 9, 1, 1),
+                                    .v = cube(v, 9, 1, 1),
+                                    .scale = 1 };
     ck_assert_int_eq(ref_attention(dev, &far), QWEN_OK);
     ck_assert_double_eq(out[0], 4);
     free(x);
@@ -301,8 +329,8 @@ static double *channels_last(double *x, int64_t outer, int64_t c, int64_t hw)
 
 typedef struct conv_case {
     const char *want, *weight;
-    int64_t     ho, wo, kernel;
-    int         stride, pad;
+    int64_t ho, wo, kernel;
+    int stride, pad;
 } conv_case;
 
 START_TEST(convolutions)
@@ -317,10 +345,14 @@ START_TEST(convolutions)
     double *w = channels_last(doubles(c->weight), 4, 3, c->kernel * c->kernel);
     double *want = channels_last(doubles(c->want), 1, 4, c->ho * c->wo);
     double *y = room((size_t)(c->ho * c->wo * 4) * sizeof *y);
-    const qw_conv2d_args a = { .y = cube(y, c->ho, c->wo, 4), .x = cube(x, 7, 6, 3),
+    const qw_conv2d_args a = { .y = cube(y, c->ho, c->wo, 4),
+                               .x = cube(x, 7, 6, 3),
                                .w = qw_dense4(w, QW_F64, 4, c->kernel, c->kernel, 3),
                                .bias = vec(bias, 4),
-                               .stride = c->stride, .top = c->pad, .left = c->pad, .up = 1 };
+                               .stride = c->stride,
+                               .top = c->pad,
+                               .left = c->pad,
+                               .up = 1 };
     ck_assert_int_eq(ref_conv2d(dev, &a), QWEN_OK);
     close_to(c->want, y, want, c->ho * c->wo * 4, 1e-13);
     free(x);
@@ -339,9 +371,14 @@ START_TEST(causal_convolution)
     want = channels_last(doubles("causal_conv3d.y"), 1, 4, 42);
     for (int oc = 0; oc < 12; oc++) memcpy(last + 9 * oc, w5 + 27 * oc + 18, 9 * sizeof *last);
     double *w = channels_last(last, 4, 3, 9), *bias = doubles("conv.bias"), y[42 * 4];
-    const qw_conv2d_args a = { .y = cube(y, 7, 6, 4), .x = cube(x, 7, 6, 3),
-                               .w = qw_dense4(w, QW_F64, 4, 3, 3, 3), .bias = vec(bias, 4),
-                               .stride = 1, .top = 1, .left = 1, .up = 1 };
+    const qw_conv2d_args a = { .y = cube(y, 7, 6, 4),
+                               .x = cube(x, 7, 6, 3),
+                               .w = qw_dense4(w, QW_F64, 4, 3, 3, 3),
+                               .bias = vec(bias, 4),
+                               .stride = 1,
+                               .top = 1,
+                               .left = 1,
+                               .up = 1 };
     ck_assert_int_eq(ref_conv2d(dev, &a), QWEN_OK);
     close_to("causal_conv3d.y", y, want, 168, 1e-13);
     free(x);
@@ -358,16 +395,22 @@ START_TEST(enlargement)
     double *x = channels_last(doubles("upsample.x"), 1, 3, 42);
     double *big = channels_last(doubles("upsample.y"), 1, 3, 168);
     double one[9] = { 1, 0, 0, 0, 1, 0, 0, 0, 1 }, y[504], z[504];
-    const qw_conv2d_args copying = { .y = cube(y, 14, 12, 3), .x = cube(x, 7, 6, 3),
+    const qw_conv2d_args copying = { .y = cube(y, 14, 12, 3),
+                                     .x = cube(x, 7, 6, 3),
                                      .w = qw_dense4(one, QW_F64, 3, 1, 1, 3),
-                                     .stride = 1, .up = 2 };
+                                     .stride = 1,
+                                     .up = 2 };
     ck_assert_int_eq(ref_conv2d(dev, &copying), QWEN_OK);
     ck_assert_mem_eq(y, big, sizeof y);
     double w[81];
     for (int i = 0; i < 81; i++) w[i] = sin(i);
-    qw_conv2d_args a = { .y = cube(y, 14, 12, 3), .x = cube(x, 7, 6, 3),
+    qw_conv2d_args a = { .y = cube(y, 14, 12, 3),
+                         .x = cube(x, 7, 6, 3),
                          .w = qw_dense4(w, QW_F64, 3, 3, 3, 3),
-                         .stride = 1, .top = 1, .left = 1, .up = 2 };
+                         .stride = 1,
+                         .top = 1,
+                         .left = 1,
+                         .up = 2 };
     ck_assert_int_eq(ref_conv2d(dev, &a), QWEN_OK);
     a.y = cube(z, 14, 12, 3);
     a.x = cube(big, 14, 12, 3);
@@ -383,9 +426,8 @@ START_TEST(rms_norms)
 {
     double *x = doubles("rms_norm.x"), *w = doubles("rms_norm.weight"), *want;
     want = doubles("rms_norm.y");
-    qw_rms_norm_args a = { .y = mat(x, 4, 24), .x = mat(x, 4, 24),
-                           .w = vec(w, 24), .eps = 1e-6 };
-    ck_assert_int_eq(ref_rms_norm(dev, &a), QWEN_OK);           /* in place */
+    qw_rms_norm_args a = { .y = mat(x, 4, 24), .x = mat(x, 4, 24), .w = vec(w, 24), .eps = 1e-6 };
+    ck_assert_int_eq(ref_rms_norm(dev, &a), QWEN_OK); /* in place */
     close_to("rms_norm.y", x, want, 96, 1e-14);
     free(x);
     free(w);
@@ -394,8 +436,9 @@ START_TEST(rms_norms)
     x = channels_last(doubles("rms_norm_channel.x"), 1, 4, 6);
     want = channels_last(doubles("rms_norm_channel.y"), 1, 4, 6);
     w = doubles("rms_norm_channel.gamma");
-    a = (qw_rms_norm_args){ .y = mat(x, 6, 4), .x = mat(x, 6, 4),
-                            .w = vec(w, 4), .eps = 1e-24 / 4 };
+    a = (qw_rms_norm_args){
+        .y = mat(x, 6, 4), .x = mat(x, 6, 4), .w = vec(w, 4), .eps = 1e-24 / 4
+    };
     ck_assert_int_eq(ref_rms_norm(dev, &a), QWEN_OK);
     close_to("rms_norm_channel.y", x, want, 24, 1e-14);
     free(x);
@@ -410,14 +453,20 @@ START_TEST(modulation)
     double *shift = doubles("adaln.shift"), *branch = doubles("adaln.branch");
     double *want = doubles("adaln.modulated"), *sum = doubles("adaln.residual");
     double y[120], one[400] = { 0 };
-    const qw_ln_mod_args a = { .y = mat(y, 6, 20), .x = mat(x, 6, 20), .eps = 1e-6,
-                               .scale = vec(scale, 20), .shift = vec(shift, 20) };
+    const qw_ln_mod_args a = { .y = mat(y, 6, 20),
+                               .x = mat(x, 6, 20),
+                               .eps = 1e-6,
+                               .scale = vec(scale, 20),
+                               .shift = vec(shift, 20) };
     ck_assert_int_eq(ref_ln_mod(dev, &a), QWEN_OK);
     close_to("adaln.modulated", y, want, 120, 1e-13);
     for (int i = 0; i < 20; i++) one[21 * i] = 1;
     const qw_tensor stream = mat(x, 6, 20);
-    const qw_gemm_args g = { .y = stream, .res = stream, .x = mat(branch, 6, 20),
-                             .w = mat(one, 20, 20), .gate = vec(gate, 20) };
+    const qw_gemm_args g = { .y = stream,
+                             .res = stream,
+                             .x = mat(branch, 6, 20),
+                             .w = mat(one, 20, 20),
+                             .gate = vec(gate, 20) };
     ck_assert_int_eq(ref_gemm(dev, &g), QWEN_OK);
     close_to("adaln.residual", x, sum, 120, 1e-14);
     double *all[] = { x, scale, shift, gate, branch, want, sum };
@@ -427,7 +476,10 @@ END_TEST
 
 START_TEST(rotary)
 {
-    static const struct { const char *x, *angle, *y; qw_pairing pairing; } kind[] = {
+    static const struct {
+        const char *x, *angle, *y;
+        qw_pairing pairing;
+    } kind[] = {
         { "rope_pairs.x", "rope_pairs.angle", "rope_pairs.y", QW_PAIRS },
         { "rope_halves.x", "rope_halves.angle", "rope_halves.y", QW_HALVES },
     };
@@ -435,8 +487,10 @@ START_TEST(rotary)
     double c[40], s[40];
     for (int i = 0; i < 40; i++) c[i] = cos(angle[i]), s[i] = sin(angle[i]);
     for (int b = 0; b < 2; b++) {
-        const qw_norm_rope_args a = { .x = cube(x + 240 * b, 5, 3, 16), .cos = mat(c, 5, 8),
-                                      .sin = mat(s, 5, 8), .pairing = kind[_i].pairing };
+        const qw_norm_rope_args a = { .x = cube(x + 240 * b, 5, 3, 16),
+                                      .cos = mat(c, 5, 8),
+                                      .sin = mat(s, 5, 8),
+                                      .pairing = kind[_i].pairing };
         ck_assert_int_eq(ref_norm_rope(dev, &a), QWEN_OK);
     }
     close_to(kind[_i].y, x, want, 480, 1e-14);
@@ -452,11 +506,16 @@ START_TEST(rotary_with_norm)
     double x[2][3][8], y[2][3][8], w[8], c[2][4], s[2][4];
     for (int i = 0; i < 48; i++) (&x[0][0][0])[i] = (&y[0][0][0])[i] = sin(i * i);
     for (int i = 0; i < 8; i++) w[i] = 1 + 0.1 * i, (&c[0][0])[i] = cos(i), (&s[0][0])[i] = sin(i);
-    qw_norm_rope_args a = { .x = cube(x, 2, 3, 8), .w = vec(w, 8), .eps = 1e-6,
-                            .cos = mat(c, 2, 4), .sin = mat(s, 2, 4), .pairing = QW_PAIRS };
+    qw_norm_rope_args a = { .x = cube(x, 2, 3, 8),
+                            .w = vec(w, 8),
+                            .eps = 1e-6,
+                            .cos = mat(c, 2, 4),
+                            .sin = mat(s, 2, 4),
+                            .pairing = QW_PAIRS };
     ck_assert_int_eq(ref_norm_rope(dev, &a), QWEN_OK);
-    const qw_rms_norm_args n = { .y = mat(y, 6, 8), .x = mat(y, 6, 8),
-                                 .w = vec(w, 8), .eps = 1e-6 };
+    const qw_rms_norm_args n = {
+        .y = mat(y, 6, 8), .x = mat(y, 6, 8), .w = vec(w, 8), .eps = 1e-6
+    };
     ck_assert_int_eq(ref_rms_norm(dev, &n), QWEN_OK);
     a.x = cube(y, 2, 3, 8);
     a.w = (qw_tensor){ .dtype = QW_NONE };

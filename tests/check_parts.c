@@ -28,13 +28,13 @@ static double *random_doubles(int64_t n, int seed)
 /* --- a net on a device ------------------------------------------------------------------------ */
 
 typedef struct net {
-    qw_device    *dev;
-    qw_store     *store;
+    qw_device *dev;
+    qw_store *store;
     qw_residency *res;
-    json_t       *json;
-    qw_loader     l;
-    qw_run        run;
-    qw_error      err;
+    json_t *json;
+    qw_loader l;
+    qw_run run;
+    qw_error err;
 } net;
 
 /* rel: a component of a model, or NULL for a store that the test fills. */
@@ -173,13 +173,14 @@ START_TEST(test_mrope_positions)
     const qw_text_config c = { .image_token = 7, .head = 8, .section = { 1, 1, 2 }, .theta = 1e6 };
     const int32_t ids[] = { 1, 7, 7, 7, 7, 2, 7, 3 };
     const qw_grid g[] = { { 1, 2, 2 }, { 1, 1, 1 }, { 1, 1, 1 } };
-    static const int32_t expected[3][8] = { { 0, 1, 1, 1, 1, 3, 4, 5 }, { 0, 1, 1, 2, 2, 3, 4, 5 },
+    static const int32_t expected[3][8] = { { 0, 1, 1, 1, 1, 3, 4, 5 },
+                                            { 0, 1, 1, 2, 2, 3, 4, 5 },
                                             { 0, 1, 2, 1, 2, 3, 4, 5 } };
     int32_t p[24];
     qw_error err = { 0 };
     ck_assert_int_eq(qw_mrope_positions(&c, ids, 8, g, 2, p, &err), QWEN_OK);
     ck_assert_mem_eq(p, expected, sizeof p);
-    for (int pictures = 1; pictures <= 3; pictures += 2) {      /* too few, too many */
+    for (int pictures = 1; pictures <= 3; pictures += 2) { /* too few, too many */
         err = (qw_error){ 0 };
         ck_assert_int_eq(qw_mrope_positions(&c, ids, 8, g, pictures, p, &err), QWEN_EARG);
         ck_assert_msg(strstr(err.text, "picture") != NULL, "%s", err.text);
@@ -210,17 +211,17 @@ START_TEST(test_dit_positions)
     ck_assert_double_eq(a[0], 0);
     ck_assert_double_eq(a[9], -1);
     const qw_grid five[] = { { 1, 2, 2 }, { 1, 2, 2 }, { 1, 2, 2 }, { 1, 2, 2 }, { 1, 2, 2 } };
-    ck_assert_int_eq(qw_rope_text_start(&c, five, 5, 0), 4);    /* as many as there are layers */
+    ck_assert_int_eq(qw_rope_text_start(&c, five, 5, 0), 4); /* as many as there are layers */
 }
 END_TEST
 
 /* --- the transformer -------------------------------------------------------------------------- */
 
 typedef struct dit_work {
-    qw_dit         *net;
-    qw_modulation  *mod;
-    const double   *t;
-    int             steps, step, sequences;
+    qw_dit *net;
+    qw_modulation *mod;
+    const double *t;
+    int steps, step, sequences;
     qw_dit_sequence seq[2];
 } dit_work;
 
@@ -398,7 +399,11 @@ END_TEST
 
 /* --- a decoder that ends in a pixel shuffle --------------------------------------------------- */
 
-typedef struct decode_work { qw_vae *net; const double *latent; double *picture; } decode_work;
+typedef struct decode_work {
+    qw_vae *net;
+    const double *latent;
+    double *picture;
+} decode_work;
 enum { DH = 4, DW = 3, DPIXELS = 64 * DH * DW };
 
 static void decode_body(qw_run *r, void *arg)

@@ -101,7 +101,7 @@ START_TEST(example_nvfp4)
         add(s, "l.weight_scale", i ? QW_U8 : QW_F8E4M3, 128, 4, scales);
         add(s, "l.weight_scale_2", QW_F32, 0, 0, second);
         mark(s, "{\"format\": \"nvfp4\"}");
-        if (i) {                        /* a factor for each input */
+        if (i) { /* a factor for each input */
             add(s, "l.pre_quant_scale", QW_F32, 16, 0, factor);
             expected[0] *= 2;
             expected[15] *= 3;
@@ -126,7 +126,7 @@ END_TEST
 
 static const float codebook[16] = {
     -0.980602f, -0.794529f, -0.638165f, -0.500986f, -0.377321f, -0.263187f, -0.155210f, -0.050720f,
-    0.052541f, 0.156985f, 0.265284f, 0.379533f, 0.502636f, 0.638953f, 0.794876f, 0.980671f,
+    0.052541f,  0.156985f,  0.265284f,  0.379533f,  0.502636f,  0.638953f,  0.794876f,  0.980671f,
 };
 
 /* The codes are in the rotated basis: the operand says so, the integers are the example's. */
@@ -145,7 +145,7 @@ START_TEST(example_w4a8)
     ck_assert_int_eq(w.dtype, QW_I8);
     ck_assert_int_eq(w.rotated, 16);
     const int8_t *q = w.data;
-    ck_assert_int_eq(q[0], -64);        /* -0.500986 * 128 = -64.13 */
+    ck_assert_int_eq(q[0], -64); /* -0.500986 * 128 = -64.13 */
     ck_assert_int_eq(q[1], -126);
     ck_assert_int_eq(q[3], 126);
     ck_assert(fabs((double)q[0] * (double)w.scale[0] + 0.889656) < 1e-6);
@@ -171,8 +171,8 @@ END_TEST
 
 START_TEST(fp8_scales)
 {
-    static const byte codes[4] = { 0x38, 0x3c, 0xb8, 0x7e };    /* 1, 1.5, -1, 448 */
-    static const uint16_t rows[2] = { 0x4000, 0x3f00 };         /* bf16: 2, 0.5 */
+    static const byte codes[4] = { 0x38, 0x3c, 0xb8, 0x7e }; /* 1, 1.5, -1, 448 */
+    static const uint16_t rows[2] = { 0x4000, 0x3f00 };      /* bf16: 2, 0.5 */
     double row[2];
     float scratch[2];
     qw_tensor w;
@@ -206,10 +206,15 @@ START_TEST(scale_not_finite)
 END_TEST
 
 #define FORMAT(name) "{\"format\": \"" name "\""
-#define CONVROT ", \"convrot\": true"
-#define GROUP(size) ", \"convrot_groupsize\": " size
+#define CONVROT      ", \"convrot\": true"
+#define GROUP(size)  ", \"convrot_groupsize\": " size
 
-typedef struct refusal { const char *marker, *word; qw_dtype type; int64_t k; int status; } refusal;
+typedef struct refusal {
+    const char *marker, *word;
+    qw_dtype type;
+    int64_t k;
+    int status;
+} refusal;
 
 START_TEST(refused)
 {
@@ -251,8 +256,9 @@ START_TEST(header_table)
 {
     static const char *const tables[] = {
         "{\"layers\": {\"l\": " FORMAT("int8_tensorwise") CONVROT GROUP("16") "}}}",
-        "{\"layers\": {\"p.l\": " FORMAT("int8_tensorwise") CONVROT GROUP("16") "},"
-        " \"l\": " FORMAT("int3x") "}}}",
+        "{\"layers\": {\"p.l\": " FORMAT("int8_tensorwise")
+            CONVROT GROUP("16") "},"
+                                " \"l\": " FORMAT("int3x") "}}}",
     };
     for (int i = 0; i < 2; i++) {
         qw_error err = { 0 };
@@ -275,7 +281,11 @@ END_TEST
 /* The broken files of the golden data, layer by layer. */
 START_TEST(bad_quant)
 {
-    static const struct { const char *name; int status; const char *word; } cases[] = {
+    static const struct {
+        const char *name;
+        int status;
+        const char *word;
+    } cases[] = {
         { "quant_broken_json", QWEN_EFORMAT, "comfy_quant" },
         { "quant_nvfp4_malformed", QWEN_EMODEL, "nvfp4" },
         { "quant_unsupported", QWEN_EUNSUPPORTED, "int3x" },

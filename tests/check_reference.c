@@ -41,7 +41,7 @@ START_TEST(weights_of_every_type)
     double most = 0;
     for (int j = 0; j < N * K; j++) most = fmax(most, fabs(plain[j]));
     ck_assert_msg(most > 0 && isfinite(most), "weights of %s are vacuous", qw_dtype_name(t));
-    if (w.scale_stride) {               /* the scales are in it */
+    if (w.scale_stride) { /* the scales are in it */
         float first;
         qw_decode_f32(t, raw + 1 + bytes, 1, &first);
         ck_assert_double_eq(plain[K], 2 * (double)first);
@@ -59,13 +59,12 @@ START_TEST(gemm_many_rows)
     double *x = room(M * K * sizeof *x), *y = room(M * N * sizeof *y);
     double w[N][K] = { { 1, 2, 3 }, { -1, 0, 1 } };
     for (int i = 0; i < M * K; i++) x[i] = i % 17;
-    const qw_gemm_args a = { .y = mat(y, M, N), .x = mat(x, M, K),
-                             .w = mat(w, N, K) };
+    const qw_gemm_args a = { .y = mat(y, M, N), .x = mat(x, M, K), .w = mat(w, N, K) };
     ck_assert_int_eq(ref_gemm(dev, &a), QWEN_OK);
     for (int i = 0; i < M; i++)
         for (int j = 0; j < N; j++)
             ck_assert_double_eq(y[i * N + j], x[i * K] * w[j][0] + x[i * K + 1] * w[j][1]
-                                              + x[i * K + 2] * w[j][2]);
+                                                  + x[i * K + 2] * w[j][2]);
     free(x);
     free(y);
 }
@@ -89,31 +88,48 @@ static void every_op(qw_device *d, float *in, float *out)
     float *const y = out, *const x = in, *const w = in + N * C, *const t = w + C * C;
     const qw_tensor tx = qw_dense2(x, QW_F32, N, C), wide = qw_dense1(w, QW_F32, C);
     int status = 0;
-    status |= ref_gemm(d, &(qw_gemm_args){ .y = qw_dense2(y, QW_F32, N, C), .x = tx, .res = tx,
-                       .bias = wide, .w = qw_dense2(w, QW_F32, C, C), .act = QW_GELU_TANH });
-    status |= ref_attention(d, &(qw_attention_args){
-                            .y = qw_dense3(y + N * C, QW_F32, NK, HEADS, 8),
-                            .q = qw_dense3(x, QW_F32, NK, HEADS, 8),
-                            .k = qw_dense3(x, QW_F32, NK, HEADS, 8),
-                            .v = qw_dense3(y, QW_F32, NK, HEADS, 8), .scale = 0.3 });
+    status |= ref_gemm(d, &(qw_gemm_args){ .y = qw_dense2(y, QW_F32, N, C),
+                                           .x = tx,
+                                           .res = tx,
+                                           .bias = wide,
+                                           .w = qw_dense2(w, QW_F32, C, C),
+                                           .act = QW_GELU_TANH });
+    status |=
+        ref_attention(d, &(qw_attention_args){ .y = qw_dense3(y + N * C, QW_F32, NK, HEADS, 8),
+                                               .q = qw_dense3(x, QW_F32, NK, HEADS, 8),
+                                               .k = qw_dense3(x, QW_F32, NK, HEADS, 8),
+                                               .v = qw_dense3(y, QW_F32, NK, HEADS, 8),
+                                               .scale = 0.3 });
     status |= ref_conv2d(d, &(qw_conv2d_args){ .y = qw_dense3(y + 2 * N * C, QW_F32, N, C / 4, 4),
-                         .x = qw_dense3(x, QW_F32, N, C / 4, 4),
-                         .w = qw_dense4(w, QW_F32, 4, 3, 3, 4),
-                         .stride = 1, .top = 1, .left = 1, .up = 1 });
+                                               .x = qw_dense3(x, QW_F32, N, C / 4, 4),
+                                               .w = qw_dense4(w, QW_F32, 4, 3, 3, 4),
+                                               .stride = 1,
+                                               .top = 1,
+                                               .left = 1,
+                                               .up = 1 });
     status |= ref_rms_norm(d, &(qw_rms_norm_args){ .y = qw_dense2(y + 3 * N * C, QW_F32, N, C),
-                           .x = tx, .w = wide, .eps = 1e-6, .act = QW_SILU });
-    status |= ref_ln_mod(d, &(qw_ln_mod_args){ .y = qw_dense2(y + 4 * N * C, QW_F32, N, C), .x = tx,
-                         .scale = wide, .shift = wide, .eps = 1e-6 });
+                                                   .x = tx,
+                                                   .w = wide,
+                                                   .eps = 1e-6,
+                                                   .act = QW_SILU });
+    status |= ref_ln_mod(d, &(qw_ln_mod_args){ .y = qw_dense2(y + 4 * N * C, QW_F32, N, C),
+                                               .x = tx,
+                                               .scale = wide,
+                                               .shift = wide,
+                                               .eps = 1e-6 });
     memcpy(y + 5 * N * C, x, N * C * sizeof *y);
-    status |= ref_norm_rope(d, &(qw_norm_rope_args){
-                            .x = qw_dense3(y + 5 * N * C, QW_F32, N, HEADS, 8),
-                            .eps = 1e-6, .w = qw_dense1(w, QW_F32, 8),
-                            .cos = qw_dense2(t, QW_F32, N, 4),
-                            .sin = qw_dense2(t + N * 4, QW_F32, N, 4), .pairing = QW_HALVES });
-    status |= ref_swiglu(d, &(qw_swiglu_args){ .y = qw_dense2(y + 6 * N * C, QW_F32, N, C / 2),
-                                               .x = tx });
-    status |= ref_convert(d, &(qw_convert_args){ .y = qw_dense2(y + 7 * N * C, QW_F32, N, C),
-                                                 .x = tx, .rotate = 16 });
+    status |=
+        ref_norm_rope(d, &(qw_norm_rope_args){ .x = qw_dense3(y + 5 * N * C, QW_F32, N, HEADS, 8),
+                                               .eps = 1e-6,
+                                               .w = qw_dense1(w, QW_F32, 8),
+                                               .cos = qw_dense2(t, QW_F32, N, 4),
+                                               .sin = qw_dense2(t + N * 4, QW_F32, N, 4),
+                                               .pairing = QW_HALVES });
+    status |= ref_swiglu(
+        d, &(qw_swiglu_args){ .y = qw_dense2(y + 6 * N * C, QW_F32, N, C / 2), .x = tx });
+    status |= ref_convert(
+        d,
+        &(qw_convert_args){ .y = qw_dense2(y + 7 * N * C, QW_F32, N, C), .x = tx, .rotate = 16 });
     ck_assert_int_eq(status, QWEN_OK);
 }
 
@@ -131,7 +147,7 @@ START_TEST(threads_do_not_show)
         every_op(dev, in, again);
         ck_assert_mem_eq(once, again, OUT * sizeof *once);
     }
-    for (int part = 0; part < 8; part++) {      /* each op wrote something */
+    for (int part = 0; part < 8; part++) { /* each op wrote something */
         double sum = 0;
         for (int i = 0; i < N * C; i++) sum += fabs((double)once[part * N * C + i]);
         ck_assert_double_gt(sum, 1);

@@ -49,7 +49,7 @@ static int find_broken(void *user, const char *name, const char *what, const cha
 START_TEST(broken_module)
 {
     write_text("broken.so", "this is no shared object");
-    setenv("QWEN_MODULES", made(NULL), 1);      /* this test runs in a process of its own */
+    setenv("QWEN_MODULES", made(NULL), 1); /* this test runs in a process of its own */
     int found = 0;
     qw_device_list(find_broken, &found);
     ck_assert_int_eq(found, 1);
@@ -65,13 +65,13 @@ START_TEST(sentences)
 {
     qw_error e = { 0 };
     ck_assert_int_eq(qw_fail(&e, QWEN_EIO, "%s is gone", "a.gguf"), QWEN_EIO);
-    ck_assert_int_eq(qw_fail(&e, QWEN_EARG, "later"), QWEN_EIO);        /* the first stays */
+    ck_assert_int_eq(qw_fail(&e, QWEN_EARG, "later"), QWEN_EIO); /* the first stays */
     ck_assert_str_eq(e.text, "a.gguf is gone");
     char out[40], small[9];
     ck_assert_str_eq(qw_visible(out, sizeof out, "a\n\x01\x7f\xff\xc3\xa9"),
                      "a\\n\\x01\\x7f\\xff\xc3\xa9");
     ck_assert_str_eq(qw_visible(out, sizeof out, "\xed\xa0\x80"),
-                     "\\xed\\xa0\\x80");      /* a lone surrogate */
+                     "\\xed\\xa0\\x80"); /* a lone surrogate */
     ck_assert_str_eq(qw_visible(out, sizeof out, "\xc0\xaf\xe2\x82"), "\\xc0\\xaf\\xe2\\x82");
     ck_assert_uint_lt(strlen(qw_visible(small, sizeof small, "abcdefghijkl")), sizeof small);
     ck_assert_str_eq(qw_visible(small, 1, "abc"), "");

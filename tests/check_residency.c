@@ -17,14 +17,14 @@ typedef struct task {
 } task;
 typedef struct queue_device {
     qw_device dev;
-    task      queue[QW_NQUEUES][4096];
-    int       head[QW_NQUEUES], tail[QW_NQUEUES];
+    task queue[QW_NQUEUES][4096];
+    int head[QW_NQUEUES], tail[QW_NQUEUES];
     uint64_t
         done[QW_NQUEUES]; /* tickets passed: a ticket is queue number * 2^32 + tail at the mark */
-    uint64_t  seed, allocated;
-    int       checks, wrong;
-    void     *block[256];
-    int       blocks;
+    uint64_t seed, allocated;
+    int checks, wrong;
+    void *block[256];
+    int blocks;
 } queue_device;
 
 static void far_step(queue_device *d, int q)
@@ -67,7 +67,11 @@ static int far_alloc(qw_device *dev, size_t bytes, void **out)
     return QWEN_OK;
 }
 
-static void far_free(qw_device *dev, void *p) { (void)dev; free(p); }
+static void far_free(qw_device *dev, void *p)
+{
+    (void)dev;
+    free(p);
+}
 
 static int far_put(qw_device *dev, int queue, void *dst, const void *src, size_t bytes)
 {
@@ -258,8 +262,8 @@ START_TEST(host_memory_bound)
     qw_weight w[GROUPS][2] = { 0 };
     qw_run r;
     qw_store *s = blocks_file();
-    ck_assert(!qw_device_open("ref", 1, &dev, &err) &&
-              !qw_residency_new(&res, dev, GROUP_BYTES, &err));
+    ck_assert(!qw_device_open("ref", 1, &dev, &err)
+              && !qw_residency_new(&res, dev, GROUP_BYTES, &err));
     load_blocks(s, res, g, w, &err);
     qw_run_init(&r, dev, NULL);
     for (int pass = 0; pass < 3; pass++)

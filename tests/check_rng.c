@@ -7,7 +7,10 @@
 #include <math.h>
 #include <string.h>
 
-static const struct { const char *name; qw_dtype dtype; double roundoff;
+static const struct {
+    const char *name;
+    qw_dtype dtype;
+    double roundoff;
 } noise_type[] = { { "f32", QW_F32, 0 },
                    { "f64", QW_F64, 0 },
                    { "bf16", QW_BF16, 0x1p-8 },
@@ -63,7 +66,8 @@ START_TEST(noise_cpu)
     json_t *const all = read_json("units/noise.json"), *row;
     qw_store *const s = open_data("units/noise.safetensors");
     size_t i;
-    json_array_foreach(json_object_get(all, "cpu"), i, row) {
+    json_array_foreach(json_object_get(all, "cpu"), i, row)
+    {
         int64_t n;
         double *const want = values(s, string(row, "tensor"), &n);
         const int type = type_of(row);
@@ -75,7 +79,8 @@ START_TEST(noise_cpu)
         free(want);
     }
     ck_assert_int_gt(i, 50);
-    json_array_foreach(json_object_get(all, "old_bf16"), i, row) {
+    json_array_foreach(json_object_get(all, "old_bf16"), i, row)
+    {
         int64_t n;
         double *const want = values(s, string(row, "tensor"), &n);
         double *const got = draw("torch-cpu-bf16-old",
@@ -91,17 +96,17 @@ START_TEST(noise_cpu)
 }
 END_TEST
 
-START_TEST(noise_latents)               /* every 997th value, the last 16, and sums */
+START_TEST(noise_latents) /* every 997th value, the last 16, and sums */
 {
     json_t *const all = read_json("units/noise.json"), *row;
     qw_store *const s = open_data("units/noise.safetensors");
     size_t i;
-    json_array_foreach(json_object_get(all, "strided"), i, row) {
+    json_array_foreach(json_object_get(all, "strided"), i, row)
+    {
         int64_t n;
         double *const want = values(s, string(row, "tensor"), &n), sum = 0, square = 0;
         const int type = type_of(row);
-        const int64_t count = size_of(json_object_get(row, "shape")),
-                      strided = (count + 996) / 997;
+        const int64_t count = size_of(json_object_get(row, "shape")), strided = (count + 996) / 997;
         ck_assert_int_eq(n, strided + 16);
         double *const got = draw("torch-cpu",
                                  (uint64_t)json_integer_value(json_object_get(row, "seed")),
@@ -132,7 +137,8 @@ START_TEST(noise_sequences)
     json_t *const all = read_json("units/noise.json"), *row;
     qw_store *const s = open_data("units/noise.safetensors");
     size_t i, k;
-    json_array_foreach(json_object_get(all, "sequences"), i, row) {
+    json_array_foreach(json_object_get(all, "sequences"), i, row)
+    {
         int64_t n, at = 0;
         double *const want = values(s, string(row, "tensor"), &n), *const got = calloc((size_t)n,
                                                                                        sizeof *got);
@@ -141,7 +147,8 @@ START_TEST(noise_sequences)
         json_t *size;
         ck_assert(!qw_rng_init(&g, NULL, (uint64_t)json_integer_value(json_object_get(row, "seed")),
                                &err));
-        json_array_foreach(json_object_get(row, "sizes"), k, size) {
+        json_array_foreach(json_object_get(row, "sizes"), k, size)
+        {
             ck_assert(!qw_rng_normal(&g, QW_F32, json_integer_value(size), got + at, &err));
             at += json_integer_value(size);
         }
@@ -185,10 +192,11 @@ START_TEST(noise_cuda)
     json_t *const all = read_json("units/noise.json"), *row;
     qw_store *const s = open_data("units/noise.safetensors");
     size_t i;
-    json_array_foreach(json_object_get(all, "cuda"), i, row) {
+    json_array_foreach(json_object_get(all, "cuda"), i, row)
+    {
         int64_t n;
-        double *const want = values(s, string(row, "tensor"), &n), *const got = malloc((size_t)n *
-                                                                                       sizeof *got);
+        double *const want = values(s, string(row, "tensor"), &n), *const got = malloc(
+                                                                       (size_t)n * sizeof *got);
         qw_error err = { 0 };
         qw_rng g;
         char name[64];
@@ -207,9 +215,14 @@ START_TEST(noise_cuda)
     ck_assert_int_eq(i, 7);
     qw_store_free(s);
     json_decref(all);
-    static const struct { const char *name; uint64_t threads; } card[] = {
-        { "torch-cuda:a100", 221184 }, { "torch-cuda:h100", 270336 }, { "torch-cuda:4090", 196608 },
-        { "torch-cuda:3090", 125952 }, { "torch-cuda:512", 512 } };
+    static const struct {
+        const char *name;
+        uint64_t threads;
+    } card[] = { { "torch-cuda:a100", 221184 },
+                 { "torch-cuda:h100", 270336 },
+                 { "torch-cuda:4090", 196608 },
+                 { "torch-cuda:3090", 125952 },
+                 { "torch-cuda:512", 512 } };
     static const char *const wrong[] = {
         "torch",        "torch-cuda:",     "torch-cuda:100",
         "torch-cuda:0", "torch-cuda:gtx",  "torch-cuda:99999999999999999999",
@@ -246,8 +259,8 @@ START_TEST(elementary)
         ck_assert_msg(fabsl(qw_sin(x) - s) <= ldexpl(1, (frexpl(s, &e), e - 53)), "sin %a", x);
         ck_assert_msg(fabsl(qw_cos(x) - c) <= ldexpl(1, (frexpl(c, &e), e - 53)), "cos %a", x);
     }
-    ck_assert(qw_log(1) == 0 && qw_log(0) == -HUGE_VAL && isnan(qw_log(-1)) &&
-              isnan(qw_log((double)NAN)));
+    ck_assert(qw_log(1) == 0 && qw_log(0) == -HUGE_VAL && isnan(qw_log(-1))
+              && isnan(qw_log((double)NAN)));
     ck_assert(qw_log(HUGE_VAL) == HUGE_VAL && qw_sin(0) == 0 && qw_cos(0) == 1);
     ck_assert(isnan(qw_sin(HUGE_VAL)) && isnan(qw_cos((double)NAN)) && isnan(qw_sin(0x1p21)));
     ck_assert_double_eq_tol(qw_log(0x1p-1074), -744.44007192138126, 1e-12);

@@ -72,7 +72,11 @@ END_TEST
 
 /* --- a small walk through all ops ------------------------------------------------------------ */
 
-typedef struct seen { int lines, taps; char last[400]; float sum; } seen;
+typedef struct seen {
+    int lines, taps;
+    char last[400];
+    float sum;
+} seen;
 
 static void count_line(void *user, const char *line)
 {
@@ -398,7 +402,8 @@ END_TEST
 
 static int broken(qw_device *d, const qw_swiglu_args *a)
 {
-    (void)d; (void)a;
+    (void)d;
+    (void)a;
     return QWEN_EDEVICE;
 }
 

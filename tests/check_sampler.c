@@ -7,10 +7,10 @@
 #include <string.h>
 
 typedef struct trace {
-    const double *x, *sigma;            /* where the model must be asked, [calls][n], [calls] */
-    const double *noise;                /* [40][n] */
+    const double *x, *sigma; /* where the model must be asked, [calls][n], [calls] */
+    const double *noise;     /* [40][n] */
     int64_t n, calls, call, draws;
-    int     steps, after;
+    int steps, after;
     const char *what;
 } trace;
 
@@ -26,8 +26,8 @@ static int traced_velocity(void *user, const double *x, double sigma, int step, 
                   sigma, t->sigma[t->call]);
     close_to(t->what, x, t->x + t->call * t->n, t->n, 1e-12);
     for (int64_t i = 0; i < t->n; i++) {
-        const double d = 0.8 * tanh(1.7 * x[i] * (1 - 0.5 * sigma) + 0.3 * sigma) -
-                         0.35 * tanh(2.3 * x[i] - 0.6) + 0.15 * (1 - sigma) * x[i];
+        const double d = 0.8 * tanh(1.7 * x[i] * (1 - 0.5 * sigma) + 0.3 * sigma)
+                         - 0.35 * tanh(2.3 * x[i] - 0.6) + 0.15 * (1 - sigma) * x[i];
         v[i] = (x[i] - d) / sigma;
     }
     t->call++;
@@ -68,8 +68,8 @@ static void run_case(const qw_store *s, const json_t *schedules, const json_t *r
     snprintf(what, sizeof what, "%s.%s", schedule, sampler);
     for (int i = 0; i <= steps; i++)
         sigma[i] = (float)json_number_value(json_array_get(list, (size_t)i));
-    double *const x = named(s, schedule, "x", "", &n), *const final = named(s, schedule, sampler,
-                                                                            "final", &n);
+    double *const x = named(s, schedule, "x", "", &n), *const final =
+                                                           named(s, schedule, sampler, "final", &n);
     double *const call_x = named(s, schedule, sampler, "call_x", &m), *const at = named(
                                                                           s, schedule, sampler,
                                                                           "call_sigma", &calls);
@@ -85,8 +85,8 @@ static void run_case(const qw_store *s, const json_t *schedules, const json_t *r
     ck_assert_msg(!qw_sample(sampler, &model, sigma, steps, x, n, &err), "%s: %s", what, err.text);
     ck_assert_int_eq(t.call, calls);
     ck_assert_int_eq(t.after, steps);
-    if (!strncmp(sampler, "uni_pc", 6) &&
-        sigma[steps] == 0) /* what ComfyUI divides by afterwards */
+    if (!strncmp(sampler, "uni_pc", 6)
+        && sigma[steps] == 0) /* what ComfyUI divides by afterwards */
         for (int64_t i = 0; i < n; i++) x[i] *= 1 - 0.001;
     close_to(what, x, final, n, 1e-12);
     free(x);
@@ -103,7 +103,8 @@ START_TEST(samplers_agree)
     double *const noise = values(s, "noise", &n);
     size_t i;
     int run = 0;
-    json_array_foreach(json_object_get(all, "cases"), i, row) {
+    json_array_foreach(json_object_get(all, "cases"), i, row)
+    {
         const int own = strstr(string(row, "source"), "own formula") != NULL,
                   known = qw_sampler_known(string(row, "sampler"));
         ck_assert_msg(known || !own, "%s is missing", string(row, "sampler"));
@@ -120,19 +121,26 @@ END_TEST
 
 static int failing_velocity(void *user, const double *x, double sigma, int step, double *v)
 {
-    (void)user; (void)x; (void)sigma; (void)step; (void)v;
+    (void)user;
+    (void)x;
+    (void)sigma;
+    (void)step;
+    (void)v;
     return QWEN_ECANCELLED;
 }
 
 static int failing_noise(void *user, double *out)
 {
-    (void)user; (void)out;
+    (void)user;
+    (void)out;
     return QWEN_EDEVICE;
 }
 
 static int zero_velocity(void *user, const double *x, double sigma, int step, double *v)
 {
-    (void)user; (void)sigma; (void)step;
+    (void)user;
+    (void)sigma;
+    (void)step;
     memset(v, 0, 24 * sizeof *v);
     return x ? 0 : QWEN_EARG;
 }
@@ -162,7 +170,7 @@ START_TEST(samplers_refuse)
                       name[i]);
         ck_assert_int_eq(err.status, QWEN_ECANCELLED);
     }
-    for (int steps = 1; steps <= 2; steps++)                /* few steps are enough for every one */
+    for (int steps = 1; steps <= 2; steps++) /* few steps are enough for every one */
         for (size_t i = 0; i < 10; i++) {
             qw_error err = { 0 };
             ck_assert_msg(!qw_sample(name[i], &plain, sigma + 2 - steps, steps, x, 24, &err),
@@ -197,7 +205,7 @@ START_TEST(guidance)
     qw_guide(v, pos, neg, 5, 64, 4, 1);
     close_to("rescaled", v, scaled, n, 1e-14);
     memcpy(v, pos, (size_t)n * sizeof *v);
-    qw_guide(v, v, neg, 5, 64, 4, 1);                       /* in place */
+    qw_guide(v, v, neg, 5, 64, 4, 1); /* in place */
     close_to("rescaled", v, scaled, n, 1e-14);
     memcpy(v, neg, (size_t)n * sizeof *v);
     qw_guide(v, pos, v, 5, 64, 4, 1);

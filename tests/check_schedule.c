@@ -8,23 +8,28 @@
 
 static qw_schedule_config config_of(const json_t *j)
 {
-    return (qw_schedule_config){ .shift = number(j, "shift"), .base_shift = number(j, "base_shift"),
-        .max_shift = number(j, "max_shift"), .terminal = number(j, "shift_terminal"),
+    return (qw_schedule_config){
+        .shift = number(j, "shift"),
+        .base_shift = number(j, "base_shift"),
+        .max_shift = number(j, "max_shift"),
+        .terminal = number(j, "shift_terminal"),
         .base_len = json_integer_value(json_object_get(j, "base_image_seq_len")),
         .max_len = json_integer_value(json_object_get(j, "max_image_seq_len")),
         .train_steps = json_integer_value(json_object_get(j, "num_train_timesteps")),
         .dynamic = json_is_true(json_object_get(j, "use_dynamic_shifting")),
-        .linear = !strcmp(string(j, "time_shift_type"), "linear") };
+        .linear = !strcmp(string(j, "time_shift_type"), "linear")
+    };
 }
 
-START_TEST(schedule_diffusers)          /* bit for bit */
+START_TEST(schedule_diffusers) /* bit for bit */
 {
     json_t *const all = read_json("units/schedule.json"), *row;
     size_t i;
-    json_array_foreach(json_object_get(all, "diffusers"), i, row) {
+    json_array_foreach(json_object_get(all, "diffusers"), i, row)
+    {
         const char *const name = string(row, "scheduler");
-        const qw_schedule_config c = config_of(
-            json_object_get(json_object_get(all, "schedulers"), name));
+        const qw_schedule_config c =
+            config_of(json_object_get(json_object_get(all, "schedulers"), name));
         const json_t *const list = json_object_get(row, "sigmas_in"), *const want = json_object_get(
                                                                           row, "sigmas");
         const json_t *const times = json_object_get(row, "timesteps");
@@ -51,8 +56,8 @@ START_TEST(schedule_diffusers)          /* bit for bit */
                           s.steps, k, (double)s.sigma[start + k],
                           json_number_value(json_array_get(want, k)));
         for (size_t k = 0; k < json_array_size(times); k++)
-            ck_assert_msg(s.timestep[start + k] ==
-                              (float)json_number_value(json_array_get(times, k)),
+            ck_assert_msg(s.timestep[start + k]
+                              == (float)json_number_value(json_array_get(times, k)),
                           "row %zu: timestep %zu", i, k);
         const json_t *const mu = json_object_get(row, "mu");
         if (json_is_number(mu)) ck_assert_double_eq_tol(s.mu, json_number_value(mu), 1e-15);
@@ -68,9 +73,10 @@ START_TEST(schedule_comfyui)
 {
     json_t *const all = read_json("units/schedule.json"), *row;
     size_t i;
-    json_array_foreach(json_object_get(all, "comfyui"), i, row) {
-        const json_t *const model = json_object_get(json_object_get(all, "comfyui_models"),
-                                                    string(row, "model"));
+    json_array_foreach(json_object_get(all, "comfyui"), i, row)
+    {
+        const json_t *const model =
+            json_object_get(json_object_get(all, "comfyui_models"), string(row, "model"));
         const json_t *const want = json_object_get(row, "sigmas");
         const qw_schedule_request q = { .name = string(row, "scheduler"),
                                         .steps = (int)number(row, "steps"),

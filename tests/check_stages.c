@@ -21,7 +21,7 @@ START_TEST(words)
     ck_assert_int_eq(qwen_embed(q, &r, 0, &rows), QWEN_OK);
     ck_assert_int_eq(rows.dim[0], 7);
     ck_assert_int_eq(rows.dim[1], 32);
-    qwen_array hidden = { 0 };          /* the same without the template's part */
+    qwen_array hidden = { 0 }; /* the same without the template's part */
     ck_assert_int_eq(qwen_hidden(q, &ids, NULL, NULL, &hidden), QWEN_OK);
     ck_assert_int_eq(hidden.dim[0], 41);
     ck_assert(!memcmp((float *)hidden.data + 34 * 32, rows.data, 7 * 32 * sizeof(float)));
@@ -54,7 +54,7 @@ START_TEST(own_template)
     ck_assert_str_eq(text, "<|im_start|>user\na cat<|im_end|>\n");
     free(text);
     ck_assert_int_eq(qwen_embed(q, &r, 0, &rows), QWEN_OK);
-    ck_assert_int_eq(rows.dim[0], 4);   /* a, cat, <|im_end|>, \n */
+    ck_assert_int_eq(rows.dim[0], 4); /* a, cat, <|im_end|>, \n */
     qwen_array_free(&rows);
     r.chat_template = NULL;
     r.system = "Say {} what you see.";
@@ -67,7 +67,7 @@ START_TEST(own_template)
     ck_assert_int_eq(qwen_embed(q, &r, 0, &other), QWEN_OK);
     ck_assert_int_eq(other.dim[0], 7);
     qwen_array_free(&other);
-    r = request("{} {x}");              /* braces of the prompt mean nothing */
+    r = request("{} {x}"); /* braces of the prompt mean nothing */
     ck_assert_int_eq(qwen_prompt(q, &r, 0, &text), QWEN_OK);
     ck_assert_ptr_nonnull(strstr(text, "user\n{} {x}<|im_end|>"));
     free(text);
@@ -75,7 +75,9 @@ START_TEST(own_template)
 }
 END_TEST
 
-typedef struct taken { qwen_array noise, latent; } taken;
+typedef struct taken {
+    qwen_array noise, latent;
+} taken;
 
 static void take(void *user, const char *name, const qwen_array *a)
 {
@@ -84,10 +86,8 @@ static void take(void *user, const char *name, const qwen_array *a)
                      : !strcmp(name, "latents.2") ? &t->latent
                                                   : NULL;
     size_t bytes = sizeof(float);
-    if (!to)
-        return;
-    for (int i = 0; i < a->rank; i++)
-        bytes *= (size_t)a->dim[i];
+    if (!to) return;
+    for (int i = 0; i < a->rank; i++) bytes *= (size_t)a->dim[i];
     *to = *a;
     to->data = malloc(bytes);
     memcpy(to->data, a->data, bytes);
@@ -151,7 +151,9 @@ START_TEST(single_stages)
 }
 END_TEST
 
-typedef struct lines { int64_t n, calls; } lines;
+typedef struct lines {
+    int64_t n, calls;
+} lines;
 
 static void count_line(void *user, const char *line, int64_t count)
 {

@@ -26,8 +26,8 @@ START_TEST(link_files)
     ck_assert_int_eq(qw_follow_link_file(made("link.safetensors"), &to, &err), 1);
     ck_assert_str_eq(to, made("real.safetensors"));
     free(to);
-    static const char *const no_link[] = { "real", "missing", "dangling", "absolute", "absent",
-                                           "nul" };
+    static const char *const no_link[] = { "real",     "missing", "dangling",
+                                           "absolute", "absent",  "nul" };
     for (size_t i = 0; i < sizeof no_link / sizeof *no_link; i++) {
         char name[40];
         snprintf(name, sizeof name, "%s.safetensors", no_link[i]);
@@ -67,7 +67,7 @@ START_TEST(directories)
     qw_store_free(store);
     err = (qw_error){ 0 };
     sheaf_name(&s, "three");
-    sheaf_write(&s, "model.safetensors", 0);    /* a published name goes before others */
+    sheaf_write(&s, "model.safetensors", 0); /* a published name goes before others */
     store = open_store(folder);
     has(store, folder, "three");
     ck_assert(!qw_store_find(store, "one"));

@@ -5,7 +5,7 @@
 #include "values.h"
 #include <string.h>
 
-static json_t *loras;                   /* of goldens/lora.json */
+static json_t *loras; /* of goldens/lora.json */
 
 enum { BLOCKS = 4 };
 
@@ -50,7 +50,7 @@ static void passes(model *m, const double *want, int part)
 /* On any bound of memory that can be kept the output is what it is on the host, bit for bit. */
 START_TEST(streamed)
 {
-    enum { ROUNDING = 1 << 17 };        /* blocks of a device are multiples of 256 */
+    enum { ROUNDING = 1 << 17 }; /* blocks of a device are multiples of 256 */
     model m;
     int all = 0, too_few = 0;
     uint64_t least = UINT64_MAX, most = 0;
@@ -117,8 +117,7 @@ static void open_streaming(model *m)
     const uint64_t bytes = qw_residency_bytes(host.res, 0);
     close_model(&host);
     int part = 1;
-    while (open_net(m, open_far(), bytes * (uint64_t)part / 20))
-        ck_assert_int_lt(++part, 24);
+    while (open_net(m, open_far(), bytes * (uint64_t)part / 20)) ck_assert_int_lt(++part, 24);
     ck_assert_uint_gt(qw_residency_bytes(m->res, 1), 0);
 }
 

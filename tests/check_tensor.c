@@ -36,7 +36,11 @@ static void same_float(const char *what, int64_t code, float got, float want)
 
 START_TEST(small_floats_decode)
 {
-    static const struct { const char *name; float (*f)(uint8_t); qw_dtype t; } type[] = {
+    static const struct {
+        const char *name;
+        float (*f)(uint8_t);
+        qw_dtype t;
+    } type[] = {
         { "f8_e4m3fn_to_f32", qw_f8e4m3_to_f32, QW_F8E4M3 },
         { "f8_e5m2_to_f32", qw_f8e5m2_to_f32, QW_F8E5M2 },
         { "f8_e8m0_to_f32", qw_f8e8m0_to_f32, QW_F8E8M0 },
@@ -75,16 +79,22 @@ static unsigned to_e5m2(float f) { return qw_f32_to_f8e5m2(f); }
 
 START_TEST(floats_narrow)
 {
-    static const struct { const char *name; unsigned (*f)(float); qw_dtype t; } type[] = {
-        { "f32_to_bf16", to_bf16, QW_BF16 }, { "f32_to_f16", to_f16, QW_F16 },
-        { "f32_to_f8_e4m3fn", to_e4m3, QW_F8E4M3 }, { "f32_to_f8_e5m2", to_e5m2, QW_F8E5M2 },
+    static const struct {
+        const char *name;
+        unsigned (*f)(float);
+        qw_dtype t;
+    } type[] = {
+        { "f32_to_bf16", to_bf16, QW_BF16 },
+        { "f32_to_f16", to_f16, QW_F16 },
+        { "f32_to_f8_e4m3fn", to_e4m3, QW_F8E4M3 },
+        { "f32_to_f8_e5m2", to_e5m2, QW_F8E5M2 },
     };
     const int64_t n = elements(entry(store, "f32"));
     float *x = copy("f32", QW_F32);
     int32_t *want = copy(type[_i].name, QW_I32);
     for (int64_t i = 0; i < n; i++) {
         const unsigned got = type[_i].f(x[i]);
-        if (isnan(x[i])) {              /* any NaN will do */
+        if (isnan(x[i])) { /* any NaN will do */
             const uint16_t code = (uint16_t)got;
             const uint8_t byte = (uint8_t)got;
             float back;
@@ -125,13 +135,13 @@ START_TEST(block_examples)
     ck_assert_double_eq((double)y[0], 1.0);
     ck_assert_double_eq((double)y[1], -1.5);
     memset(block, 0, sizeof block);
-    block[1] = 0x34;                    /* d = 0.25 */
+    block[1] = 0x34; /* d = 0.25 */
     block[2] = 0x9a;
     qw_decode_f32(QW_Q4_0, block, 32, y);
     ck_assert_double_eq((double)y[0], 0.5);
     ck_assert_double_eq((double)y[16], 0.25);
     memset(block, 0, sizeof block);
-    block[1] = 0x3c;                    /* d = 1 */
+    block[1] = 0x3c; /* d = 1 */
     block[2] = 0x01;
     block[6] = 0x21;
     qw_decode_f32(QW_Q5_0, block, 32, y);
@@ -141,8 +151,9 @@ START_TEST(block_examples)
 END_TEST
 
 static const char *const block_type[] = {
-    "BF16", "F16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K",
-    "IQ4_NL", "IQ4_XS", "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S",
+    "BF16",  "F16",   "Q8_0",    "Q4_0",   "Q4_1",  "Q5_0",    "Q5_1",
+    "Q2_K",  "Q3_K",  "Q4_K",    "Q5_K",   "Q6_K",  "IQ4_NL",  "IQ4_XS",
+    "IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S",
 };
 enum { BLOCK_TYPES = sizeof block_type / sizeof block_type[0] };
 
@@ -173,8 +184,9 @@ START_TEST(blocks_decode)
         for (int64_t i = b; i < b + block; i++)
             if (isfinite(want[i])) most = fmax(most, fabs((double)want[i]));
         for (int64_t i = b; i < b + block; i++)
-            ck_assert_msg(isnan(want[i]) ? isnan(got[i]) : isinf(want[i]) ? got[i] == want[i]
-                          : fabs((double)got[i] - (double)want[i]) <= 1e-7 * most,
+            ck_assert_msg(isnan(want[i])   ? isnan(got[i])
+                          : isinf(want[i]) ? got[i] == want[i]
+                                           : fabs((double)got[i] - (double)want[i]) <= 1e-7 * most,
                           "%s[%lld] is %.9g instead of %.9g", name, (long long)i, (double)got[i],
                           (double)want[i]);
         seen = fmax(seen, most);
@@ -206,7 +218,7 @@ START_TEST(block_scale_places)
     ck_assert_uint_eq(qw_block_scale_at(37, 5, 8), 597);
     ck_assert_uint_eq(qw_block_scale_at(64, 0, 8), 8);
     ck_assert_uint_eq(qw_block_scale_at(130, 2, 8), 1058);
-    unsigned char seen[512 * 4] = { 0 };        /* 256 rows of 5 blocks: padded to 8 */
+    unsigned char seen[512 * 4] = { 0 }; /* 256 rows of 5 blocks: padded to 8 */
     for (int r = 0; r < 256; r++)
         for (int c = 0; c < 5; c++) {
             const size_t at = qw_block_scale_at(r, c, 5);
@@ -235,8 +247,8 @@ END_TEST
 START_TEST(mxfp8_example)
 {
     unsigned char data[2][32] = { { 0 }, { 0x34, 0x8d, 0x78, 0x01 } }, scales[512];
-    memset(scales, 0xff, sizeof scales);        /* NaN: only the right byte helps */
-    scales[16] = 129;                           /* row 1, block 0 */
+    memset(scales, 0xff, sizeof scales); /* NaN: only the right byte helps */
+    scales[16] = 129;                    /* row 1, block 0 */
     double x[32];
     qw_tensor t = qw_dense2(data, QW_MXFP8, 2, 32);
     t.block_scale = scales;

@@ -50,7 +50,10 @@ static int each_line(const char *rel, void (*each)(void *user, const json_t *lin
     return n;
 }
 
-typedef struct counted { const qw_tokenizer *t; int different; } counted;
+typedef struct counted {
+    const qw_tokenizer *t;
+    int different;
+} counted;
 
 static void must_agree(void *user, const json_t *line)
 {
@@ -104,8 +107,8 @@ static void replaced_agrees(void *user, const json_t *line)
     size_t bytes;
     char *const replaced = qw_utf8_replace(raw, n, &bytes);
     ck_assert_ptr_nonnull(replaced);
-    ck_assert_msg(bytes == json_string_length(want) &&
-                      !memcmp(replaced, json_string_value(want), bytes),
+    ck_assert_msg(bytes == json_string_length(want)
+                      && !memcmp(replaced, json_string_value(want), bytes),
                   "%s", hex);
     ck_assert_int_eq(qw_utf8_invalid(replaced, bytes), -1);
     ck_assert_msg(same_ids(c->t, replaced, bytes, json_object_get(line, "ids")), "%s", hex);
@@ -127,7 +130,8 @@ START_TEST(invalid_utf8)
 END_TEST
 
 /* A tokenizer's text and its ids as a JSON array. */
-static const struct { const char *text, *ids;
+static const struct {
+    const char *text, *ids;
 } worked[] = { { "Hello world", "[9707,1879]" },
                { " Hello world", "[21927,1879]" },
                { "It's 2024!", "[2132,594,220,17,15,17,19,0]" },
@@ -175,8 +179,9 @@ START_TEST(tokenizer_long)
     char *const text = malloc(N);
     ck_assert_ptr_nonnull(text);
     for (int kind = 0; kind < 4; kind++) {
-        if (kind < 3) memset(text, "a =" [kind], N);
-        else for (int i = 0; i < N; i += 2) memcpy(text + i, i % 4 ? "\xcc\x81" : "\xcc\xa3", 2);
+        if (kind < 3) memset(text, "a ="[kind], N);
+        else
+            for (int i = 0; i < N; i += 2) memcpy(text + i, i % 4 ? "\xcc\x81" : "\xcc\xa3", 2);
         qw_error err = { 0 };
         int32_t *ids = NULL;
         int64_t n = 0;
@@ -305,7 +310,7 @@ START_TEST(tokenizer_files)
     const char *const folder = made(NULL);
     opens_with(QWEN_EIO, "/nowhere/at/all", NULL);
     opens_with(QWEN_EIO, folder, "no tokenizer");
-    write_text("merges.txt", "#version: 0.2\na b\r\nab c\n# #\n");     /* "# #" is a merge */
+    write_text("merges.txt", "#version: 0.2\na b\r\nab c\n# #\n"); /* "# #" is a merge */
     opens_with(QWEN_OK, folder, NULL);
     qw_tokenizer *const t = open_tokenizer(folder);
     json_t *const want = json_loads("[257,258,259]", 0, NULL);

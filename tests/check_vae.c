@@ -8,7 +8,10 @@
 
 enum { LAT_H = 3, LAT_W = 2 };
 
-typedef struct painting { double *picture, *mean, *logvar; int64_t enlarges, size; } painting;
+typedef struct painting {
+    double *picture, *mean, *logvar;
+    int64_t enlarges, size;
+} painting;
 
 /* Decodes and encodes with the VAE of a file. */
 static painting paint(const char *path, const char *config)
@@ -80,7 +83,9 @@ static qw_entry last_tap(qw_store *s, const qw_entry *e, qw_error *err)
     return flat;
 }
 
-static const struct { const char *path, *config, *head; } vaes[] = {
+static const struct {
+    const char *path, *config, *head;
+} vaes[] = {
     { "tiny/vae", "tiny/vae/config.json", "decoder.conv_out" },
     { COMFY "vae/qwen_image_vae_medium.safetensors", FORMATS "medium/vae/config.json",
       "decoder.head.2" },
@@ -145,8 +150,8 @@ START_TEST(vae_upscale)
     for (int64_t y = 0; y < 16 * LAT_H; y++)
         for (int64_t x = 0; x < 16 * LAT_W; x++)
             for (int64_t c = 0; c < 3; c++) {
-                const double want = small.picture[(y / 2 * 8 * LAT_W + x / 2) * 3 + c] +
-                                    (double)(y % 2 * 2 + x % 2);
+                const double want = small.picture[(y / 2 * 8 * LAT_W + x / 2) * 3 + c]
+                                    + (double)(y % 2 * 2 + x % 2);
                 ck_assert_double_eq_tol(large.picture[(y * 16 * LAT_W + x) * 3 + c], want, 1e-5);
             }
     painting_free(&small);

@@ -19,17 +19,17 @@
 enum { OWNED = 32, ROWS = 64, COLS = 64 };
 
 typedef struct trial {
-    qw_device   *dev, *oracle;
-    qw_material  m;
-    qw_any_args  args;                  /* with addresses of the device */
-    void        *on_device[OWNED], *on_host[OWNED];
-    int          n_device, n_host;
-    unsigned char *at[QW_DATA];         /* where each operand's image lies on the device */
-    float        *scale_at[QW_DATA];    /* where an output's scales lie */
-    unsigned char *weight;              /* the copy that a host device reads in place */
-    qw_tensor    plain;                 /* the original of a packed weight */
-    unsigned char *got, *again;         /* the output's image after the first and the second run */
-    float        *got_scale;
+    qw_device *dev, *oracle;
+    qw_material m;
+    qw_any_args args; /* with addresses of the device */
+    void *on_device[OWNED], *on_host[OWNED];
+    int n_device, n_host;
+    unsigned char *at[QW_DATA]; /* where each operand's image lies on the device */
+    float *scale_at[QW_DATA];   /* where an output's scales lie */
+    unsigned char *weight;      /* the copy that a host device reads in place */
+    qw_tensor plain;            /* the original of a packed weight */
+    unsigned char *got, *again; /* the output's image after the first and the second run */
+    float *got_scale;
 } trial;
 
 static int fail(qw_verdict *v, const char *format, ...) QW_PRINTF(2, 3);
@@ -278,7 +278,10 @@ static int overflows(qw_dtype t, double y, double e, double got)
     return (got > 0) == (y > 0) && fabs(got) >= 0.99 * most;
 }
 
-typedef struct tally { double square; int64_t n, zeros, expected_zeros; } tally;
+typedef struct tally {
+    double square;
+    int64_t n, zeros, expected_zeros;
+} tally;
 
 /* One judged element; 1 when it fails. */
 static int judge_element(trial *t, const qw_expect *x, int64_t o, int64_t e, tally *sum,
@@ -288,8 +291,8 @@ static int judge_element(trial *t, const qw_expect *x, int64_t o, int64_t e, tal
     const double y = x->y[o], got = got_at(t, e), u = qw_roundoff(type), tiny = underflow_of(type);
     const double allowed = u * (1 + 0x1p-10) * fabs(y) + x->e[o] + tiny;
     sum->zeros += got == 0;
-    sum->expected_zeros +=
-        qw_stored(type, y) == 0 || fabs(y) <= 0x1p-110 || (type == QW_I8 && fabs(y) <= x->e[o]);
+    sum->expected_zeros += qw_stored(type, y) == 0 || fabs(y) <= 0x1p-110
+                           || (type == QW_I8 && fabs(y) <= x->e[o]);
     if (overflows(type, y, x->e[o], got)) return 0;
     const double off = fabs(got - y);
     double ratio = off == 0 ? 0 : allowed > 0 ? off / allowed : INFINITY;
@@ -308,8 +311,8 @@ static void compare(trial *t, qw_verdict *v)
 {
     qw_expect x;
     const qw_datum *d = output(t);
-    const int64_t width =
-        d->n / (t->m.c.op == QW_OP_conv2d ? d->t.dim[0] * d->t.dim[1] : d->t.dim[0]);
+    const int64_t width = d->n
+                          / (t->m.c.op == QW_OP_conv2d ? d->t.dim[0] * d->t.dim[1] : d->t.dim[0]);
     const int64_t rows = t->m.c.op == QW_OP_attention ? 8 : ROWS;
     if (qw_expect_make(&x, &t->m, t->oracle, qw_promise(t->dev, t->m.c.op), rows, COLS)) {
         fail(v, "the oracle cannot say what to expect");
@@ -330,7 +333,7 @@ static void compare(trial *t, qw_verdict *v)
     if (sum.zeros > sum.expected_zeros + spare)
         fail(v, "vacuous: %" PRId64 " zeros where the oracle has %" PRId64, sum.zeros,
              sum.expected_zeros);
-    for (int64_t e = 0; e < d->n; e++)  /* the elements that were not judged: written at all */
+    for (int64_t e = 0; e < d->n; e++) /* the elements that were not judged: written at all */
         if (isnan(got_at(t, e))) {
             fail(v, "element %" PRId64 " is not a number", e);
             break;
@@ -452,16 +455,19 @@ void qw_judge_device(qw_device *dev, qw_verdict *v)
 
 enum { DEVICES = 32, EXIT_DIFFERS = 1, EXIT_USAGE = 2, EXIT_INPUT = 3, EXIT_DEVICE = 6 };
 
-typedef struct cell { int count[QW_NOUTCOMES]; double ratio; } cell;
+typedef struct cell {
+    int count[QW_NOUTCOMES];
+    double ratio;
+} cell;
 
 typedef struct session {
     qw_device *oracle, *dev[DEVICES];
-    int        devices, verbose, strict, cases, ops[QW_NOPS], any_op, failures;
-    uint64_t   seed;
-    double     flops;
+    int devices, verbose, strict, cases, ops[QW_NOPS], any_op, failures;
+    uint64_t seed;
+    double flops;
     const char *line, *shapes[16];
-    int        n_shapes;
-    cell       table[DEVICES][QW_NOPS][QW_NDTYPES];
+    int n_shapes;
+    cell table[DEVICES][QW_NOPS][QW_NDTYPES];
 } session;
 
 /* The dtype a case counts under: a gemm's weight, else the first. */

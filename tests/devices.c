@@ -11,8 +11,13 @@ qw_device *open_device(const char *name)
     return d;
 }
 
-#define X(name) static int decline_##name(qw_device *d, const qw_##name##_args *a) \
-    { (void)d; (void)a; return QW_DECLINE; }
+#define X(name)                                                        \
+    static int decline_##name(qw_device *d, const qw_##name##_args *a) \
+    {                                                                  \
+        (void)d;                                                       \
+        (void)a;                                                       \
+        return QW_DECLINE;                                             \
+    }
 QW_OPS(X)
 #undef X
 
@@ -70,14 +75,16 @@ static void far_free(qw_device *d, void *p)
 
 static int far_put(qw_device *d, int queue, void *dst, const void *src, size_t bytes)
 {
-    (void)d; (void)queue;
+    (void)d;
+    (void)queue;
     memcpy(near(dst), src, bytes);
     return QWEN_OK;
 }
 
 static int far_get(qw_device *d, int queue, void *dst, const void *src, size_t bytes)
 {
-    (void)d; (void)queue;
+    (void)d;
+    (void)queue;
     memcpy(dst, near(src), bytes);
     return QWEN_OK;
 }
@@ -136,12 +143,12 @@ static void bring(int op, void *args)
     }
 }
 
-#define X(name)                                                                                    \
-    static int far_##name(qw_device *d, const qw_##name##_args *a)                                 \
-    {                                                                                              \
-        qw_##name##_args b = *a;                                                                   \
-        bring(QW_OP_##name, &b);                                                                   \
-        return far_of(d)->ref->op.name(far_of(d)->ref, &b);                                        \
+#define X(name)                                                    \
+    static int far_##name(qw_device *d, const qw_##name##_args *a) \
+    {                                                              \
+        qw_##name##_args b = *a;                                   \
+        bring(QW_OP_##name, &b);                                   \
+        return far_of(d)->ref->op.name(far_of(d)->ref, &b);        \
     }
 QW_OPS(X)
 #undef X

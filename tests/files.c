@@ -17,7 +17,9 @@ void make_folder(void)
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *walk)
 {
-    (void)st; (void)type; (void)walk;
+    (void)st;
+    (void)type;
+    (void)walk;
     return remove(path);
 }
 
@@ -62,10 +64,7 @@ void append(blob *b, const void *data, size_t n)
     b->n += n;
 }
 
-void append_text(blob *b, const char *text)
-{
-    append(b, text, strlen(text));
-}
+void append_text(blob *b, const char *text) { append(b, text, strlen(text)); }
 
 void append_number(blob *b, uint64_t v, int width)
 {
@@ -229,10 +228,7 @@ void gguf_number(gguf *g, const char *key, int type, uint64_t v, int width)
     g->kvs++;
 }
 
-void gguf_u32(gguf *g, const char *key, uint32_t v)
-{
-    gguf_number(g, key, GGUF_U32, v, 4);
-}
+void gguf_u32(gguf *g, const char *key, uint32_t v) { gguf_number(g, key, GGUF_U32, v, 4); }
 
 void gguf_text(gguf *g, const char *key, const char *v)
 {
@@ -251,8 +247,8 @@ void gguf_array(gguf *g, const char *key, int type, uint64_t n)
     g->kvs++;
 }
 
-void gguf_tensor(gguf *g, const char *name, int type, const int64_t *dim, int rank,
-                        uint64_t offset, size_t size)
+void gguf_tensor(gguf *g, const char *name, int type, const int64_t *dim, int rank, uint64_t offset,
+                 size_t size)
 {
     gguf_string(&g->info, name);
     append_number(&g->info, (uint64_t)rank, 4);
@@ -356,8 +352,8 @@ void flip_bits(const char *suffix, const blob *b, int bits)
             for (int64_t k = 0; !err.status && qw_store_entry(s, k); k++) {
                 const qw_entry *e = qw_store_entry(s, k);
                 if (e->bytes)
-                    sum += ((const unsigned char *)e->data)[0] +
-                           ((const unsigned char *)e->data)[e->bytes - 1];
+                    sum += ((const unsigned char *)e->data)[0]
+                           + ((const unsigned char *)e->data)[e->bytes - 1];
             }
             opened += !err.status;
             ck_assert_msg(!err.status == !err.text[0], "status %d, \"%s\"", err.status, err.text);
@@ -367,10 +363,7 @@ void flip_bits(const char *suffix, const blob *b, int bits)
     ck_assert(opened > 0 && opened < 8 * b->n && sum > 0);
 }
 
-int starts_with(const char *s, const char *head)
-{
-    return !strncmp(s, head, strlen(head));
-}
+int starts_with(const char *s, const char *head) { return !strncmp(s, head, strlen(head)); }
 
 int ends_with(const char *s, const char *end)
 {

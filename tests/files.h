@@ -13,23 +13,33 @@ const char *write_file(const char *name, const void *data, size_t bytes);
 const char *write_text(const char *name, const char *text);
 
 /* --- bytes that grow ------------------------------------------------------------------------- */
-typedef struct blob { unsigned char *data; size_t n, room; } blob;
-void append(blob *b, const void *data, size_t n);           /* data NULL: zeros */
+typedef struct blob {
+    unsigned char *data;
+    size_t n, room;
+} blob;
+void append(blob *b, const void *data, size_t n); /* data NULL: zeros */
 void append_text(blob *b, const char *text);
-void append_number(blob *b, uint64_t v, int width);         /* little-endian */
-const char *write_blob(const char *name, blob *b);          /* frees it */
+void append_number(blob *b, uint64_t v, int width); /* little-endian */
+const char *write_blob(const char *name, blob *b);  /* frees it */
 
 /* --- safetensors ----------------------------------------------------------------------------- */
-typedef struct item { const char *name, *dtype; int rank; int64_t dim[5]; } item;
+typedef struct item {
+    const char *name, *dtype;
+    int rank;
+    int64_t dim[5];
+} item;
 /* A file of the items, every byte of data counting up from 1; prefix before every name; the data
  * begin at an address that leaves `pad` when divided by 8. */
 blob safetensors_bytes(const char *prefix, const item *t, int n, size_t pad);
 const char *write_safetensors(const char *name, const char *prefix, const item *t, int n);
 
 /* Tensors to be written: names of our own, data that somebody else keeps. */
-typedef struct sheaf { qw_entry *e; int n; } sheaf;
+typedef struct sheaf {
+    qw_entry *e;
+    int n;
+} sheaf;
 void sheaf_add(sheaf *s, const char *name, qw_entry e);
-void sheaf_name(sheaf *s, const char *name);    /* one value under it, where only names count */
+void sheaf_name(sheaf *s, const char *name); /* one value under it, where only names count */
 qw_entry *sheaf_find(sheaf *s, const char *name);
 /* Everything of a store, with a prefix before the names as they are in the file. */
 void sheaf_store(sheaf *out, const qw_store *s, const char *prefix, int names_only);
@@ -41,8 +51,8 @@ void sheaf_free(sheaf *s);
 typedef struct gguf {
     blob head, info, data;
     uint64_t kvs, tensors;
-    int version;                        /* 0: 3 */
-    uint32_t alignment;                 /* 0: not said */
+    int version;        /* 0: 3 */
+    uint32_t alignment; /* 0: not said */
 } gguf;
 enum { GGUF_U16 = 2, GGUF_U32 = 4, GGUF_I32 = 5, GGUF_STRING = 8, GGUF_ARRAY = 9 };
 void gguf_string(blob *b, const char *s);
@@ -56,12 +66,12 @@ void gguf_array(gguf *g, const char *key, int type, uint64_t n);
  * the bytes of the data count up from 1. */
 void gguf_tensor(gguf *g, const char *name, int type, const int64_t *dim, int rank, uint64_t offset,
                  size_t size);
-blob gguf_bytes(gguf *g);               /* frees g */
+blob gguf_bytes(gguf *g); /* frees g */
 const char *write_gguf(const char *name, gguf *g);
 
 /* --- stores ---------------------------------------------------------------------------------- */
-void good(int status, const qw_error *err);     /* asserts that nothing failed */
-qw_store *open_store(const char *path);         /* names as in the file */
+void good(int status, const qw_error *err); /* asserts that nothing failed */
+qw_store *open_store(const char *path);     /* names as in the file */
 /* With canonical names, as a part; the error is the caller's to look at. */
 qw_store *open_part(const char *path, qw_kind part, qw_kind *found, qw_error *err);
 qw_store *must_open(const char *path, qw_kind part);
@@ -69,7 +79,7 @@ qw_store *must_open(const char *path, qw_kind part);
 void has(const qw_store *s, const char *path, const char *name);
 /* One bit changed at a time: refused or opened, and whatever is opened lies inside the file. */
 void flip_bits(const char *suffix, const blob *b, int bits);
-int add_status(const char *path);               /* of qw_store_add */
+int add_status(const char *path); /* of qw_store_add */
 
 int starts_with(const char *s, const char *head);
 int ends_with(const char *s, const char *end);

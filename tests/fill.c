@@ -46,10 +46,10 @@ static double whole(qw_random *r, int most)
 double qw_stored(qw_dtype t, double x)
 {
     switch (t) {
-    case QW_F32:  return (float)x;
-    case QW_F16:  return qw_f16_to_f32(qw_f32_to_f16((float)x));
+    case QW_F32: return (float)x;
+    case QW_F16: return qw_f16_to_f32(qw_f32_to_f16((float)x));
     case QW_BF16: return qw_bf16_to_f32(qw_f32_to_bf16((float)x));
-    default:      return x;
+    default: return x;
     }
 }
 
@@ -230,7 +230,7 @@ int qw_material_shape(qw_material *m, const qw_case *c, qw_dtype wide)
     else shapes_rows(m, c, wide);
     if (status) return status;
 
-    uintptr_t address = 1 << 20;        /* made up: only told apart, never read */
+    uintptr_t address = 1 << 20; /* made up: only told apart, never read */
     for (int i = 0; i < m->n; i++) {
         qw_datum *d = &m->d[i];
         if (!qw_present(&d->t)) continue;
@@ -238,13 +238,13 @@ int qw_material_shape(qw_material *m, const qw_case *c, qw_dtype wide)
         pad_strides(d, &r);
         const char *shared = c->op == QW_OP_rms_norm ? "x" : "res";
         if (c->has & QW_INPLACE && !strcmp(d->operand->name, shared)) {
-            d->same = 0;                /* y is operand 0 of every op */
+            d->same = 0; /* y is operand 0 of every op */
             d->t = m->d[0].t;
         }
-        const int quantised =
-            d->t.dtype == QW_I8 || d->t.dtype == QW_F8E4M3 || d->t.dtype == QW_F8E5M2;
-        const int rows =
-            d->t.dtype == QW_I8 && strcmp(d->operand->name, "w") && c->op != QW_OP_convert;
+        const int quantised = d->t.dtype == QW_I8 || d->t.dtype == QW_F8E4M3
+                              || d->t.dtype == QW_F8E5M2;
+        const int rows = d->t.dtype == QW_I8 && strcmp(d->operand->name, "w")
+                         && c->op != QW_OP_convert;
         const int scales = !quantised                            ? QW_SCALE_NONE
                            : rows || (d->operand->role & QW_OUT) ? QW_SCALE_ROW
                                                                  : c->scales;
@@ -266,7 +266,10 @@ int qw_material_shape(qw_material *m, const qw_case *c, qw_dtype wide)
 
 /* Where a GGUF block keeps its f16 factor and minimum; the minimum as a multiple that centres the
  * values; what one unit of a value is when the factor is 1. */
-static const struct block { int d, m; float centre; double unit;
+static const struct block {
+    int d, m;
+    float centre;
+    double unit;
 } gguf[QW_NDTYPES] = {
     [QW_Q8_0] = { 0, -1, 0, 1 },        [QW_Q4_0] = { 0, -1, 0, 1 },
     [QW_Q4_1] = { 0, 2, -8, 1 },        [QW_Q5_0] = { 0, -1, 0, 1 },
@@ -290,7 +293,7 @@ static void set_factor(qw_dtype t, unsigned char *block, double factor)
 {
     const struct block b = gguf[t];
     const uint16_t h = qw_f32_to_f16((float)factor);
-    if (t == QW_IQ1_M) {                /* four bits of it in each of four 16-bit words of scales */
+    if (t == QW_IQ1_M) { /* four bits of it in each of four 16-bit words of scales */
         for (int i = 0; i < 4; i++)
             block[48 + 2 * i + 1] =
                 (unsigned char)((block[48 + 2 * i + 1] & 15) | (h >> 4 * i & 15) << 4);
@@ -329,7 +332,7 @@ static uint8_t f8_code(qw_dtype t, double x)
 static void fill_micro(qw_datum *d, unsigned char *data, double sigma, qw_random *r, int exact)
 {
     const int64_t n = d->t.dim[0], k = d->t.dim[1], per = qw_block_elements(d->t.dtype);
-    memset(d->block_scale, 0xff, d->block_scales);      /* rows and blocks that are only padding */
+    memset(d->block_scale, 0xff, d->block_scales); /* rows and blocks that are only padding */
     for (int64_t i = 0; i < n; i++)
         for (int64_t b = 0; b < k / per; b++) {
             unsigned char *s = d->block_scale + qw_block_scale_at(i, b, k / per);
@@ -353,8 +356,9 @@ static void fill_scaled(qw_datum *d, unsigned char *data, double sigma, qw_rando
 {
     const int64_t n = d->t.dim[0], k = d->t.dim[1];
     for (size_t i = 0; i < d->scales; i++)
-        d->scale[i] = fill == QW_EXACT ? (float)ldexp(1, (int)qw_below(r, 3) - 1)
-                      : (float)(sigma / (d->t.dtype == QW_I8 ? 64 : 8) * (0.5 + qw_uniform(r)));
+        d->scale[i] = fill == QW_EXACT
+                          ? (float)ldexp(1, (int)qw_below(r, 3) - 1)
+                          : (float)(sigma / (d->t.dtype == QW_I8 ? 64 : 8) * (0.5 + qw_uniform(r)));
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = 0; j < k; j++) {
             unsigned char *p = data + i * d->t.stride[0] + j;
@@ -372,8 +376,8 @@ static void decode_values(qw_datum *d)
     const int64_t n = d->t.dim[0], k = d->t.dim[d->t.rank - 1], per = qw_block_elements(d->t.dtype);
     float part[256];
     for (int64_t i = 0; i < n; i++) {
-        const unsigned char *row =
-            d->image + d->begin + qw_row_bytes(d->t.dtype, i * d->t.stride[0]);
+        const unsigned char *row = d->image + d->begin
+                                   + qw_row_bytes(d->t.dtype, i * d->t.stride[0]);
         for (int64_t j = 0; j < k; j += 256) {
             const int64_t count = k - j < 256 ? k - j : 256;
             qw_decode_f32(d->t.dtype, row + qw_row_bytes(d->t.dtype, j), count, part);
@@ -406,9 +410,10 @@ static void fill_quantised(qw_material *m, qw_datum *d, double sigma, qw_random 
     unsigned char *data = d->image + d->begin;
     if (d->block_scale) fill_micro(d, data, sigma, r, fill == QW_EXACT);
     else if (d->t.dtype <= QW_I8) fill_scaled(d, data, sigma, r, fill);
-    else for (int64_t i = 0; i < d->t.dim[0]; i++)
-        fill_gguf(d->t.dtype, data + qw_row_bytes(d->t.dtype, i * d->t.stride[0]), d->t.dim[1],
-                  fill == QW_EXACT ? 0 : sigma, r, fill == QW_HARD);
+    else
+        for (int64_t i = 0; i < d->t.dim[0]; i++)
+            fill_gguf(d->t.dtype, data + qw_row_bytes(d->t.dtype, i * d->t.stride[0]), d->t.dim[1],
+                      fill == QW_EXACT ? 0 : sigma, r, fill == QW_HARD);
     decode_values(d);
 }
 
@@ -421,8 +426,8 @@ static int make_memory(qw_material *m, int i)
     const size_t element = qw_block_elements(d->t.dtype) > 1 ? 1 : qw_block_bytes(d->t.dtype);
     /* Weights may lie anywhere in a file; activations are views that begin at any element. */
     const uint64_t shift = qw_below(&r, 4);
-    d->begin =
-        QW_GUARD + (d->operand->role & QW_WEIGHT && d->t.rank == 2 ? shift : shift * 8 * element);
+    d->begin = QW_GUARD
+               + (d->operand->role & QW_WEIGHT && d->t.rank == 2 ? shift : shift * 8 * element);
     d->bytes = d->begin + qw_extent(&d->t) + QW_GUARD;
     d->v = calloc((size_t)d->n, sizeof *d->v);
     d->image = malloc(d->bytes);
@@ -442,8 +447,14 @@ static void store(qw_dtype t, unsigned char *p, double x)
     uint16_t h;
     switch (t) {
     case QW_F64: memcpy(p, &x, 8); return;
-    case QW_F16: h = qw_f32_to_f16(f); memcpy(p, &h, 2); return;
-    case QW_BF16: h = qw_f32_to_bf16(f); memcpy(p, &h, 2); return;
+    case QW_F16:
+        h = qw_f32_to_f16(f);
+        memcpy(p, &h, 2);
+        return;
+    case QW_BF16:
+        h = qw_f32_to_bf16(f);
+        memcpy(p, &h, 2);
+        return;
     default: memcpy(p, &f, 4); return;
     }
 }
@@ -509,7 +520,7 @@ static void exact_rows(const qw_material *m, qw_datum *x, const qw_datum *w, int
                  budget = (y == QW_F16 ? fmin(0x1p21 * unit, 0x1p13) : 0x1p21 * unit) - 64;
     const double each = (double)k * fmax(most_of(w), unit);
     const int most = each * 4 <= budget ? 4 : each * 2 <= budget ? 2 : 1;
-    const double density = fmin(1, budget / each);      /* below 1: sparse rows of +-1 */
+    const double density = fmin(1, budget / each); /* below 1: sparse rows of +-1 */
     const int64_t rows = x->n / (x->t.dim[x->t.rank - 1]);
     int64_t left = (int64_t)(density * (double)k);
     for (int64_t i = 0; i < x->n; i++) {
@@ -580,8 +591,8 @@ static void fill_product(qw_material *m, int64_t k)
         if (!is_quantised(x->t.dtype)) normals(m, x, 1);
     } else {
         if (!is_quantised(w->t.dtype)) hard_weight(m, w, sigma);
-        const double room =
-            fmin(largest(x->t.dtype), largest(y)) / (64 * (double)k * fmax(most_of(w), 1));
+        const double room = fmin(largest(x->t.dtype), largest(y))
+                            / (64 * (double)k * fmax(most_of(w), 1));
         if (!is_quantised(x->t.dtype)) hard_rows(m, x, fmin(room, 1e30));
     }
     normals(m, x2, 1);
@@ -623,14 +634,14 @@ static void hard_attention(qw_material *m)
     for (int64_t j = 0; j < nk; j++)
         for (int64_t h = 0; h < hk; h++) {
             double *key = k->v + (j * hk + h) * d;
-            if (kind == 0) key[0] = j == up ? a : 0; /* one key above all before and after */
+            if (kind == 0) key[0] = j == up ? a : 0;       /* one key above all before and after */
             else if (kind == 1) key[0] = j >= up ? a : -a; /* a plateau that begins at a border */
             else
                 for (int64_t l = 0; l < d; l++) key[l] = l ? k->v[h * d + l] : a; /* equal logits */
         }
     for (int64_t i = 0; i < v->n; i++) {
         if (i % d == 3) v->v[i] *= 1000;
-        if (i % d == 1 && i >= hk * d) v->v[i] = -v->v[i - hk * d];     /* columns that cancel */
+        if (i % d == 1 && i >= hk * d) v->v[i] = -v->v[i - hk * d]; /* columns that cancel */
     }
 }
 
@@ -693,8 +704,8 @@ static void fill_norm_rope(qw_material *m)
     qw_datum *c = qw_datum_named(m, "cos"), *s = qw_datum_named(m, "sin");
     qw_random r = stream(m, c);
     for (int64_t i = 0; i < c->n; i++) {
-        const double angle =
-            m->c.fill == QW_HARD ? 1e4 * qw_uniform(&r) : 6.283185307 * qw_uniform(&r);
+        const double angle = m->c.fill == QW_HARD ? 1e4 * qw_uniform(&r)
+                                                  : 6.283185307 * qw_uniform(&r);
         const int quarter = (int)qw_below(&r, 4);
         c->v[i] = m->c.fill == QW_EXACT ? (double)((quarter == 0) - (quarter == 2)) : qw_cos(angle);
         s->v[i] = m->c.fill == QW_EXACT ? (double)((quarter == 1) - (quarter == 3)) : qw_sin(angle);
@@ -703,7 +714,7 @@ static void fill_norm_rope(qw_material *m)
 
 static void fill_swiglu(qw_material *m)
 {
-    static const double gate[] = { 0, 64, -256, 128, 32 };      /* silu: 0 or itself, to 1e-13 */
+    static const double gate[] = { 0, 64, -256, 128, 32 }; /* silu: 0 or itself, to 1e-13 */
     qw_datum *x = qw_datum_named(m, "x");
     const int64_t n = x->t.dim[1];
     qw_random r = stream(m, x);
@@ -728,7 +739,7 @@ static void fill_convert(qw_material *m)
     if (m->c.fill == QW_EXACT) integers(m, res, 100);
     else normals(m, res, 3);
     if (y != QW_I8 || m->c.fill != QW_EXACT || is_quantised(x->t.dtype) || m->c.rotate) return;
-    const int64_t n = x->t.dim[1];      /* a row's largest is 127: its codes are its values */
+    const int64_t n = x->t.dim[1]; /* a row's largest is 127: its codes are its values */
     for (int64_t i = 0; i < x->n; i += n) x->v[i] = 127;
 }
 
@@ -739,20 +750,20 @@ int qw_material_make(qw_material *m, const qw_case *c, qw_dtype wide)
         if (qw_present(&m->d[i].t)) status = make_memory(m, i);
     if (status) return status;
     switch (c->op) {
-    case QW_OP_gemm:      fill_product(m, c->dim[2]); break;
-    case QW_OP_conv2d:    fill_product(m, c->dim[5] * c->dim[6] * c->dim[7]); break;
+    case QW_OP_gemm: fill_product(m, c->dim[2]); break;
+    case QW_OP_conv2d: fill_product(m, c->dim[5] * c->dim[6] * c->dim[7]); break;
     case QW_OP_attention: fill_attention(m); break;
     case QW_OP_norm_rope: fill_norm_rope(m); break;
-    case QW_OP_swiglu:    fill_swiglu(m); break;
-    case QW_OP_convert:   fill_convert(m); break;
-    default:              fill_norm(m); break;
+    case QW_OP_swiglu: fill_swiglu(m); break;
+    case QW_OP_convert: fill_convert(m); break;
+    default: fill_norm(m); break;
     }
     for (int i = 0; i < m->n; i++) {
         qw_datum *d = &m->d[i];
         if (!qw_present(&d->t) || is_quantised(d->t.dtype)) continue;
         if (d->operand->role != QW_OUT) store_values(d);
     }
-    for (int i = 0; i < m->n; i++)      /* an output that is also an input starts as that */
+    for (int i = 0; i < m->n; i++) /* an output that is also an input starts as that */
         if (m->d[i].same >= 0)
             memcpy(m->d[0].image, m->d[i].image,
                    m->d[i].bytes < m->d[0].bytes ? m->d[i].bytes : m->d[0].bytes);

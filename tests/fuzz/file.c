@@ -18,7 +18,10 @@ const char *fuzz_folder(void)
 {
     if (!folder[0]) {
         strcpy(folder, access("/dev/shm", W_OK) ? "/tmp/qwfuzzXXXXXX" : "/dev/shm/qwfuzzXXXXXX");
-        if (!mkdtemp(folder)) { perror(folder); exit(1); }
+        if (!mkdtemp(folder)) {
+            perror(folder);
+            exit(1);
+        }
         atexit(remove_folder);
     }
     return folder;

@@ -5,7 +5,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    static const char text[] = "It's 2024!\n  two\tcaf\xc3\xa9 <|im_start|>\xe4\xbd\xa0\xe5\xa5\xbd";
+    static const char text[] =
+        "It's 2024!\n  two\tcaf\xc3\xa9 <|im_start|>\xe4\xbd\xa0\xe5\xa5\xbd";
     qw_error err = { 0 };
     qw_tokenizer *t = NULL;
     const char *path = fuzz_file("tokenizer.json", data, size);

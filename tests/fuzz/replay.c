@@ -11,10 +11,16 @@ static int ran;
 static int replay(const char *path)
 {
     struct stat st;
-    if (stat(path, &st)) { perror(path); return 1; }
+    if (stat(path, &st)) {
+        perror(path);
+        return 1;
+    }
     if (S_ISDIR(st.st_mode)) {
         DIR *d = opendir(path);
-        if (!d) { perror(path); return 1; }
+        if (!d) {
+            perror(path);
+            return 1;
+        }
         int bad = 0;
         for (struct dirent *e; (e = readdir(d)) != NULL;) {
             char sub[4096];
@@ -29,7 +35,11 @@ static int replay(const char *path)
     uint8_t *data = malloc((size_t)st.st_size + 1);
     const size_t n = f && data ? fread(data, 1, (size_t)st.st_size, f) : 0;
     if (f) fclose(f);
-    if (!f || !data) { perror(path); free(data); return 1; }
+    if (!f || !data) {
+        perror(path);
+        free(data);
+        return 1;
+    }
     LLVMFuzzerTestOneInput(data, n);
     free(data);
     ran++;

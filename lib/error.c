@@ -51,3 +51,20 @@ const char *qw_visible(char *dst, size_t size, const char *text)
     if (size) dst[used] = 0;
     return dst;
 }
+
+const char *qwen_strerror(int status)
+{
+    static const char *const text[] = {
+        "done",
+        "an argument is wrong",
+        "memory does not suffice",
+        "a file cannot be read",
+        "a file is not what it claims to be",
+        "a tensor is missing or has the wrong shape",
+        "this is not supported",
+        "the device failed",
+        "cancelled",
+        "a result is not finite",
+    };
+    return status > 0 || status < QWEN_ENUMERIC ? "unknown status" : text[-status];
+}

@@ -49,15 +49,6 @@ static int64_t elements(const qw_entry *e)
     return n;
 }
 
-void qw_shape_text(const qw_entry *e, char *out, size_t size)
-{
-    size_t used = (size_t)snprintf(out, size, "[");
-    for (int i = 0; i < e->rank && used < size; i++)
-        used += (size_t)snprintf(out + used, size - used, "%s%lld", i ? ", " : "",
-                                 (long long)e->dim[i]);
-    if (used < size) snprintf(out + used, size - used, "]");
-}
-
 static void wrong_shape(qw_loader *l, const qw_entry *e, const char *expected)
 {
     char found[200], shown[300];

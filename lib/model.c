@@ -5,104 +5,13 @@
  * directory, else the published numbers.  Opening maps files and reads their headers;
  * weights are loaded by the qw_need_ functions. */
 #include "pipeline.h"
+#include "sized.h"
 #include <dirent.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-
-/* --- paths ------------------------------------------------------------------------------------ */
-
-void qw_say(const qwen *q, int level, const char *format, ...)
-{
-    if (!q->opt.log || q->plan_of) /* a plan's handle says what its original has said */
-        return;
-    char line[1200];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(line, sizeof line, format, args);
-    va_end(args);
-    q->opt.log(q->opt.user, level, line);
-}
-
-char *qw_strdup(const char *s)
-{
-    if (!s) return NULL;
-    const size_t n = strlen(s) + 1;
-    char *copy = malloc(n);
-    return copy ? memcpy(copy, s, n) : NULL;
-}
-
-char *qw_path_join(const char *directory, const char *name)
-{
-    const size_t n = strlen(directory), m = strlen(name);
-    char *path = malloc(n + m + 2);
-    if (!path) return NULL;
-    memcpy(path, directory, n);
-    size_t at = n;
-    if (n && path[n - 1] != '/') path[at++] = '/';
-    memcpy(path + at, name, m + 1);
-    return path;
-}
-
-int qw_is_directory(const char *path)
-{
-    struct stat st;
-    return !stat(path, &st) && S_ISDIR(st.st_mode);
-}
-
-static int is_file(const char *path)
-{
-    struct stat st;
-    return !stat(path, &st) && S_ISREG(st.st_mode);
-}
-
-char *qw_component_path(const char *directory, const char *name, qw_error *err)
-{
-    char *path = qw_path_join(directory, name);
-    if (!path) {
-        qw_fail(err, QWEN_ENOMEM, "no memory for a path");
-        return NULL;
-    }
-    if (is_file(path)) {
-        char *target = NULL;
-        qw_follow_link_file(path, &target, err);
-        if (err->status) {
-            free(path);
-            return NULL;
-        }
-        if (target) {
-            free(path);
-            path = target;
-        }
-    }
-    if (!qw_is_directory(path) && !is_file(path)) {
-        free(path);
-        return NULL;
-    }
-    return path;
-}
-
-/* config.json in a component's directory, or beside its file; NULL if there is none. */
-char *qw_config_beside(const char *path, qw_error *err)
-{
-    char *directory = qw_strdup(path);
-    if (!directory) {
-        qw_fail(err, QWEN_ENOMEM, "%s: no memory to look for its configuration", path);
-        return NULL;
-    }
-    if (!qw_is_directory(path)) {
-        char *slash = strrchr(directory, '/');
-        if (slash) slash[slash == directory] = 0;
-        else strcpy(directory, path[0] ? "." : "");
-    }
-    char *config = qw_component_path(directory, "config.json", err);
-    free(directory);
-    return config;
-}
-
-int qw_no_memory(qwen *q) { return qw_fail(&q->error, QWEN_ENOMEM, "no memory to open the model"); }
 
 /* --- model_index.json ------------------------------------------------------------------------- */
 
@@ -212,72 +121,6 @@ static int read_index(qwen *q, const json_t *index, const char *where)
     if (check_components(q, index, where)) return q->error.status;
     const json_t *block = json_object_get(index, "libqwen");
     return block ? read_block(q, block, where) : QWEN_OK;
-}
-
-/* --- files of a component --------------------------------------------------------------------- */
-
-/* Bytes of the tower's tensors in a file that holds both, or of what is left for the language
- * model. */
-uint64_t qw_part_bytes(const qw_store *s, int tower)
-{
-    uint64_t bytes = 0;
-    const qw_entry *e;
-    for (int64_t i = 0; (e = qw_store_entry(s, i)); i++)
-        if ((strncmp(e->name, "visual.", 7) == 0) == tower && strncmp(e->name, "lm_head.", 8))
-            bytes += e->bytes;
-    return bytes;
-}
-
-int qw_open_store(qwen *q, qw_component *c, qw_kind part, qw_kind *found)
-{
-    qw_kind kind = QW_KIND_UNKNOWN;
-    if (qw_store_new(&c->store, &q->error) || qw_store_add(c->store, c->path, &q->error)
-        || qw_store_canonical(c->store, part, &kind, &q->error))
-        return q->error.status;
-    const qw_entry *e;
-    c->file_bytes = 0;
-    for (int64_t i = 0; (e = qw_store_entry(c->store, i)); i++) c->file_bytes += e->bytes;
-    if (found) *found = kind;
-    return QWEN_OK;
-}
-
-/* Takes piece, else <directory>/name, else whole (the single file of the model); none is no
- * failure. */
-int qw_component_files(qwen *q, qw_component *c, const char *piece, const char *directory,
-                       const char *name, const char *whole)
-{
-    char *own = NULL, *shared = NULL;
-    if (directory) own = qw_component_path(directory, name, &q->error);
-    if (q->error.status) return q->error.status;
-    if (own) shared = qw_config_beside(own, &q->error);
-    const char *path = piece ? piece : own ? own : whole;
-    if (path && !q->error.status) {
-        c->path = qw_strdup(path);
-        c->config = piece || !own ? qw_config_beside(path, &q->error) : NULL;
-        if (!c->config) {
-            c->config = shared;
-            shared = NULL;
-        }
-        if (!c->path) qw_no_memory(q);
-    }
-    free(own);
-    free(shared);
-    return q->error.status;
-}
-
-int qw_load_json(qwen *q, const char *path, json_t **out)
-{
-    *out = NULL;
-    return path ? qw_json_file(path, out, &q->error) : QWEN_OK;
-}
-
-void qw_close_component(qw_component *c)
-{
-    qw_residency_free(c->res);
-    if (!c->borrowed) qw_store_free(c->store);
-    free(c->path);
-    free(c->config);
-    memset(c, 0, sizeof *c);
 }
 
 static const char *where_of(const qw_component *c) { return c->config ? c->config : c->path; }
@@ -443,7 +286,7 @@ static int find_files(qwen *q)
         char *path = directory_given ? qw_path_join(model, "model_index.json") : NULL;
         if (directory_given && !path)
             return qw_fail(&q->error, QWEN_ENOMEM, "%s: no memory to open it", model);
-        const int indexed = path && is_file(path);
+        const int indexed = path && qw_is_file(path);
         json_t *index = NULL;
         if (indexed && !qw_load_json(q, path, &index)) read_index(q, index, path);
         json_decref(index);
@@ -548,4 +391,48 @@ void qw_model_close(qwen *q)
     free(q->edit_class);
     free(q->name);
     free(q->negative);
+}
+
+static const char **option_strings(qwen_options *o, int i)
+{
+    const char **const all[] = { &o->model, &o->transformer, &o->text_encoder, &o->vision,
+                                 &o->vae,   &o->controlnet,  &o->tokenizer,    &o->variant,
+                                 &o->like,  &o->device,      &o->text_device,  &o->vae_device };
+    return i < (int)(sizeof all / sizeof *all) ? all[i] : NULL;
+}
+
+static int copy_options(qwen *q, const qwen_options *opt)
+{
+    const int status =
+        qw_take_struct(&q->error, &q->opt, sizeof q->opt, opt, opt->size, "qwen_options");
+    const char **s;
+    int failed = 0;
+    for (int i = 0; (s = option_strings(&q->opt, i)); i++) {
+        char *copy = status ? NULL : qw_strdup(*s);
+        failed |= *s && !copy && !status;
+        *s = copy;
+    }
+    return status   ? status
+           : failed ? qw_fail(&q->error, QWEN_ENOMEM, "no memory for the options")
+                    : QWEN_OK;
+}
+
+int qw_model_new(qwen **out, const qwen_options *opt, const qwen *plan_of)
+{
+    qwen *q = *out = calloc(1, sizeof *q);
+    if (!q) return QWEN_ENOMEM;
+    if (!opt) return qw_fail(&q->error, QWEN_EARG, "no options");
+    if (copy_options(q, opt)) return q->error.status;
+    if (q->opt.threads < 0) return qw_fail(&q->error, QWEN_EARG, "threads is %d", q->opt.threads);
+    q->plan_of = plan_of;
+    return qw_model_open(q);
+}
+
+void qw_model_free(qwen *q)
+{
+    if (!q) return;
+    qw_model_close(q);
+    const char **s;
+    for (int i = 0; (s = option_strings(&q->opt, i)); i++) free((void *)(uintptr_t)*s);
+    free(q);
 }

@@ -3,6 +3,7 @@
 #define QW_PIPELINE_H
 #include "host.h"
 #include "net.h"
+#include "path.h"
 
 typedef enum qw_variant {
     QW_T2I,
@@ -120,7 +121,8 @@ const char *qw_recommended_negative(const qwen *q);
 int qw_distilled(qwen *q, const char *path);
 int qw_has_tower(const qw_store *s); /* any tensor of a vision tower */
 int qw_open_vision(qwen *q);         /* the file of options.vision, if there is one */
-int qw_is_directory(const char *path);
+/* Opens the file of the vision tower if it is not open yet. */
+int qw_vision_store(qwen *q);
 int qw_no_memory(qwen *q);
 int qw_load_json(qwen *q, const char *path, json_t **out); /* NULL path: NULL */
 int qw_open_store(qwen *q, qw_component *c, qw_kind part, qw_kind *found);
@@ -136,8 +138,6 @@ void qw_lora_drop(qwen *q); /* all of them */
 /* What a device is called, also by a handle that only plans. */
 const char *qw_device_name(const qwen *q, const qw_device *dev);
 void qw_say(const qwen *q, int level, const char *format, ...) QW_PRINTF(3, 4);
-char *qw_strdup(const char *s);                              /* NULL for NULL, or without memory */
-char *qw_path_join(const char *directory, const char *name); /* malloc'ed */
 /* A component of a diffusers directory: the path itself, or what a link file of that name points
  * to. NULL if there is nothing (err untouched) or on failure (err set).  malloc'ed. */
 char *qw_component_path(const char *directory, const char *name, qw_error *err);

@@ -3,6 +3,7 @@
  * Everything here is thin: a function checks what the caller handed over, clears the handle's
  * error, and calls the stage that does the work. */
 #include "pipeline.h"
+#include "sized.h"
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
@@ -12,58 +13,13 @@
 #define PACKAGE_VERSION "0.1.0"
 #endif
 
-/* --- small things ----------------------------------------------------------------------------- */
-
 const char *qwen_version(void) { return PACKAGE_VERSION; }
-
-const char *qwen_strerror(int status)
-{
-    static const char *const text[] = {
-        "done",
-        "an argument is wrong",
-        "memory does not suffice",
-        "a file cannot be read",
-        "a file is not what it claims to be",
-        "a tensor is missing or has the wrong shape",
-        "this is not supported",
-        "the device failed",
-        "cancelled",
-        "a result is not finite",
-    };
-    return status > 0 || status < QWEN_ENUMERIC ? "unknown status" : text[-status];
-}
 
 void qwen_array_free(qwen_array *a)
 {
     if (!a) return;
     free(a->data);
     memset(a, 0, sizeof *a);
-}
-
-/* A caller's struct of `size` bytes becomes ours of `known`: zeros complete it, an unknown tail
- * must be zero. */
-static int take_struct(qw_error *err, void *ours, size_t known, const void *theirs, size_t size,
-                       const char *what)
-{
-    memset(ours, 0, known);
-    if (!size) return qw_fail(err, QWEN_EARG, "%s: size is 0, not the size of the struct", what);
-    if (size < sizeof(size_t)) return qw_fail(err, QWEN_EARG, "%s: size is %zu", what, size);
-    memcpy(ours, theirs, size < known ? size : known);
-    const unsigned char *bytes = theirs;
-    for (size_t i = known; i < size; i++)
-        if (bytes[i])
-            return qw_fail(err, QWEN_EUNSUPPORTED,
-                           "%s: this library knows %zu bytes of it, and byte %zu of the caller's "
-                           "%zu is set",
-                           what, known, i, size);
-    return QWEN_OK;
-}
-
-/* Ours back into the caller's, whose size stays what it says. */
-static void give_struct(void *theirs, size_t size, void *ours, size_t known)
-{
-    memcpy(ours, &size, sizeof size);
-    memcpy(theirs, ours, size < known ? size : known);
 }
 
 static int begin(qwen *q)
@@ -75,50 +31,6 @@ static int begin(qwen *q)
 const char *qwen_error(const qwen *q) { return q ? q->error.text : "no memory"; }
 
 /* --- opening ---------------------------------------------------------------------------------- */
-
-static const char **option_strings(qwen_options *o, int i)
-{
-    const char **const all[] = { &o->model, &o->transformer, &o->text_encoder, &o->vision,
-                                 &o->vae,   &o->controlnet,  &o->tokenizer,    &o->variant,
-                                 &o->like,  &o->device,      &o->text_device,  &o->vae_device };
-    return i < (int)(sizeof all / sizeof *all) ? all[i] : NULL;
-}
-
-static int copy_options(qwen *q, const qwen_options *opt)
-{
-    const int status =
-        take_struct(&q->error, &q->opt, sizeof q->opt, opt, opt->size, "qwen_options");
-    const char **s;
-    int failed = 0;
-    for (int i = 0; (s = option_strings(&q->opt, i)); i++) {
-        char *copy = status ? NULL : qw_strdup(*s);
-        failed |= *s && !copy && !status;
-        *s = copy;
-    }
-    return status   ? status
-           : failed ? qw_fail(&q->error, QWEN_ENOMEM, "no memory for the options")
-                    : QWEN_OK;
-}
-
-int qw_model_new(qwen **out, const qwen_options *opt, const qwen *plan_of)
-{
-    qwen *q = *out = calloc(1, sizeof *q);
-    if (!q) return QWEN_ENOMEM;
-    if (!opt) return qw_fail(&q->error, QWEN_EARG, "no options");
-    if (copy_options(q, opt)) return q->error.status;
-    if (q->opt.threads < 0) return qw_fail(&q->error, QWEN_EARG, "threads is %d", q->opt.threads);
-    q->plan_of = plan_of;
-    return qw_model_open(q);
-}
-
-void qw_model_free(qwen *q)
-{
-    if (!q) return;
-    qw_model_close(q);
-    const char **s;
-    for (int i = 0; (s = option_strings(&q->opt, i)); i++) free((void *)(uintptr_t)*s);
-    free(q);
-}
 
 int qwen_open(qwen **out, const qwen_options *opt)
 {
@@ -144,7 +56,7 @@ int qwen_info(qwen *q, qwen_model_info *out)
     if (status) return status;
     if (!out) return qw_fail(&q->error, QWEN_EARG, "no qwen_model_info");
     const size_t size = out->size;
-    if (take_struct(&q->error, &info, sizeof info, out, size, "qwen_model_info"))
+    if (qw_take_struct(&q->error, &info, sizeof info, out, size, "qwen_model_info"))
         return q->error.status;
     info = (qwen_model_info){
         .name = q->name,
@@ -161,7 +73,7 @@ int qwen_info(qwen *q, qwen_model_info *out)
         .text_width = q->dit_config.text_width,
         .recommended_negative = qw_recommended_negative(q),
     };
-    give_struct(out, size, &info, sizeof info);
+    qw_give_struct(out, size, &info, sizeof info);
     return QWEN_OK;
 }
 
@@ -194,7 +106,7 @@ void qwen_lora_clear(qwen *q)
 static int take_request(qwen *q, qwen_request *r, const qwen_request *req)
 {
     if (!req) return qw_fail(&q->error, QWEN_EARG, "no request");
-    return take_struct(&q->error, r, sizeof *r, req, req->size, "qwen_request");
+    return qw_take_struct(&q->error, r, sizeof *r, req, req->size, "qwen_request");
 }
 
 static void free_result(qwen_result *r)
@@ -225,7 +137,7 @@ int qwen_generate(qwen *q, const qwen_request *req, qwen_result *out)
     if (!out) return qw_fail(&q->error, QWEN_EARG, "no qwen_result");
     const size_t size = out->size;
     if (take_request(q, &r, req)
-        || take_struct(&q->error, &mine, sizeof mine, out, size, "qwen_result"))
+        || qw_take_struct(&q->error, &mine, sizeof mine, out, size, "qwen_result"))
         return q->error.status;
     if (size < offsetof(qwen_result, seed))
         return qw_fail(&q->error, QWEN_EARG, "qwen_result: size is %zu", size);
@@ -243,7 +155,7 @@ int qwen_generate(qwen *q, const qwen_request *req, qwen_result *out)
         qwen_array_free(&mine.kept);
         qwen_array_free(&mine.mask);
     }
-    give_struct(out, size, &mine, sizeof mine);
+    qw_give_struct(out, size, &mine, sizeof mine);
     return q->error.status;
 }
 
@@ -256,13 +168,13 @@ int qwen_plan(qwen *q, const qwen_request *req, qwen_plan_report *out)
     if (!out) return qw_fail(&q->error, QWEN_EARG, "no qwen_plan_report");
     const size_t size = out->size;
     if (take_request(q, &r, req)
-        || take_struct(&q->error, &asked, sizeof asked, out, size, "qwen_plan_report"))
+        || qw_take_struct(&q->error, &asked, sizeof asked, out, size, "qwen_plan_report"))
         return q->error.status;
     r.tap = NULL;
     r.progress = NULL;
     mine = (qwen_plan_report){ .ops = asked.ops, .user = asked.user, .geometry = asked.geometry };
     qw_plan(q, &r, &mine);
-    give_struct(out, size, &mine, sizeof mine);
+    qw_give_struct(out, size, &mine, sizeof mine);
     return q->error.status;
 }
 

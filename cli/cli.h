@@ -4,7 +4,7 @@
  * they have then told the user why (complain).  Strings in settings are of argv or the recipe. */
 #ifndef CLI_H
 #define CLI_H
-#include "qwen.h"
+#include <qwen/qwen.h>
 #include <jansson.h>
 #include <stdio.h>
 

@@ -1,5 +1,5 @@
 /* models.c - the subcommand that lists what is found by name. */
-#include "catalog.h"
+#include "find/catalog.h"
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,13 +1,27 @@
-# the portable core
-lib_headers = lib/qwen.h
-lib_devheaders = lib/backend.h lib/tensor.h
-lib_sources = \
-	lib/error.h lib/error.c lib/path.h lib/path.c lib/sized.h lib/sized.c lib/tensor.c lib/quant.c lib/quant_iq.c lib/quant_tables.h \
-	lib/run.h lib/op.c lib/run.c lib/plan.c lib/registry.c \
-	lib/load.h lib/store.h lib/json.c lib/safetensors.c lib/gguf.c lib/store.c lib/open.c lib/names.c lib/layouts.c lib/config.c \
-	lib/loader.c lib/residency.h lib/lora.h lib/lora.c lib/overlay.c lib/residency.c \
-	lib/net.h lib/linear.c lib/rope.c lib/text.c lib/vision.c lib/dit.h lib/dit.c lib/vae.c lib/control.c \
-	lib/host.h lib/tokenizer.h lib/tokenizer.c lib/tokenizer_load.c lib/unicode.c \
-	lib/rng.c lib/math.c lib/schedule.c lib/sampler.c lib/image.c \
-	lib/pipeline.h lib/template.c lib/model.c lib/variant.c lib/component.c lib/log.c lib/tower.c lib/need.c lib/lora_use.c lib/edit.c lib/comfy.c lib/geometry.c lib/stages.c lib/words.c lib/latents.c \
-	lib/denoise.c lib/decode.c lib/bands.c lib/tiles.c lib/pipeline.c lib/qwen.c lib/file.c lib/inspect.c
+# the portable core, room by room
+lib_headers = include/qwen/qwen.h
+lib_devheaders = include/qwen/backend.h include/qwen/tensor.h
+core_sources = \
+	lib/core/error.h lib/core/error.c lib/core/path.h lib/core/path.c lib/core/sized.h lib/core/sized.c \
+	lib/core/exact_math.c lib/core/tensor.c lib/core/decode.c lib/core/decode_iq.c lib/core/decode_tables.h \
+	lib/core/run.h lib/core/op.c lib/core/run.c lib/core/plan.c lib/core/registry.c
+files_sources = \
+	lib/files/files.h lib/files/json.c lib/files/store.c lib/files/open.c lib/files/safetensors.c lib/files/gguf.c \
+	lib/files/names.c lib/files/quantised.c lib/files/config.c lib/files/lora.h lib/files/lora.c
+host_sources = \
+	lib/host/host.h lib/host/tokenizer.h lib/host/tokenizer.c lib/host/tokenizer_load.c lib/host/unicode.c \
+	lib/host/template.c lib/host/rng.c lib/host/schedule.c lib/host/sampler.c lib/host/image.c
+weights_sources = \
+	lib/weights/weights.h lib/weights/residency.h lib/weights/loader.c lib/weights/residency.c lib/weights/overlay.c
+nets_sources = \
+	lib/nets/net.h lib/nets/linear.c lib/nets/rope.c lib/nets/text.c lib/nets/vision.c lib/nets/dit.h \
+	lib/nets/dit.c lib/nets/vae.c lib/nets/control.c
+pipeline_sources = \
+	lib/pipeline/pipeline.h lib/pipeline/model.c lib/pipeline/component.c lib/pipeline/log.c \
+	lib/pipeline/tower.c lib/pipeline/variant.c lib/pipeline/load_nets.c lib/pipeline/lora_use.c \
+	lib/pipeline/request.c lib/pipeline/comfy.c lib/pipeline/geometry.c lib/pipeline/stage.c \
+	lib/pipeline/prompt.c lib/pipeline/latents.c lib/pipeline/denoise.c lib/pipeline/decode.c \
+	lib/pipeline/vae_stage.c lib/pipeline/tiles.c lib/pipeline/pipeline.c
+api_sources = lib/api/qwen.c lib/api/api_files.c lib/api/inspect.c
+lib_sources = $(core_sources) $(files_sources) $(host_sources) $(weights_sources) $(nets_sources) \
+	$(pipeline_sources) $(api_sources)

@@ -1,5 +1,5 @@
 /* attention.c - softmax attention with grouped heads and a range of keys for each query. */
-#include "ref.h"
+#include <qwen/ref.h>
 #include "rows.h"
 #include <math.h>
 #include <stdlib.h>

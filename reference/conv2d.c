@@ -1,5 +1,5 @@
 /* conv2d.c - two-dimensional convolution, channels last. */
-#include "ref.h"
+#include <qwen/ref.h>
 #include "rows.h"
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* gemm.c - every linear layer: a matrix product and what rides along. */
-#include "ref.h"
+#include <qwen/ref.h>
 #include "rows.h"
 #include <stdlib.h>
 

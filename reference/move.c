@@ -1,5 +1,5 @@
 /* move.c - a product of halves, and data on the way from one form to another. */
-#include "ref.h"
+#include <qwen/ref.h>
 #include "rows.h"
 #include <stdlib.h>
 

@@ -1,5 +1,5 @@
 /* norm.c - normalisation of rows, in two passes. */
-#include "ref.h"
+#include <qwen/ref.h>
 #include "rows.h"
 #include <math.h>
 #include <stdlib.h>

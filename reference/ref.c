@@ -1,5 +1,5 @@
 /* ref.c - the reference devices: host memory, queues that are always empty, the table. */
-#include "ref.h"
+#include <qwen/ref.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* rope.c - normalisation and rotation of the heads of queries and keys. */
-#include "ref.h"
+#include <qwen/ref.h>
 #include "rows.h"
 #include <math.h>
 #include <stdlib.h>

@@ -3,7 +3,7 @@
  * A row is a run of the last dimension; i, j, k are its leading indices, 0 where there are none. */
 #ifndef REF_ROWS_H
 #define REF_ROWS_H
-#include "backend.h"
+#include <qwen/backend.h>
 
 /* A row of any operand dtype, from unaligned memory, scales of every kind applied. */
 void ref_get(const qw_tensor *t, int64_t i, int64_t j, int64_t k, double *x);

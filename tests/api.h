@@ -1,7 +1,7 @@
 /* api.h - what the tests of the public API share: a request, drawing it, being refused. */
 #ifndef QW_API_H
 #define QW_API_H
-#include "qwen.h"
+#include <qwen/qwen.h>
 #include "testing.h"
 #include <string.h>
 

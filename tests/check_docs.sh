@@ -3,19 +3,20 @@
 set -u
 cd "${srcdir:-.}" || exit 99
 passed=0 failed=0
+headers=$(find lib include reference conform -name '*.h')
 ok()  { passed=$((passed + 1)); }
 bad() { failed=$((failed + 1)); echo "$*"; }
-documents='README.md CONTRIBUTING.md doc/*.md lib/README.md reference/README.md cli/README.md tests/README.md'
+documents='README.md CONTRIBUTING.md doc/*.md lib/README.md reference/README.md conform/README.md cli/README.md tests/README.md'
 
 # Files of the tree, by path.  backends/ may be named before it is there.
-for path in $(grep -ohE '\b(lib|reference|cli|tests|examples|doc)/[A-Za-z0-9_/-]+\.(c|h|sh|md|1|mk|map)\b' $documents | sort -u); do
+for path in $(grep -ohE '\b(include|lib|reference|conform|cli|tests|examples|doc)/[A-Za-z0-9_/-]+\.(c|h|sh|md|1|mk|map)\b' $documents | sort -u); do
     if [ -f "$path" ]; then ok; else bad "$path is named in $(grep -lF "$path" $documents | tr '\n' ' ')and does not exist"; fi
 done
 
 # Files that a room's README names without a path are in that room.
-for room in lib reference cli tests; do
+for room in lib reference conform cli tests; do
     for name in $(grep -ohE '`[a-z_0-9]+\.(c|h|sh)`' $room/README.md | tr -d '`' | sort -u); do
-        if [ -f "$room/$name" ] || [ -f "lib/$name" ]; then ok; else bad "$room/README.md names $name, which is not there"; fi
+        if [ -n "$(find $room lib include -name "$name")" ]; then ok; else bad "$room/README.md names $name, which is not there"; fi
     done
 done
 
@@ -23,8 +24,8 @@ done
 for name in $(grep -ohE '`(qw|qwen|QW|QWEN)_[A-Za-z0-9_]+' $documents | tr -d '`' | sort -u); do
     case $name in
     *_) continue ;;                     # a family of names: qw_*
-    QWEN_*) grep -qrE "\b$name\b" lib cli tests Makefile.am && ok || bad "$name is named in the documents and nowhere else" ;;
-    *) if grep -qE "\b$name\b" lib/*.h reference/*.h || { stem=${name#qw_}; grep -qE "X\($stem\)" lib/backend.h; }; then ok
+    QWEN_*) grep -qrE "\b$name\b" lib cli tests include conform Makefile.am && ok || bad "$name is named in the documents and nowhere else" ;;
+    *) if grep -qE "\b$name\b" $headers || { stem=${name#qw_}; grep -qE "X\($stem\)" include/qwen/backend.h; }; then ok
        else bad "$name is named in the documents and in no header"; fi ;;
     esac
 done

@@ -1,7 +1,7 @@
 /* devices.h - devices of the tests: by name, one that declines everything, one with far memory. */
 #ifndef QW_DEVICES_H
 #define QW_DEVICES_H
-#include "run.h"
+#include "core/run.h"
 
 qw_device *open_device(const char *name); /* one thread */
 /* "ref" that declines every op. */

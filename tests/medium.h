@@ -3,7 +3,7 @@
 #define QW_MEDIUM_H
 #include "devices.h"
 #include "files.h"
-#include "net.h"
+#include "nets/net.h"
 
 #define FORMATS "formats/"
 #define COMFY   FORMATS "comfyui/models/"

@@ -1,7 +1,7 @@
 /* values.h - golden values: JSON tables, tensors as doubles, and how far a result is off. */
 #ifndef QW_VALUES_H
 #define QW_VALUES_H
-#include "load.h"
+#include "weights/weights.h"
 
 void *room(size_t bytes);           /* zeros; the caller frees */
 json_t *read_json(const char *rel); /* of testdata; the caller json_decref()s */

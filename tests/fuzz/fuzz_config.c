@@ -1,6 +1,6 @@
 /* fuzz_config.c - any bytes as a configuration: each component's reader takes what it likes from it. */
 #include "fuzz.h"
-#include "load.h"
+#include "weights/weights.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {

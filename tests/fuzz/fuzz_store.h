@@ -1,7 +1,7 @@
 /* fuzz_store.h - what is done with a file of tensors, whatever its format. */
 #ifndef QW_FUZZ_STORE_H
 #define QW_FUZZ_STORE_H
-#include "load.h"
+#include "weights/weights.h"
 
 /* Reads one byte of every page of an entry, so that a range beyond the mapping is seen. */
 static inline unsigned touch(const qw_entry *e)

@@ -1,0 +1,384 @@
+/* catalog.c - the entries of a directory: files, sets of shards, components, model directories.
+ *
+ * The name of a file is its path below the folder of its type.  Files NAME-00001-of-00003.EXT are
+ * one entry, NAME.EXT; a directory whose shards have an index is one entry, the directory.  What
+ * cannot be whole (a link into nowhere, a part that is not there) is listed as incomplete. */
+#include "find/catalog.h"
+#include <ctype.h>
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static const struct {
+    const char *directory, *type;
+} folders[] = {
+    { "unet", "diffusion_models" },
+    { "diffusion_models", "diffusion_models" },
+    { "text_encoders", "text_encoders" },
+    { "clip", "text_encoders" },
+    { "vae", "vae" },
+    { "loras", "loras" },
+    { "controlnet", "controlnet" },
+    { "t2i_adapter", "controlnet" },
+    { "model_patches", "model_patches" },
+    { "checkpoints", "checkpoints" },
+    { "diffusers", "diffusers" },
+};
+
+const char *type_folder(int i)
+{
+    return i < (int)(sizeof folders / sizeof *folders) ? folders[i].directory : NULL;
+}
+
+const char *type_named(const char *name)
+{
+    for (size_t i = 0; i < sizeof folders / sizeof *folders; i++)
+        if (!strcmp(folders[i].directory, name)) return folders[i].type;
+    return NULL;
+}
+
+/* --- entries ---------------------------------------------------------------------------------- */
+
+static int add(walk *w, const char *name, const char *path, const char *type, uint64_t bytes,
+               int incomplete)
+{
+    catalog *c = w->c;
+    int shadowed = 0;
+    for (size_t i = 0; i < c->n && !shadowed; i++) {
+        shadowed = !strcmp(c->entry[i].folder, type) && !strcmp(c->entry[i].name, name);
+        if (shadowed && c->entry[i].place == w->place) return CODE_DONE;
+    }
+    if (c->n >= MOST_ENTRIES) return CODE_DONE;
+    if (!(c->n & (c->n - 1))) { /* room for a power of two */
+        model_entry *more = realloc(c->entry, (c->n ? 2 * c->n : 1) * sizeof *more);
+        if (!more) return no_memory();
+        c->entry = more;
+    }
+    model_entry *e = &c->entry[c->n];
+    *e = (model_entry){ .name = format_text("%s", name),
+                        .path = format_text("%s", path),
+                        .folder = type,
+                        .bytes = bytes,
+                        .place = w->place,
+                        .shadowed = shadowed,
+                        .incomplete = incomplete };
+    if (!e->name || !e->path) {
+        free(e->name);
+        free(e->path);
+        return no_memory();
+    }
+    c->n++;
+    return CODE_DONE;
+}
+
+void catalog_free(catalog *c)
+{
+    for (size_t i = 0; i < c->n; i++) {
+        free(c->entry[i].name);
+        free(c->entry[i].path);
+    }
+    free(c->entry);
+    memset(c, 0, sizeof *c);
+}
+
+/* --- a directory ------------------------------------------------------------------------------ */
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+void listing_free(listing *l)
+{
+    for (size_t i = 0; i < l->n; i++) free(l->name[i]);
+    free(l->name);
+    *l = (listing){ 0 };
+}
+
+int listing_make(listing *l, const char *path)
+{
+    DIR *d = opendir(path);
+    int failed = 0;
+    *l = (listing){ 0 };
+    for (struct dirent *e; d && !failed && l->n < MOST_ENTRIES && (e = readdir(d));) {
+        if (e->d_name[0] == '.') continue;
+        char **more = realloc(l->name, (l->n + 1) * sizeof *more);
+        if (more) l->name = more;
+        failed = !more || !(l->name[l->n] = format_text("%s", e->d_name));
+        l->n += !failed;
+    }
+    if (d) closedir(d);
+    if (l->name) qsort(l->name, l->n, sizeof *l->name, by_name);
+    if (!failed) return CODE_DONE;
+    listing_free(l);
+    return no_memory();
+}
+
+static int listing_has(const listing *l, const char *name)
+{
+    return l->name && bsearch(&name, l->name, l->n, sizeof *l->name, by_name);
+}
+
+/* The children of *here: nonzero for a directory that is on the way to it already. */
+static int enter(chain *here, const struct stat *st, const chain *above)
+{
+    *here = (chain){ .device = st->st_dev, .inode = st->st_ino, .above = above };
+    for (const chain *a = above; a; a = a->above)
+        if (a->device == st->st_dev && a->inode == st->st_ino) return 1;
+    return 0;
+}
+
+/* Do all shards of an index lie beside it?  One that cannot be read is not whole. */
+static int index_whole(const char *directory, const char *name)
+{
+    char *path = path_join(directory, name);
+    json_t *index = path ? json_load_file(path, 0, NULL) : NULL;
+    json_t *map = json_object_get(index, "weight_map"), *shard;
+    int whole = json_is_object(map);
+    const char *key, *last = NULL;
+    json_object_foreach(map, key, shard)
+    {
+        const char *file = json_string_value(shard);
+        if (!file || (last && !strcmp(last, file))) continue;
+        char *at = path_join(directory, file);
+        whole &= at && path_exists(at);
+        free(at);
+        last = file;
+    }
+    json_decref(index);
+    free(path);
+    return whole;
+}
+
+/* Bytes of all files below a directory; *broken: a link leads nowhere, or a shard is missing. */
+static uint64_t tree_bytes(const char *path, const chain *above, int depth, int *broken)
+{
+    listing l;
+    uint64_t bytes = 0;
+    if (depth > MOST_DEPTH || listing_make(&l, path)) return 0;
+    for (size_t i = 0; i < l.n; i++) {
+        struct stat st;
+        chain here;
+        char *inside = path_join(path, l.name[i]);
+        if (inside && stat(inside, &st)) *broken = 1;
+        else if (inside && !S_ISDIR(st.st_mode)) bytes += (uint64_t)st.st_size;
+        else if (inside && !enter(&here, &st, above))
+            bytes += tree_bytes(inside, &here, depth + 1, broken);
+        if (ends_with(l.name[i], ".safetensors.index.json"))
+            *broken |= !index_whole(path, l.name[i]);
+        free(inside);
+    }
+    listing_free(&l);
+    return bytes;
+}
+
+/* A whole model has these; without one it can serve for its other pieces. */
+static int parts_missing(const char *path)
+{
+    static const char *const parts[] = { "transformer", "text_encoder", "vae", "tokenizer" };
+    int missing = 0;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        char *inside = path_join(path, parts[i]);
+        missing |= !inside || !path_exists(inside);
+        free(inside);
+    }
+    return missing;
+}
+
+int walk_model(walk *w, const char *name, const char *path, int *is)
+{
+    struct stat st;
+    chain here;
+    int broken = 0;
+    char *index = path_join(path, "model_index.json");
+    *is = index && !lstat(index, &st) && !stat(path, &st) && !enter(&here, &st, NULL);
+    free(index);
+    if (!*is) return CODE_DONE;
+    const uint64_t bytes = tree_bytes(path, &here, 0, &broken);
+    return add(w, name, path, "diffusers", bytes, broken || parts_missing(path));
+}
+
+/* --- sets of files ---------------------------------------------------------------------------- */
+
+typedef struct set {
+    size_t stem;
+    int parts, found;
+    uint64_t bytes;
+} set;
+
+/* The set that the file `at` of a sorted listing begins; 0 if it belongs to one that began before
+ * it, or to none. */
+static int set_begins(const listing *l, const char *directory, size_t at, set *out)
+{
+    int part, parts;
+    const char *first = l->name[at], *extension = first + name_stem(first);
+    const size_t stem = name_part(first, &part, &parts);
+    *out = (set){ .stem = stem, .parts = stem ? parts : 0 };
+    for (size_t i = 0; out->stem && i < l->n; i++) {
+        int other, of;
+        struct stat st;
+        const size_t n = name_part(l->name[i], &other, &of);
+        if (n != out->stem || of != parts || strncmp(l->name[i], first, n)
+            || strcmp(l->name[i] + name_stem(l->name[i]), extension))
+            continue;
+        if (i < at) return 0;
+        char *path = path_join(directory, l->name[i]);
+        if (path && !stat(path, &st)) {
+            out->found++;
+            out->bytes += (uint64_t)st.st_size;
+        }
+        free(path);
+    }
+    return out->stem != 0;
+}
+
+static int part_of_set(const char *name)
+{
+    int part, parts;
+    return name_part(name, &part, &parts) != 0;
+}
+
+/* Safetensors are opened through their index, GGUF through the first part. */
+static int add_set(walk *w, const listing *l, const char *directory, const char *before, size_t at,
+                   const set *s, const char *type)
+{
+    const char *first = l->name[at], *extension = first + name_stem(first);
+    char *index = format_text("%.*s%s.index.json", (int)s->stem, first, extension);
+    char *name = format_text("%s%.*s%s", before, (int)s->stem, first, extension);
+    const int indexed = index && listing_has(l, index);
+    const int gguf = is_gguf(first);
+    char *path = path_join(directory, indexed ? index : first);
+    const int code = index && name && path ? add(w, name, path, type, s->bytes,
+                                                 s->found < s->parts || (!gguf && !indexed))
+                                           : no_memory();
+    free(index);
+    free(name);
+    free(path);
+    return code;
+}
+
+/* The one index of a component's directory, or NULL. */
+static const char *only_index(const listing *l)
+{
+    const char *index = NULL;
+    for (size_t i = 0; i < l->n; i++)
+        if (ends_with(l->name[i], ".safetensors.index.json")) {
+            if (index) return NULL;
+            index = l->name[i];
+        }
+    return index;
+}
+
+/* A directory with shards and their index: *is, and one entry. */
+static int add_component(walk *w, const listing *l, const char *path, const char *before,
+                         const char *type, int *is)
+{
+    uint64_t bytes = 0;
+    const char *index = only_index(l);
+    *is = index && *before;
+    if (!*is) return CODE_DONE;
+    for (size_t i = 0; i < l->n; i++) {
+        struct stat st;
+        char *inside = part_of_set(l->name[i]) ? path_join(path, l->name[i]) : NULL;
+        if (inside && !stat(inside, &st)) bytes += (uint64_t)st.st_size;
+        free(inside);
+    }
+    char *name = format_text("%.*s", (int)strlen(before) - 1, before);
+    const int code = name ? add(w, name, path, type, bytes, !index_whole(path, index))
+                          : no_memory();
+    free(name);
+    return code;
+}
+
+/* --- the search ------------------------------------------------------------------------------- */
+
+static int scan(walk *w, const char *path, const char *before, const char *type, int depth,
+                const chain *here);
+
+/* One thing in a directory, which is that of the chain `here`. */
+static int scan_name(walk *w, const char *path, const char *name, const char *before,
+                     const char *type, int depth, const chain *here)
+{
+    struct stat st;
+    chain deeper;
+    int is = 0, code = CODE_DONE;
+    char *inside = path_join(path, name), *full = format_text("%s%s", before, name);
+    char *below = format_text("%s%s/", before, name);
+    if (!inside || !full || !below) code = no_memory();
+    else if (stat(inside, &st)) /* a link whose file is gone */
+        code = is_model_file(name) && !lstat(inside, &st) && S_ISLNK(st.st_mode)
+                   ? add(w, full, inside, type, 0, 1)
+                   : CODE_DONE;
+    else if (S_ISREG(st.st_mode) && is_model_file(name))
+        code = add(w, full, inside, type, (uint64_t)st.st_size, 0);
+    else if (S_ISDIR(st.st_mode) && !enter(&deeper, &st, here)
+             && !(code = walk_model(w, full, inside, &is)) && !is
+             && (*type || depth || !type_named(name)))
+        code = scan(w, inside, below, !*type && type_named(name) ? type_named(name) : type,
+                    depth - 1, &deeper);
+    free(inside);
+    free(full);
+    free(below);
+    return code;
+}
+
+/* Below depth 0 a component is looked for and nothing else. */
+static int scan(walk *w, const char *path, const char *before, const char *type, int depth,
+                const chain *here)
+{
+    listing l;
+    int component = 0, code = listing_make(&l, path);
+    if (!code) code = add_component(w, &l, path, before, type, &component);
+    for (size_t i = 0; i < l.n && !code && depth >= 0; i++) {
+        set s;
+        if (!part_of_set(l.name[i]))
+            code = scan_name(w, path, l.name[i], before, type, depth, here);
+        else if (!component && set_begins(&l, path, i, &s))
+            code = add_set(w, &l, path, before, i, &s, type);
+    }
+    listing_free(&l);
+    return code;
+}
+
+int walk_directory(walk *w, const char *path, const char *before, const char *type, int depth)
+{
+    enum { MOST_ABOVE = 64 };
+    chain above[MOST_ABOVE];
+    struct stat st;
+    char *up = format_text("%s", path);
+    int n = 0;
+    /* from the directory itself to the root: a link to any of them is a loop */
+    while (up && n < MOST_ABOVE && !stat(up, &st) && S_ISDIR(st.st_mode)
+           && !(n && above[n - 1].device == st.st_dev && above[n - 1].inode == st.st_ino)) {
+        above[n] = (chain){ .device = st.st_dev, .inode = st.st_ino };
+        if (n) above[n - 1].above = &above[n];
+        n++;
+        char *more = path_join(up, "..");
+        free(up);
+        up = more;
+    }
+    const int failed = !up;
+    free(up);
+    return failed ? no_memory() : n ? scan(w, path, before, type, depth, above) : CODE_DONE;
+}
+
+int walk_first(walk *w, const char *path, const char *type)
+{
+    struct stat st;
+    if (stat(path, &st)) return 0;
+    for (size_t i = 0; i < w->n_seen; i++)
+        if (w->seen[i].device == st.st_dev && w->seen[i].inode == st.st_ino
+            && !strcmp(w->seen[i].type, type))
+            return 0;
+    void *more = realloc(w->seen, (w->n_seen + 1) * sizeof *w->seen);
+    if (!more) {
+        no_memory();
+        return -1;
+    }
+    w->seen = more;
+    w->seen[w->n_seen].device = st.st_dev;
+    w->seen[w->n_seen].inode = st.st_ino;
+    w->seen[w->n_seen++].type = type;
+    return 1;
+}

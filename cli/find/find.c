@@ -1,0 +1,485 @@
+/* find.c - from what the user calls a model, or a piece of one, to a path.
+ *
+ * A name is, in this order: a path that exists; "demo"; an id in the Hugging Face cache; a name
+ * that `qwen-image models` lists (places.c), by the rules of match.c.  A transformer alone gets the
+ * other pieces from the same list, by what they hold (pieces.c). */
+#include "find/catalog.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- a name ----------------------------------------------------------------------------------- */
+
+/* What an option takes: the folders of its type, and what it is called. */
+typedef struct wanted {
+    const char *option, *what;
+    const char *folders[4];
+    const char *component; /* of a model directory */
+} wanted;
+enum { MODEL, TRANSFORMER, TEXT_ENCODER, VISION, VAE, CONTROLNET, LORA, TOKENIZER, WANTED };
+static const wanted options[WANTED] = {
+    { "model", "model", { "diffusers", "diffusion_models" }, NULL },
+    { "transformer", "transformer", { "diffusion_models", "diffusers" }, "transformer" },
+    { "text-encoder", "text encoder", { "text_encoders", "diffusers" }, "text_encoder" },
+    { "vision", "vision tower", { "text_encoders", "diffusers" }, "text_encoder" },
+    { "vae", "VAE", { "vae", "diffusers" }, "vae" },
+    { "controlnet", "ControlNet", { "controlnet", "model_patches", "diffusers" }, "controlnet" },
+    { "lora", "LoRA", { "loras" }, NULL },
+    { "tokenizer", "tokenizer", { "diffusers" }, "tokenizer" },
+};
+
+static int in_folders(const model_entry *e, const wanted *w)
+{
+    for (int i = 0; i < 4 && w->folders[i]; i++)
+        if (!strcmp(e->folder, w->folders[i])) return 1;
+    return 0;
+}
+
+/* What a file is: one of the options, or WANTED.  By its folder where its tensors do not say. */
+static int kind_of(const model_entry *e)
+{
+    contents c;
+    if (!strcmp(e->folder, "diffusers")) return MODEL;
+    look_inside(e->path, &c);
+    const int kind = c.transformer && (c.text || c.vae) ? MODEL
+                     : c.transformer                    ? TRANSFORMER
+                     : c.text                           ? TEXT_ENCODER
+                     : c.vae                            ? VAE
+                     : c.vision                         ? VISION
+                                                        : WANTED;
+    for (int i = 0; kind == WANTED && i < WANTED; i++)
+        if (in_folders(e, &options[i])) return i;
+    return kind;
+}
+
+/* Files of no type, and all in one, say by their tensors what they can serve as; what cannot be
+ * read may be anything, and is refused when it is opened (strictly: nothing). */
+static int holds(const model_entry *e, int option, int strictly)
+{
+    contents c;
+    look_inside(e->path, &c);
+    if (!c.readable) return !strictly;
+    switch (option) {
+    case MODEL:
+    case TRANSFORMER: return c.transformer;
+    case TEXT_ENCODER: return c.text;
+    case VISION: return c.vision;
+    case VAE: return c.vae;
+    case TOKENIZER: return 0;
+    default: return !c.transformer && !c.text && !c.vae && !c.vision;
+    }
+}
+
+int entry_serves(const model_entry *e, const char *option, int strictly)
+{
+    int i = 0;
+    while (i < WANTED && strcmp(options[i].option, option)) i++;
+    const int directory = !strcmp(e->folder, "diffusers");
+    if (i == WANTED || (strictly && directory && i != MODEL && i != TOKENIZER)) return 0;
+    if (in_folders(e, &options[i]))
+        return !strictly || strcmp(e->folder, "text_encoders") || holds(e, i, 1);
+    if (!strcmp(e->folder, "checkpoints")) return strictly ? i == MODEL : holds(e, i, 0);
+    return !*e->folder && holds(e, i, strictly);
+}
+
+/* What was typed, among what an option takes. */
+typedef struct choice {
+    const model_entry *best;
+    answer answer; /* of the best */
+    char *all;     /* the names of those that answer as well, with commas */
+    int n, models; /* how many these are, and how many different models */
+} choice;
+
+static void choice_free(choice *c)
+{
+    free(c->answer.model);
+    free(c->all);
+    *c = (choice){ 0 };
+}
+
+static int choice_add(choice *c, const model_entry *e)
+{
+    char *all = c->all ? format_text("%s, %s", c->all, e->name) : format_text("%s", e->name);
+    free(c->all);
+    c->all = all;
+    c->n++;
+    return all ? CODE_DONE : no_memory();
+}
+
+/* Is b, which answers as well as a, another model?  Names to the letter and alike are, unless they
+ * are the same; names without a precision are if what is left differs. */
+static int differs(const model_entry *a, const answer *x, const model_entry *b, const answer *y)
+{
+    if (x->how >= ANSWER_ALIKE) return strcmp(a->name, b->name) != 0;
+    return !x->model || !y->model || strcmp(x->model, y->model);
+}
+
+/* Takes an entry's answer into account; a.model is owned here. */
+static int choice_take(choice *c, const model_entry *e, answer a)
+{
+    if (a.how < c->answer.how || !a.how) {
+        free(a.model);
+        return CODE_DONE;
+    }
+    if (a.how > c->answer.how) choice_free(c);
+    const int first = !c->best, other = !first && differs(c->best, &c->answer, e, &a);
+    c->models += first || other;
+    if (first || (!other && a.how < ANSWER_ALIKE && a.precision < c->answer.precision)) {
+        free(c->answer.model);
+        c->answer = a;
+        c->best = e;
+    } else {
+        free(a.model);
+    }
+    return choice_add(c, e);
+}
+
+/* The best answers to a name.  option WANTED: among all that is listed. */
+static int choose(const catalog *c, int option, const char *name, choice *out)
+{
+    int code = CODE_DONE;
+    *out = (choice){ 0 };
+    for (size_t i = 0; i < c->n && !code; i++) {
+        const model_entry *e = &c->entry[i];
+        answer a = { 0 };
+        if (e->shadowed) continue;
+        code = name_answers(e->name, name, &a);
+        const int barred = a.other && option != LORA && option != CONTROLNET;
+        if (code || barred || a.how < out->answer.how || !a.how
+            || (option != WANTED && !entry_serves(e, options[option].option, 0)))
+            free(a.model);
+        else code = choice_take(out, e, a);
+    }
+    if (code) choice_free(out);
+    return code;
+}
+
+/* The names that may have been meant, nearest first; malloc'ed, NULL if there are none.  ids: only
+ * of the cache. */
+static char *near_names(const catalog *c, int option, const char *name, int ids)
+{
+    enum { MOST = 5 };
+    const model_entry *near[MOST + 1];
+    int far[MOST + 1], n = 0;
+    char *list = NULL;
+    for (size_t i = 0; i < c->n; i++) {
+        const model_entry *e = &c->entry[i];
+        answer a = { 0 };
+        if (e->shadowed || (ids && !is_id(e->name))) continue;
+        if (name_answers(e->name, name, &a)) { /* no memory, and said: no suggestion either */
+            free(a.model);
+            break;
+        }
+        const int d = a.how ? a.other ? 5 : 0 : name_distance(e->name, name);
+        free(a.model);
+        if (d >= 1000 || !entry_serves(e, options[option].option, 0)) continue;
+        int at = n < MOST ? n++ : MOST;
+        for (; at && far[at - 1] > d; at--) {
+            far[at] = far[at - 1];
+            near[at] = near[at - 1];
+        }
+        far[at] = d;
+        near[at] = e;
+    }
+    for (int i = 0; i < n; i++) {
+        char *more = list ? format_text("%s%s%s", list, i == n - 1 ? " or " : ", ", near[i]->name)
+                          : format_text("%s", near[i]->name);
+        free(list);
+        list = more;
+    }
+    return list;
+}
+
+/* The name is listed, but is something else: says so.  CODE_DONE: it is not. */
+static int something_else(const catalog *c, int option, const char *name)
+{
+    choice all;
+    int code = choose(c, WANTED, name, &all);
+    if (!code && all.best && all.answer.how > ANSWER_BEGINS) {
+        const int kind = kind_of(all.best);
+        const char *article = kind == MODEL || kind < WANTED ? "a" : "no";
+        if (kind < WANTED && kind != option)
+            code = complain(CODE_MALFORMED, "--%s: %s (%s) is %s %s, not a %s%s; --%s takes it",
+                            options[option].option, all.best->name, all.best->path, article,
+                            options[kind].what, options[option].what,
+                            option == MODEL ? " that draws" : "", options[kind].option);
+    }
+    choice_free(&all);
+    return code;
+}
+
+/* Says that nothing answers to the name, and what could have been meant. */
+static int missing(const catalog *c, int option, const char *name, const char *where)
+{
+    const char *o = options[option].option;
+    const size_t last = strlen(name);
+    const int file = name[0] == '/' || name[0] == '.' || (last && name[last - 1] == '/')
+                     || is_model_file(name);
+    int code = something_else(c, option, name);
+    if (code) return code;
+    char *near = near_names(c, option, name, where != NULL);
+    if (near)
+        code = complain(CODE_READ, "--%s: there is no \"%s\"; did you mean %s?", o, name, near);
+    else if (where)
+        code = complain(
+            CODE_READ,
+            "--%s: %s is not in the Hugging Face cache: %s; huggingface-cli download %.*s%s%s "
+            "fetches it",
+            o, name, where, (int)strcspn(name, "@"), name, strchr(name, '@') ? " --revision " : "",
+            strchr(name, '@') ? strchr(name, '@') + 1 : "");
+    else if (file) code = complain(CODE_READ, "--%s: %s: %s", o, name, strerror(ENOENT));
+    else
+        code = complain(
+            CODE_READ,
+            "--%s: \"%s\" is no file or directory, and no name that qwen-image models lists", o,
+            name);
+    free(near);
+    return code;
+}
+
+static int copy_path(char **path, const char *from)
+{
+    *path = format_text("%s", from);
+    return *path ? CODE_DONE : no_memory();
+}
+
+/* The catalog is made when a name needs it. */
+typedef struct finder {
+    const settings *s;
+    catalog c;
+    int made;
+} finder;
+
+static int need_catalog(finder *f)
+{
+    if (f->made) return CODE_DONE;
+    f->made = 1;
+    return catalog_make(&f->c, f->s);
+}
+
+/* The path of a listed name.  *listed, if not NULL: what it is called, for the recipe. */
+static int find_listed(finder *f, int option, const char *name, const char *where, char **path,
+                       char **listed)
+{
+    choice c = { 0 };
+    int code = need_catalog(f);
+    if (!code) code = choose(&f->c, option, name, &c);
+    if (!code && c.models > 1)
+        code = complain(CODE_USAGE, "--%s: \"%s\" is ambiguous: it is %s; give the whole name",
+                        options[option].option, name, c.all);
+    else if (!code && c.best) code = copy_path(path, c.best->path);
+    else if (!code) code = missing(&f->c, option, name, where);
+    if (!code) {
+        char more[64] = "";
+        if (c.answer.how < ANSWER_ALIKE && c.n > 1)
+            snprintf(more, sizeof more, "; the list has %d more precision%s of it", c.n - 1,
+                     c.n > 2 ? "s" : "");
+        notice(f->s, "%s: %s (%s)%s", options[option].what, c.best->name, c.best->path, more);
+        if (listed) {
+            free(*listed);
+            *listed = format_text("%s", is_id(c.best->name) && !strcmp(c.best->folder, "diffusers")
+                                            ? c.best->name
+                                            : base_name(c.best->name));
+            code = *listed ? CODE_DONE : no_memory();
+        }
+    }
+    choice_free(&c);
+    return code;
+}
+
+/* Backslashes of a name from Windows become what they mean; malloc'ed, or NULL. */
+static char *with_slashes(const char *name)
+{
+    char *out = format_text("%s", name);
+    for (char *p = out; p && *p; p++) *p = *p == '\\' ? '/' : *p;
+    return out;
+}
+
+static int find_name(finder *f, int option, const char *name, char **path, char **listed)
+{
+    char *where = NULL;
+    *path = NULL;
+    if (!*name)
+        return complain(CODE_USAGE, "--%s: expected a path or a name, found \"\"",
+                        options[option].option);
+    if (path_exists(name)) return copy_path(path, name);
+    if (!strcmp(name, "demo") && (*path = find_demo()) && path_exists(*path)) return CODE_DONE;
+    free(*path);
+    *path = NULL;
+    if (is_id(name) && !find_id(name, path, &where)) return CODE_DONE;
+    char *slashed = with_slashes(name);
+    const int code = slashed ? find_listed(f, option, slashed, where, path, listed) : no_memory();
+    free(slashed);
+    free(where);
+    return code;
+}
+
+/* --- the pieces of a transformer -------------------------------------------------------------- */
+
+/* The published tokenizer, that came with this program; else that of a directory that is found. */
+static int find_tokenizer(finder *f, char **path)
+{
+    char *demo = find_demo(), *own = demo ? path_join(demo, "tokenizer") : NULL;
+    free(demo);
+    if (own && path_is_directory(own)) {
+        notice(f->s, "tokenizer: the published one, that came with this program");
+        *path = own;
+        return CODE_DONE;
+    }
+    free(own);
+    int code = need_catalog(f);
+    for (size_t i = 0; i < f->c.n && !code && !*path; i++) {
+        const model_entry *e = &f->c.entry[i];
+        char *inside = strcmp(e->folder, "diffusers") ? NULL : path_join(e->path, "tokenizer");
+        if (inside && path_is_directory(inside)) {
+            notice(f->s, "tokenizer: %s (%s)", e->name, inside);
+            *path = inside;
+        } else {
+            free(inside);
+        }
+    }
+    return code;
+}
+
+static int has_index(const char *path)
+{
+    char *index = path_join(path, "model_index.json");
+    const int has = index && path_exists(index);
+    free(index);
+    return has;
+}
+
+/* What a file, or the directory of a transformer alone, leaves out. */
+static int find_pieces(finder *f, found *out)
+{
+    const char *file = out->transformer ? out->transformer : out->model;
+    contents c, model = { 0 };
+    int place = 0, code = CODE_DONE;
+    if (!file || (out->model && has_index(out->model))) return code;
+    look_inside(file, &c);
+    if (!c.transformer) return code;
+    if (out->model && out->transformer) look_inside(out->model, &model);
+    if (f->s->variant && !strcmp(f->s->variant, "layered")) c.layered = 1;
+    /* an all-in-one file that was given as the transformer alone */
+    if (!out->model && c.text && !out->text_encoder) code = copy_path(&out->text_encoder, file);
+    if (!code && !out->model && c.vae && !out->vae) code = copy_path(&out->vae, file);
+    const int text = !c.text && !model.text && !out->text_encoder && !f->s->embeds;
+    const int vae = !c.vae && !model.vae && !out->vae;
+    if (!code && (text || vae) && !(code = need_catalog(f)))
+        code = catalog_beside(&f->c, f->s, file, &place);
+    if (!code && text) code = find_piece(&f->c, f->s, PIECE_TEXT, &c, place, &out->text_encoder);
+    if (!code && vae) code = find_piece(&f->c, f->s, PIECE_VAE, &c, place, &out->vae);
+    if (!code && !out->tokenizer) code = find_tokenizer(f, &out->tokenizer);
+    return code;
+}
+
+/* --- the model -------------------------------------------------------------------------------- */
+
+static int find_default(finder *f, found *out)
+{
+    const char *set = getenv("QWEN_MODEL");
+    if (set && *set) {
+        out->label = format_text("%s", is_id(set) ? set : base_name(set));
+        return find_name(f, MODEL, set, &out->model, &out->label);
+    }
+    if (f->s->transformer) return CODE_DONE;
+    out->model = find_demo();
+    out->label = format_text("demo");
+    out->demo = 1;
+    if (!out->model || !out->label) return no_memory();
+    if (!path_exists(out->model))
+        return complain(CODE_READ,
+                        "no model was named (--model or $QWEN_MODEL), and the demo is not in %s",
+                        out->model);
+    notice(f->s, "Using the demo checkpoint, which knows simple shapes only; for a real model: "
+                 "--model PATH, or "
+                 "huggingface-cli download Qwen/Qwen-Image and --model Qwen/Qwen-Image");
+    return CODE_DONE;
+}
+
+/* "dir/Qwen-Image/" is called Qwen-Image, an id is called by itself. */
+static char *label_of(const char *name)
+{
+    size_t n = strlen(name);
+    while (n > 1 && name[n - 1] == '/') n--;
+    char *trimmed = format_text("%.*s", (int)n, name);
+    char *label = trimmed ? format_text(
+                      "%s", is_id(trimmed) && !path_exists(trimmed) ? trimmed : base_name(trimmed))
+                          : NULL;
+    free(trimmed);
+    return label;
+}
+
+int find_model(const settings *s, found *out)
+{
+    finder f = { .s = s };
+    memset(out, 0, sizeof *out);
+    int code;
+    if (s->model) {
+        out->label = label_of(s->model);
+        code = out->label ? find_name(&f, MODEL, s->model, &out->model, &out->label) : no_memory();
+    } else {
+        code = find_default(&f, out);
+    }
+    const struct {
+        int option;
+        const char *name;
+        char **path;
+    } pieces[] = {
+        { TRANSFORMER, s->transformer, &out->transformer },
+        { TEXT_ENCODER, s->text_encoder, &out->text_encoder },
+        { VISION, s->vision, &out->vision },
+        { VAE, s->vae, &out->vae },
+        { CONTROLNET, s->controlnet, &out->controlnet },
+        { TOKENIZER, s->tokenizer, &out->tokenizer },
+    };
+    for (size_t i = 0; !code && i < sizeof pieces / sizeof *pieces; i++) {
+        if (!pieces[i].name) continue;
+        code = find_name(&f, pieces[i].option, pieces[i].name, pieces[i].path, NULL);
+        if (!code) code = piece_inside(pieces[i].path, options[pieces[i].option].component);
+    }
+    if (!code && out->model && !has_index(out->model)) code = piece_inside(&out->model, NULL);
+    if (!code) code = find_pieces(&f, out);
+    catalog_free(&f.c);
+    if (code) found_free(out);
+    return code;
+}
+
+int find_lora(const settings *s, const char *name, char **path)
+{
+    finder f = { .s = s };
+    const int code = find_name(&f, LORA, name, path, NULL);
+    catalog_free(&f.c);
+    return code;
+}
+
+void found_free(found *f)
+{
+    free(f->model);
+    free(f->transformer);
+    free(f->text_encoder);
+    free(f->vision);
+    free(f->vae);
+    free(f->controlnet);
+    free(f->tokenizer);
+    free(f->label);
+    memset(f, 0, sizeof *f);
+}
+
+int find_any(const settings *s, const char *name, char **path)
+{
+    finder f = { .s = s };
+    choice c = { 0 };
+    char *slashed = with_slashes(name);
+    int code = slashed ? need_catalog(&f) : no_memory();
+    if (!code) code = choose(&f.c, WANTED, slashed, &c);
+    if (!code && c.models > 1)
+        code =
+            complain(CODE_USAGE, "\"%s\" is ambiguous: it is %s; give the whole name", name, c.all);
+    else if (!code) code = copy_path(path, c.best ? c.best->path : name);
+    if (!code && c.best) notice(s, "%s (%s)", c.best->name, c.best->path);
+    choice_free(&c);
+    free(slashed);
+    catalog_free(&f.c);
+    return code;
+}

@@ -1,0 +1,206 @@
+/* pieces.c - what files hold, and the pieces that fit a transformer.
+ *
+ * A candidate is told by the names and shapes of its tensors, never by its own name: a text encoder
+ * has biases on its keys, no norms of them, and the width that the transformer reads; a VAE has the
+ * transformer's latent channels and no group norms.  Of those that fit, the first is taken in this
+ * order: a VAE of plain size before one that doubles it; the transformer's own place before others;
+ * a text encoder with its vision tower before one without; a name that says so (qwen; vl of a text
+ * encoder) before others; a folder of the piece's own type, then a file of the piece alone, before
+ * all-in-one files and model directories; the order of the list. */
+#include "find/catalog.h"
+#include <dirent.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* --- contents --------------------------------------------------------------------------------- */
+
+typedef struct signs {
+    int norm, blocks, control, bias, key_norm, decoder, gamma;
+} signs;
+
+static void look_at(const qwen_file_tensor *t, contents *c, signs *s)
+{
+    const char *n = t->name;
+    if (ends_with(n, "txt_norm.weight") && t->rank == 1) {
+        s->norm = 1;
+        c->reads = t->dim[0];
+    } else if (strstr(n, "transformer_blocks.0.img_mod.")) {
+        s->blocks = 1;
+    } else if (ends_with(n, "addition_t_embedding.weight")) {
+        c->layered = 1;
+    } else if (ends_with(n, "proj_out.bias") && !strstr(n, "coder.") && t->rank == 1) {
+        c->latents = t->dim[0] / 4; /* of patches 2 x 2 */
+    } else if (ends_with(n, "controlnet_x_embedder.weight")
+               || ends_with(n, "controlnet_blocks.0.x_rms.weight")
+               || ends_with(n, "control_img_in.weight")) {
+        s->control = 1;
+    } else if (ends_with(n, "layers.0.self_attn.k_proj.bias") || !strcmp(n, "blk.0.attn_k.bias")) {
+        s->bias = 1;
+    } else if (ends_with(n, "self_attn.q_norm.weight") || ends_with(n, "attn_q_norm.weight")) {
+        s->key_norm = 1;
+    } else if ((ends_with(n, "layers.0.input_layernorm.weight")
+                || !strcmp(n, "blk.0.attn_norm.weight"))
+               && t->rank == 1) {
+        c->gives = t->dim[0];
+    } else if (strstr(n, "visual.blocks.0.") || !strncmp(n, "v.blk.0.", 8)) {
+        c->vision = 1;
+    } else if ((ends_with(n, "decoder.conv1.weight") || ends_with(n, "decoder.conv_in.weight"))
+               && t->rank >= 2) {
+        s->decoder = 1;
+        c->vae_latents = t->dim[1];
+    } else if ((ends_with(n, "decoder.head.2.bias") || ends_with(n, "decoder.conv_out.bias"))
+               && t->rank == 1) {
+        c->channels = t->dim[0];
+    } else if (strstr(n, "decoder.") && ends_with(n, ".gamma")) {
+        s->gamma = 1;
+    }
+}
+
+void look_inside(const char *path, contents *c)
+{
+    qwen_file *f = NULL;
+    qwen_file_tensor t;
+    signs s = { 0 };
+    *c = (contents){ .latents = 16 }; /* what was published */
+    c->readable = !qwen_file_open(&f, path);
+    for (int64_t i = 0; c->readable && i < qwen_file_count(f); i++)
+        if (!qwen_file_tensor_at(f, i, &t)) look_at(&t, c, &s);
+    c->transformer = s.norm && s.blocks && !s.control;
+    c->text = s.bias && !s.key_norm && c->gives;
+    c->vae = s.decoder && s.gamma;
+    qwen_file_close(f);
+}
+
+/* --- directories ------------------------------------------------------------------------------ */
+
+/* The only GGUF file of a directory without other weights, mmproj aside; of a set the first part.
+ * malloc'ed; NULL: there is no such file. */
+static char *only_gguf(const char *directory)
+{
+    listing l;
+    const char *one = NULL;
+    int others = 0;
+    if (listing_make(&l, directory)) return NULL;
+    for (size_t i = 0; i < l.n; i++) {
+        const char *name = l.name[i];
+        const int gguf = is_gguf(name);
+        int part = 0, parts;
+        if (!is_model_file(name) || (gguf && name_has_word(name, "mmproj"))) continue;
+        if (gguf && name_part(name, &part, &parts) && part > 1)
+            continue; /* the first part stands for all */
+        others += !gguf || one;
+        one = gguf && !one ? name : one;
+    }
+    char *path = one && !others ? path_join(directory, one) : NULL;
+    listing_free(&l);
+    return path;
+}
+
+int piece_inside(char **path, const char *component)
+{
+    if (!path_is_directory(*path)) return CODE_DONE;
+    char *inside = component ? path_join(*path, component) : NULL;
+    if (component && !inside) return no_memory();
+    if (!inside || !path_is_directory(inside)) {
+        free(inside);
+        inside = only_gguf(*path);
+    }
+    if (inside) {
+        free(*path);
+        *path = inside;
+    }
+    return CODE_DONE;
+}
+
+/* --- a piece that fits ------------------------------------------------------------------------ */
+
+typedef struct kind {
+    const char *what, *option, *folder, *component;
+    const char *word[2]; /* of a name that says what it is */
+} kind;
+static const kind kinds[] = {
+    [PIECE_TEXT] = { "text encoder",
+                     "text-encoder",
+                     "text_encoders",
+                     "text_encoder",
+                     { "qwen", "vl" } },
+    [PIECE_VAE] = { "VAE", "vae", "vae", "vae", { "qwen", NULL } },
+};
+
+/* Where the piece lies in an entry: in a model directory its component.  malloc'ed, or NULL. */
+static char *path_of(const model_entry *e, const kind *k)
+{
+    return strcmp(e->folder, "diffusers") ? format_text("%s", e->path)
+                                          : path_join(e->path, k->component);
+}
+
+/* 0: it does not fit; else the greater the better.  A language model in safetensors without a tower
+ * is Qwen2, if nothing beside it says otherwise. */
+static int fitness(const contents *c, int piece, const contents *of, const char *path)
+{
+    if (piece == PIECE_TEXT)
+        return !c->text || c->gives != of->reads ? 0 : c->vision || is_gguf(path) ? 2 : 1;
+    if (!c->vae || c->vae_latents != of->latents) return 0;
+    if (of->layered) return c->channels == 4 ? 2 : 0;
+    return c->channels == 3 ? 2 : c->channels == 12;
+}
+
+static int rank_of(const model_entry *e, const kind *k, const contents *c, int fit, int place)
+{
+    const int tower = k == &kinds[PIECE_TEXT] && c->vision;
+    const int alone = !c->transformer && strcmp(e->folder, "diffusers");
+    const int says = name_has_word(e->name, k->word[0])
+                     && (!k->word[1] || name_has_word(e->name, k->word[1]));
+    return fit << 5 | (place && e->place == place) << 4 | tower << 3 | says << 2
+           | (!strcmp(e->folder, k->folder) ? 2 : alone);
+}
+
+static int may_hold(const model_entry *e, int place)
+{
+    return (!e->shadowed || e->place == place) && strcmp(e->folder, "loras")
+           && strcmp(e->folder, "controlnet") && strcmp(e->folder, "model_patches");
+}
+
+static int same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
+int find_piece(const catalog *c, const settings *s, int piece, const contents *of, int place,
+               char **path)
+{
+    const kind *k = &kinds[piece];
+    const model_entry *best = NULL;
+    int best_rank = 0, n[3] = { 0 };
+    *path = NULL;
+    for (size_t i = 0; i < c->n; i++) {
+        const model_entry *e = &c->entry[i];
+        contents inside;
+        char *at = may_hold(e, place) ? path_of(e, k) : NULL;
+        if (!at) continue;
+        look_inside(at, &inside);
+        const int fit = fitness(&inside, piece, of, at);
+        const int rank = fit ? rank_of(e, k, &inside, fit, place) : 0;
+        n[fit] += !*path || !same_file(at, *path);
+        if (rank > best_rank) {
+            free(*path);
+            *path = at;
+            at = NULL;
+            best = e;
+            best_rank = rank;
+        }
+        free(at);
+    }
+    if (!best) {
+        notice(s, "%s: none in the file, and none was found that fits; --%s PATH gives one",
+               k->what, k->option);
+        return CODE_DONE;
+    }
+    const int others = n[best_rank >> 5] > 1;
+    notice(s, "%s: %s (%s)%s%s%s", k->what, best->name, *path,
+           best_rank >> 5 == 1 ? ", which draws at twice the size; no plain one was found" : "",
+           others ? "; others fit too, choose with --" : "", others ? k->option : "");
+    return CODE_DONE;
+}

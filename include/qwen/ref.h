@@ -1,0 +1,23 @@
+/* ref.h - the reference devices, and their functions for host devices that inherit them.
+ *
+ * A host backend starts with ref_init, then overrides what it does better. */
+#ifndef REF_H
+#define REF_H
+#include <qwen/backend.h>
+
+extern const qw_backend ref_backend;
+
+/* Device 0 is "ref" (streams and branches f32), 1 "ref64" (both f64: the oracle), 2 "ref:bf16"
+ * (streams f32, branches bf16); QW_DECLINE past the last. */
+int ref_open(int i, qw_device **out);
+
+/* Fills in a device: host memory, queues that are always empty, the eight functions below.  close
+ * frees the device with free(). */
+void ref_init(qw_device *dev, const char *name, qw_dtype prefer, qw_dtype wide);
+
+/* Each computes in double and stores what the operands' dtypes say; the results are the same bits
+ * for any number of threads.  They return QWEN_OK or QWEN_ENOMEM and check nothing: op.c has. */
+#define X(op) int ref_##op(qw_device *dev, const qw_##op##_args *a);
+QW_OPS(X)
+#undef X
+#endif

@@ -1,0 +1,123 @@
+/* run.h - a walk through a network: a device, scratch memory, the first error.
+ *
+ * Network code calls the eight wrappers below.  Each returns at once if the run has failed,
+ * checks its operands by the op table, counts, asks the device, and falls back to the reference
+ * when the device declines.  Nothing is returned: a net is checked once, at its end, by
+ * r->error.status.  A run belongs to one thread. */
+#ifndef QW_RUN_H
+#define QW_RUN_H
+#include <qwen/backend.h>
+#include "core/error.h"
+#include <stdio.h>
+
+#define X(op) QW_OP_##op,
+enum qw_op { QW_OPS(X) QW_NOPS };
+#undef X
+
+typedef struct qw_run {
+    qw_device *dev;
+    qw_device *ref; /* the fallback: device "ref" (may equal dev) */
+    qw_error error;
+    int strict; /* a declined op is an error */
+    /* look for non-finite results (host devices: after every op) */
+    int check;
+
+    unsigned char *base; /* scratch: one block on the device, used as a stack */
+    size_t size, used, peak;
+
+    /* "text", "vision", "encode", "denoise", "decode": for messages */
+    const char *stage;
+    int step, block; /* where we are, -1 if nowhere: for messages and progress */
+    /* the largest |value| seen in a result so far in this stage */
+    double magnitude;
+
+    uint64_t calls[QW_NOPS], declined[QW_NOPS];
+    double flops, bytes;
+    /* nets tap what lies inside a stage too: for tests and readers */
+    int detail;
+    const char *names; /* dotted prefix put before tap names, or NULL */
+
+    int (*poll)(void *user); /* before every op; nonzero cancels (QWEN_ECANCELLED) */
+    void (*trace)(void *user, const char *line); /* every op as a case line, see op.c */
+    void (*tap)(void *user, const char *name, const qwen_array *a);
+    void *user;
+} qw_run;
+
+/* dev is borrowed; ref may be NULL when dev is itself the reference or the plan device. */
+void qw_run_init(qw_run *r, qw_device *dev, qw_device *ref);
+int qw_run_reserve(qw_run *r, size_t bytes); /* grows the scratch block while it is unused */
+void qw_run_free(qw_run *r);
+void qw_run_fail(qw_run *r, int status, const char *format, ...) QW_PRINTF(3, 4);
+
+/* Scratch tensors, dense, uninitialised.  mark = r->used; ...; r->used = mark; gives them back.
+ * Running out of the reserved block is an error of ours (QWEN_ENOMEM, naming the peak). */
+qw_tensor qw_new1(qw_run *r, qw_dtype t, int64_t a);
+qw_tensor qw_new2(qw_run *r, qw_dtype t, int64_t a, int64_t b);
+qw_tensor qw_new3(qw_run *r, qw_dtype t, int64_t a, int64_t b, int64_t c);
+
+#define X(op) void qw_##op(qw_run *r, qw_##op##_args a);
+QW_OPS(X)
+#undef X
+
+/* Host doubles, dense, to a device tensor of any float dtype or I32 and back (waits). */
+void qw_put(qw_run *r, qw_tensor dst, const double *src);
+void qw_get(qw_run *r, qw_tensor src, double *dst);
+
+/* Hands a tensor to r->tap if there is one: F64 when the device is wide in F64, else F32.
+ * The _chw form turns [h][w][c] into [c][h][w].  The name is printf-formatted. */
+void qw_tap(qw_run *r, qw_tensor t, const char *format, ...) QW_PRINTF(3, 4);
+void qw_tap_chw(qw_run *r, qw_tensor t, const char *format, ...) QW_PRINTF(3, 4);
+/* The same for host data: doubles (handed out as F64 or F32, as above) and 32-bit integers. */
+void qw_tap_doubles(qw_run *r, const double *x, int rank, const int64_t *dim, const char *format,
+                    ...) QW_PRINTF(5, 6);
+void qw_tap_ints(qw_run *r, const int32_t *x, int rank, const int64_t *dim, const char *format, ...)
+    QW_PRINTF(5, 6);
+/* Fails the run with QWEN_ENUMERIC if t has a non-finite element (devices that are not host). */
+void qw_require_finite(qw_run *r, qw_tensor t, const char *what);
+
+/* --- the op table (op.c) ---------------------------------------------------------------------- */
+enum {
+    QW_IN = 1,
+    QW_OUT = 2,
+    QW_INOUT = 3,
+    QW_WEIGHT = 4,
+    QW_OPTIONAL = 8,
+    QW_WIDE = 16
+}; /* of the device's wide type */
+typedef struct qw_operand {
+    const char *name;
+    size_t offset;
+    unsigned role;
+} qw_operand;
+typedef struct qw_op_info {
+    const char *name;
+    size_t args;               /* sizeof the argument struct */
+    const qw_operand *operand; /* ends with a NULL name */
+    /* 0, or an error sentence for a caller's mistake: ranks, sizes, dtypes, strides. */
+    int (*check)(const void *args, char *why, size_t size);
+    void (*cost)(const void *args, double *flops, double *bytes);
+    void (*line)(const void *args, char *out, size_t size); /* the call as a case line */
+    int (*call)(qw_device *dev, const void *args);          /* QWEN_*, QW_DECLINE */
+} qw_op_info;
+extern const qw_op_info qw_op_table[QW_NOPS];
+qw_tensor *qw_operand_of(const qw_operand *o, void *args); /* NULL if absent */
+#define X(op) qw_##op##_args op;
+typedef union qw_any_args {
+    QW_OPS(X)
+} qw_any_args; /* room for any op's arguments */
+#undef X
+size_t qw_extent(const qw_tensor *t); /* bytes from t->data to the end of its last element */
+size_t qw_scales(const qw_tensor *t); /* floats at t->scale: 0, 1, or one per row */
+size_t qw_block_scale_bytes(const qw_tensor *t); /* bytes at t->block_scale, or 0 */
+
+/* --- devices (registry.c, plan.c) ------------------------------------------------------------- */
+/* "ref", "ref64", "ref:bf16", "plan", ...; NULL: the fastest that opens.  The caller closes it. */
+int qw_device_open(const char *name, int threads, qw_device **out, qw_error *err);
+/* Calls back for every device, openable or not (why_not says the reason). */
+int qw_device_list(int (*each)(void *user, const char *name, const char *what, const char *why_not),
+                   void *user);
+/* The device that computes nothing: alloc hands out addresses, ops succeed.  It copies like's
+ * types. */
+int qw_plan_open(const qw_device *like, qw_device **out);
+int qw_is_plan(const qw_device *dev); /* its addresses must not be touched */
+#endif

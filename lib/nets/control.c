@@ -1,0 +1,285 @@
+/* control.c - ControlNets: side networks that add to the picture stream between blocks.
+ *
+ * Three kinds, told apart by their keys: InstantX's (a truncated copy of the transformer;
+ * diffusers' QwenImageControlNetModel), DiffSynth's blockwise one, and the "Fun" union of
+ * VideoX-Fun.  Samples are kept on the host between the side network and the main one. */
+#include "nets/dit.h"
+#include <math.h>
+#include <stdlib.h>
+
+static const double EPS = 1e-6;
+
+struct qw_control {
+    qw_control_kind kind;
+    qw_dit_config c;
+    int64_t features;
+    int n; /* blocks, or places of a blockwise net */
+    qw_group *group;
+    qw_weight img_in, txt_in, time1, time2, embed, before;
+    qw_tensor txt_norm;
+    qw_dit_block *block;
+    qw_weight *out; /* InstantX controlnet_blocks, Fun after_proj; blockwise output_proj */
+    qw_weight *in;  /* blockwise input_proj */
+    qw_tensor *x_rms, *y_rms;
+};
+
+static int64_t columns(const qw_loader *l, const char *name)
+{
+    const qw_entry *e = qw_store_find(l->store, name);
+    return e && e->rank == 2 ? e->dim[1] : 0;
+}
+
+static void load_instantx(qw_loader *l, qw_control *k)
+{
+    const int64_t C = k->c.width;
+    k->features = columns(l, "controlnet_x_embedder.weight");
+    qw_load_part(l, &k->img_in, C, k->c.in, 1, "img_in");
+    qw_load_part(l, &k->txt_in, C, k->c.text_width, 1, "txt_in");
+    qw_load_vector(l, &k->txt_norm, k->c.text_width, "txt_norm.weight");
+    qw_load_part(l, &k->time1, C, 256, 1, "time_text_embed.timestep_embedder.linear_1");
+    qw_load_part(l, &k->time2, C, C, 1, "time_text_embed.timestep_embedder.linear_2");
+    qw_load_part(l, &k->embed, C, k->features, 1, "controlnet_x_embedder");
+    qw_dit_new_groups(l, k->block, k->n, "transformer_blocks");
+    for (int i = 0; i < k->n && !l->err->status; i++) {
+        qw_dit_load_block(l, &k->block[i], &k->c, "transformer_blocks", i);
+        l->group = k->block[i].group;
+        qw_load_part(l, &k->out[i], C, C, 1, "controlnet_blocks.%d", i);
+    }
+}
+
+static void load_fun(qw_loader *l, qw_control *k)
+{
+    const int64_t C = k->c.width;
+    k->features = columns(l, "control_img_in.weight");
+    qw_load_part(l, &k->embed, C, k->features, 1, "control_img_in");
+    qw_load_part(l, &k->before, C, C, 1, "control_blocks.0.before_proj");
+    qw_dit_new_groups(l, k->block, k->n, "control_blocks");
+    for (int i = 0; i < k->n && !l->err->status; i++) {
+        qw_dit_load_block(l, &k->block[i], &k->c, "control_blocks", i);
+        l->group = k->block[i].group;
+        qw_load_part(l, &k->out[i], C, C, 1, "control_blocks.%d.after_proj", i);
+    }
+}
+
+static void load_blockwise(qw_loader *l, qw_control *k)
+{
+    const int64_t C = k->c.width;
+    k->features = columns(l, "img_in.weight");
+    qw_load_part(l, &k->embed, C, k->features, 1, "img_in");
+    for (int i = 0; i < k->n && !l->err->status; i++) {
+        qw_load_vector(l, &k->x_rms[i], C, "controlnet_blocks.%d.x_rms.weight", i);
+        qw_load_vector(l, &k->y_rms[i], C, "controlnet_blocks.%d.y_rms.weight", i);
+        qw_load_part(l, &k->in[i], C, C, 1, "controlnet_blocks.%d.input_proj", i);
+        qw_load_part(l, &k->out[i], C, C, 1, "controlnet_blocks.%d.output_proj", i);
+    }
+}
+
+int qw_control_load(qw_control **out, const qw_dit_config *c, qw_loader *l)
+{
+    *out = NULL;
+    qw_control *k = calloc(1, sizeof *k);
+    if (!k) return qw_fail(l->err, QWEN_ENOMEM, "no memory for a ControlNet");
+    k->c = *c;
+    k->kind = qw_store_find(l->store, "control_img_in.weight")              ? QW_CONTROL_FUN
+              : qw_store_find(l->store, "controlnet_blocks.0.x_rms.weight") ? QW_CONTROL_BLOCKWISE
+                                                                            : QW_CONTROL_INSTANTX;
+    k->n = qw_store_count(l->store,
+                          k->kind == QW_CONTROL_FUN ? "control_blocks." : "controlnet_blocks.");
+    const size_t n = (size_t)k->n + 1;
+    k->block = calloc(n, sizeof *k->block);
+    k->out = calloc(n, sizeof *k->out);
+    k->in = calloc(n, sizeof *k->in);
+    k->x_rms = calloc(n, sizeof *k->x_rms);
+    k->y_rms = calloc(n, sizeof *k->y_rms);
+    k->group = l->group = qw_group_new(l->res, "controlnet");
+    if (!k->block || !k->out || !k->in || !k->x_rms || !k->y_rms || !k->group)
+        qw_fail(l->err, QWEN_ENOMEM, "no memory for a ControlNet of %d blocks", k->n);
+    else if (!k->n)
+        qw_fail(l->err, QWEN_EMODEL, "%s: the ControlNet has no blocks",
+                qw_store_path(l->store, 0));
+    else if (k->kind == QW_CONTROL_INSTANTX) load_instantx(l, k);
+    else if (k->kind == QW_CONTROL_FUN) load_fun(l, k);
+    else load_blockwise(l, k);
+    if (l->err->status) {
+        qw_control_free(k);
+        return l->err->status;
+    }
+    *out = k;
+    return QWEN_OK;
+}
+
+void qw_control_free(qw_control *k)
+{
+    if (!k) return;
+    qw_weight *const outer[] = {
+        &k->img_in, &k->txt_in, &k->time1, &k->time2, &k->embed, &k->before
+    };
+    for (size_t i = 0; i < sizeof outer / sizeof *outer; i++) qw_weight_free(outer[i]);
+    for (int i = 0; i < k->n; i++) {
+        if (k->block) qw_dit_free_block(&k->block[i]);
+        if (k->out) qw_weight_free(&k->out[i]);
+        if (k->in) qw_weight_free(&k->in[i]);
+    }
+    free(k->block);
+    free(k->out);
+    free(k->in);
+    free(k->x_rms);
+    free(k->y_rms);
+    free(k);
+}
+
+qw_control_kind qw_control_kind_of(const qw_control *k) { return k->kind; }
+int64_t qw_control_features(const qw_control *k) { return k->features; }
+int qw_control_samples(const qw_control *k) { return k->kind == QW_CONTROL_BLOCKWISE ? 1 : k->n; }
+
+int qw_control_modulate(qw_run *r, const qw_control *k, const qw_dit *d, const double *t, int steps,
+                        qw_modulation **out)
+{
+    *out = NULL;
+    if (k->kind == QW_CONTROL_BLOCKWISE) return r->error.status;
+    const int own = k->kind == QW_CONTROL_INSTANTX; /* Fun has the main network's time embedding */
+    return qw_dit_table(r, &k->c, own ? &k->time1 : &d->time1, own ? &k->time2 : &d->time2,
+                        own ? NULL : d->addition, k->block, k->n, NULL, own ? k->group : d->group,
+                        t, steps, out);
+}
+
+/* Entrance of the joint stream x [text + noise][width]: img_in, plus the embedded condition;
+ * txt_in. */
+static void enter(qw_run *r, const qw_control *k, const qw_dit *d, const qw_dit_sequence *s,
+                  const double *condition, qw_tensor x)
+{
+    const size_t mark = r->used;
+    const int own = k->kind == QW_CONTROL_INSTANTX;
+    const qw_dtype wide = r->dev->wide;
+    const int64_t n = s->noise_rows;
+    const qw_tensor text = qw_rows(x, 0, s->text_rows), picture = qw_rows(x, s->text_rows, n);
+    qw_tensor in = qw_new2(r, wide, n, k->c.in),
+              ctx = qw_new2(r, wide, s->text_rows, k->c.text_width);
+    qw_tensor h = qw_new2(r, r->dev->prefer, s->text_rows, k->c.text_width);
+    qw_tensor given = qw_new2(r, wide, n, k->features),
+              u = qw_new2(r, r->dev->prefer, n, k->c.width);
+    qw_put(r, in, s->x);
+    qw_put(r, ctx, s->text);
+    qw_put(r, given, condition);
+    qw_linear(r, picture, in, own ? &k->img_in : &d->img_in);
+    qw_rms_norm(r, (qw_rms_norm_args){
+                       .y = h, .x = ctx, .w = own ? k->txt_norm : d->txt_norm, .eps = EPS });
+    qw_linear(r, text, h, own ? &k->txt_in : &d->txt_in);
+    if (r->detail && s->tap) {
+        qw_tap(r, picture, "control.img_in");
+        qw_tap(r, text, "control.txt_in");
+        qw_tap(r, h, "control.txt_norm");
+    }
+    if (own) {
+        qw_linear_residual(r, picture, given, &k->embed, (qw_tensor){ 0 });
+    } else {
+        qw_linear(r, u, given, &k->embed);
+        qw_linear_residual(r, picture, u, &k->before, (qw_tensor){ 0 });
+    }
+    r->used = mark;
+}
+
+/* The sample of block i, scaled, to the host. */
+static void sample(qw_run *r, const qw_control *k, qw_tensor picture, int i, double strength,
+                   const char *tap, double *out)
+{
+    const size_t mark = r->used;
+    const int64_t n = picture.dim[0] * k->c.width;
+    qw_tensor y = qw_new2(r, r->dev->wide, picture.dim[0], k->c.width);
+    qw_group_begin(r, k->block[i].group);
+    qw_linear(r, y, picture, &k->out[i]);
+    qw_group_end(r, k->block[i].group);
+    if (out) qw_get(r, y, out);
+    for (int64_t j = 0; out && j < n; j++) out[j] *= strength;
+    if (tap && out)
+        qw_tap_doubles(r, out, 2, (const int64_t[]){ picture.dim[0], k->c.width }, "%scontrol.%d",
+                       tap, i);
+    r->used = mark;
+}
+
+void qw_control_forward(qw_run *r, const qw_control *k, const qw_dit *d, const qw_modulation *m,
+                        int step, const qw_dit_sequence *s, const double *condition,
+                        double strength, int comfy, double *samples)
+{
+    const size_t mark = r->used;
+    const int64_t n = s->noise_rows, size = n * k->c.width;
+    if (r->error.status) return;
+    if (k->kind == QW_CONTROL_BLOCKWISE) {
+        qw_tensor given = qw_new2(r, r->dev->wide, n, k->features),
+                  y = qw_new2(r, r->dev->wide, n, k->c.width);
+        qw_put(r, given, condition);
+        qw_group_begin(r, k->group);
+        qw_linear(r, y, given, &k->embed);
+        qw_group_end(r, k->group);
+        if (samples) qw_get(r, y, samples);
+        r->used = mark;
+        return;
+    }
+    qw_tensor x = qw_new2(r, r->dev->wide, s->text_rows + n, k->c.width), cs[2];
+    qw_dit_rope(r, &k->c, s->grid, s->noise_grids > 0 ? s->noise_grids : 1, s->text_rows, comfy, 0,
+                cs);
+    qw_group_begin(r, k->group);
+    if (k->kind == QW_CONTROL_FUN) qw_group_begin(r, d->group);
+    enter(r, k, d, s, condition, x);
+    if (k->kind == QW_CONTROL_FUN) qw_group_end(r, d->group);
+    qw_group_end(r, k->group); /* a streamed group's slot is the next one's */
+    for (int i = 0; i < k->n; i++) {
+        const size_t inner = r->used;
+        r->block = i;
+        const qw_dit_part part[2] = {
+            { &k->block[i].text, 0, s->text_rows, qw_dit_mod(r, m, i, 1, step) },
+            { &k->block[i].picture, s->text_rows, n, qw_dit_mod(r, m, i, 0, step) },
+        };
+        qw_dit_run_block(r, &k->c, &k->block[i], part, 2, x, cs);
+        if (r->detail && s->tap) {
+            qw_tap(r, qw_rows(x, s->text_rows, n), "control.img.%d", i);
+            qw_tap(r, qw_rows(x, 0, s->text_rows), "control.txt.%d", i);
+        }
+        sample(r, k, qw_rows(x, s->text_rows, n), i, strength, s->tap,
+               samples ? samples + i * size : NULL);
+        r->used = inner;
+    }
+    r->block = -1;
+    r->used = mark;
+}
+
+/* x += strength output_proj(gelu(input_proj(RMS(x) + RMS(y)))) */
+static void blockwise(qw_run *r, const qw_control_use *u, int block, qw_tensor x)
+{
+    const qw_control *k = u->c;
+    const qw_dtype t = r->dev->prefer;
+    const int64_t n = x.dim[0], C = k->c.width;
+    if (block >= k->n) return;
+    qw_tensor y = qw_new2(r, r->dev->wide, n, C), a = qw_new2(r, t, n, C), b = qw_new2(r, t, n, C);
+    qw_tensor sum = qw_new2(r, t, n, C), gate = qw_new1(r, r->dev->wide, C);
+    double *strength = malloc((size_t)C * sizeof *strength);
+    if (!strength) qw_run_fail(r, QWEN_ENOMEM, "no memory for a ControlNet's strength");
+    for (int64_t j = 0; strength && j < C; j++) strength[j] = u->strength;
+    qw_put(r, y, u->samples);
+    qw_put(r, gate, strength);
+    qw_group_begin(r, k->group);
+    qw_rms_norm(r, (qw_rms_norm_args){ .y = a, .x = x, .w = k->x_rms[block], .eps = EPS });
+    qw_rms_norm(r, (qw_rms_norm_args){ .y = b, .x = y, .w = k->y_rms[block], .eps = EPS });
+    qw_convert(r, (qw_convert_args){ .y = sum, .x = a, .res = b });
+    qw_linear_act(r, a, sum, &k->in[block], QW_GELU_ERF);
+    qw_linear_residual(r, x, a, &k->out[block], gate);
+    qw_group_end(r, k->group);
+    free(strength);
+}
+
+/* InstantX: sample b / ceil(L/n) after every block b.  Fun: hint i after block i ceil(L/n) only. */
+void qw_control_after(void *use, qw_run *r, int block, qw_tensor x)
+{
+    const qw_control_use *u = use;
+    const qw_control *k = u->c;
+    const size_t mark = r->used;
+    const int every = (u->layers + k->n - 1) / k->n, i = block / every;
+    if (k->kind == QW_CONTROL_BLOCKWISE) {
+        blockwise(r, u, block, x);
+    } else if (i < k->n && (k->kind == QW_CONTROL_INSTANTX || block % every == 0)) {
+        qw_tensor y = qw_new2(r, r->dev->wide, x.dim[0], x.dim[1]);
+        qw_put(r, y, u->samples ? u->samples + i * x.dim[0] * x.dim[1] : NULL);
+        qw_convert(r, (qw_convert_args){ .y = x, .x = y, .res = x });
+    }
+    r->used = mark;
+}

@@ -1,0 +1,62 @@
+/* dit.h - the inside of the MMDiT, for dit.c and for the ControlNets, which are made of the same
+ * blocks. */
+#ifndef QW_DIT_H
+#define QW_DIT_H
+#include "nets/net.h"
+
+typedef struct qw_dit_stream { /* one of the two streams of a block: picture or text */
+    qw_weight qkv, out, up, down;
+    qw_tensor norm_q, norm_k; /* [head] */
+    qw_weight mod; /* [6 width][width]: shift, scale, gate of attention, then of the MLP */
+} qw_dit_stream;
+typedef struct qw_dit_block {
+    qw_group *group, *mod_group; /* modulation weights are read once a run, apart from the rest */
+    qw_dit_stream picture, text;
+} qw_dit_block;
+
+struct qw_dit {
+    qw_dit_config c;
+    qw_weight img_in, txt_in, time1, time2, norm_out, proj_out;
+    qw_tensor txt_norm;
+    double *addition; /* [width], row 0 of addition_t_embedding; or NULL */
+    qw_group *group;  /* what lies outside the blocks */
+    qw_dit_block *block;
+};
+
+/* Modulation of a net's blocks at all timesteps: rows of [6 width] by block, stream and row. */
+struct qw_modulation {
+    int steps, rows, blocks, zero; /* rows: steps, and one more for t = 0 when zero is set */
+    int64_t width;
+    double *proj, *temb;  /* [rows][256], [rows][width] */
+    size_t element;       /* bytes of the device's wide type */
+    unsigned char *table; /* [blocks][2: picture, text][rows][6 width] of the wide type */
+    unsigned char *last;  /* [rows][2 width]: scale, shift of the output norm; or NULL */
+};
+
+typedef struct qw_dit_part { /* rows of the joint sequence that share weights and modulation */
+    const qw_dit_stream *w;
+    int64_t first, rows;
+    qw_tensor mod; /* [6 width] */
+} qw_dit_part;
+
+/* The groups of n blocks.  What is kept on a device is kept in this order, so that modulation
+ * weights, which nothing needs while it denoises, come after all the rest. */
+void qw_dit_new_groups(qw_loader *l, qw_dit_block *b, int n, const char *prefix);
+void qw_dit_load_block(qw_loader *l, qw_dit_block *b, const qw_dit_config *c, const char *prefix,
+                       int i);
+void qw_dit_free_block(qw_dit_block *b);
+/* proj, temb and the table of `blocks` blocks; out (scale, shift) may be NULL. */
+int qw_dit_table(qw_run *r, const qw_dit_config *c, const qw_weight *time1, const qw_weight *time2,
+                 const double *addition, const qw_dit_block *block, int blocks,
+                 const qw_weight *out, qw_group *out_group, const double *t, int steps,
+                 qw_modulation **table);
+/* The modulation vector of a block's stream as a device tensor [6 width] in scratch. */
+qw_tensor qw_dit_mod(qw_run *r, const qw_modulation *m, int block, int stream, int row);
+/* One block over the joint sequence x [rows][width], wide; text first.  cs: cos and sin
+ * [rows][head/2]. */
+void qw_dit_run_block(qw_run *r, const qw_dit_config *c, const qw_dit_block *b,
+                      const qw_dit_part *p, int parts, qw_tensor x, const qw_tensor cs[2]);
+/* cos and sin of text, then pictures, on the device in scratch. */
+void qw_dit_rope(qw_run *r, const qw_dit_config *c, const qw_grid *g, int grids, int64_t text_rows,
+                 int comfy, int tap, qw_tensor cs[2]);
+#endif

@@ -1,0 +1,152 @@
+/* net.h - the networks: structs of weights, and plain functions that call operations on a run.
+ *
+ * Every net has a _load (weights from a qw_loader), a _forward (pure ops on a run) and nothing
+ * else.  Batch is one.  Activations are [rows][channels], pictures [height][width][channels].  What
+ * crosses the border of a net is host memory in double precision, dense, row-major.  Taps are named
+ * after the tensors of the golden data. */
+#ifndef QW_NET_H
+#define QW_NET_H
+#include "weights/weights.h"
+
+/* --- linear.c: the one door to gemm ----------------------------------------------------------- */
+void qw_linear(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w); /* y = x wT + b */
+void qw_linear_act(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, qw_act act);
+/* y = y + gate * (x wT + b); gate [n] may be absent */
+void qw_linear_residual(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, qw_tensor gate);
+
+/* --- rope.c: position tables, host doubles ---------------------------------------------------- */
+/* Token grids of the pictures in a sequence: frames, rows, columns of tokens. */
+typedef struct qw_grid {
+    int32_t frames, rows, cols;
+} qw_grid;
+/* Angles of the MMDiT: picture tokens [sum frames rows cols][head/2], text tokens [n][head/2].
+ * layer3d: Layered's rule (last grid is the condition).  comfy: ComfyUI's centring and text
+ * start. */
+void qw_rope_pictures(const qw_dit_config *c, const qw_grid *g, int grids, int comfy,
+                      double *angle);
+int64_t qw_rope_text_start(const qw_dit_config *c, const qw_grid *g, int grids, int comfy);
+void qw_rope_text(const qw_dit_config *c, int64_t start, int64_t n, double *angle);
+/* M-RoPE of the language model: positions [3][n] for ids with pictures of merged grids (rows,
+ * cols). */
+int qw_mrope_positions(const qw_text_config *c, const int32_t *ids, int64_t n,
+                       const qw_grid *merged, int pictures, int32_t *positions, qw_error *err);
+/* [n][head/2] */
+void qw_mrope_angles(const qw_text_config *c, const int32_t *positions, int64_t n, double *angle);
+/* [patches][head/2], patch order */
+void qw_vision_angles(const qw_vision_config *c, const qw_grid *g, double *angle);
+
+/* --- text.c: Qwen2.5-VL's language model to its last hidden state ----------------------------- */
+typedef struct qw_text qw_text;
+int qw_text_load(qw_text **out, const qw_text_config *c, qw_loader *l);
+void qw_text_free(qw_text *t);
+/* ids [n]; features [pictures' tokens][width] replace the rows of image_token, or NULL; positions
+ * [3][n].  out [n][width], after the final norm.  Taps: <names>hidden.i, <names>ids,
+ * <names>positions. */
+void qw_text_forward(qw_run *r, const qw_text *t, const int32_t *ids, int64_t n,
+                     const double *features, int64_t feature_rows, const int32_t *positions,
+                     double *out);
+
+/* --- vision.c: Qwen2.5-VL's vision tower ------------------------------------------------------ */
+typedef struct qw_vision qw_vision;
+int qw_vision_load(qw_vision **out, const qw_vision_config *c, qw_loader *l);
+void qw_vision_free(qw_vision *v);
+/* pixels [patches][channels temporal patch patch] of one picture with grid (1, gh, gw);
+ * out [patches/merge^2][out width] in raster order. */
+void qw_vision_forward(qw_run *r, const qw_vision *v, const double *pixels, const qw_grid *g,
+                       double *out);
+
+/* --- dit.c: the MMDiT ------------------------------------------------------------------------- */
+typedef struct qw_dit qw_dit;
+int qw_dit_load(qw_dit **out, const qw_dit_config *c, qw_loader *l);
+void qw_dit_free(qw_dit *d);
+const qw_dit_config *qw_dit_config_of(const qw_dit *d);
+/* LoRA: every part of the net whose canonical module name matches gets its factors. */
+int qw_dit_each_weight(qw_dit *d, int (*each)(void *user, qw_weight_part *p, int64_t n, int64_t k),
+                       void *user);
+
+/* Additions to the picture stream after chosen blocks: ControlNets.  Called after each block with
+ * the rows of the noise pictures. */
+typedef struct qw_dit_hook {
+    void (*after)(void *user, qw_run *r, int block, qw_tensor noise_rows);
+    void *user;
+} qw_dit_hook;
+
+/* The modulation table: everything that depends on the timestep only, for all steps at once. */
+typedef struct qw_modulation qw_modulation;
+/* t [steps] in 0..1 (sigma); computes temb and each block's shift, scale, gate; kept on the host.
+ * Weights of the modulation layers are read once.  zero_cond_t adds the row for t = 0. */
+int qw_dit_modulate(qw_run *r, const qw_dit *d, const double *t, int steps, qw_modulation **out);
+void qw_modulation_free(qw_modulation *m);
+
+typedef struct qw_dit_sequence { /* one pass: a conditional or unconditional sequence */
+    /* [rows][in] packed latents: noise pictures, then references */
+    const double *x;
+    int64_t rows, noise_rows; /* noise_rows of them are kept */
+    const qw_grid *grid;      /* pictures in the order of x */
+    int grids;
+    int noise_grids;    /* the first of them are noise (1; Layered: layers + 1) */
+    const double *text; /* [text_rows][text_width], before txt_norm */
+    int64_t text_rows;
+    double *out;             /* [noise_rows][out patch^2]: the velocity */
+    const qw_dit_hook *hook; /* or NULL */
+    const char *tap;         /* prefix of taps ("step0."), or NULL for none */
+} qw_dit_sequence;
+/* Runs k sequences at step `step` of the table, block outermost and sequence inner.
+ * comfy: ComfyUI's rotary positions.  all_rows (tests): out has every row. */
+void qw_dit_forward(qw_run *r, const qw_dit *d, const qw_modulation *m, int step,
+                    const qw_dit_sequence *s, int k, int comfy, int all_rows);
+
+/* --- vae.c: Wan-style encoder and decoder, one frame ------------------------------------------ */
+typedef struct qw_vae qw_vae;
+enum { QW_VAE_DECODER = 1, QW_VAE_ENCODER = 2 };
+int qw_vae_load(qw_vae **out, const qw_vae_config *c, int parts, qw_loader *l);
+void qw_vae_free(qw_vae *v);
+const qw_vae_config *qw_vae_config_of(const qw_vae *v);
+/* 1, or 2 for decoders that end in a pixel shuffle */
+int64_t qw_vae_enlarges(const qw_vae *v);
+/* latent [z][h][w], raw (de-normalised); picture [8h][8w][channels], not clamped.  rows: the finer
+ * maps are computed in bands of so many rows of the latent, to the same result (no taps are meant
+ * for that); 0: whole. */
+void qw_vae_decode(qw_run *r, const qw_vae *v, const double *latent, int64_t h, int64_t w,
+                   int64_t rows, double *picture);
+/* picture [H][W][channels] in -1..1; mean, logvar (clamped to -30..20) [z][H/8][W/8].  rows: as
+ * above, for sizes that are multiples of 8. */
+void qw_vae_encode(qw_run *r, const qw_vae *v, const double *picture, int64_t height, int64_t width,
+                   int64_t rows, double *mean, double *logvar);
+/* Elements of scratch that either needs for a latent of h x w in bands of `rows`. */
+int64_t qw_vae_scratch(const qw_vae *v, int encoder, int64_t h, int64_t w, int64_t rows);
+
+/* --- control.c: ControlNets, side networks that add to the picture stream --------------------- */
+typedef enum qw_control_kind {
+    QW_CONTROL_INSTANTX,  /* its own blocks; one sample a block, spread over the
+                                         * main blocks */
+    QW_CONTROL_BLOCKWISE, /* DiffSynth: a small map after every main block */
+    QW_CONTROL_FUN        /* five blocks that share the main network's entrances */
+} qw_control_kind;
+typedef struct qw_control qw_control;
+/* c: InstantX's own configuration; for the others that of the main network.  The keys tell the
+ * kind. */
+int qw_control_load(qw_control **out, const qw_dit_config *c, qw_loader *l);
+void qw_control_free(qw_control *c);
+qw_control_kind qw_control_kind_of(const qw_control *c);
+int64_t qw_control_features(const qw_control *c); /* of the packed condition: 64, 68 or 132 */
+/* how many maps [noise_rows][width] _forward writes */
+int qw_control_samples(const qw_control *c);
+/* The table of its own blocks for all steps; NULL for blockwise, which has none. */
+int qw_control_modulate(qw_run *r, const qw_control *c, const qw_dit *d, const double *t, int steps,
+                        qw_modulation **out);
+/* Runs the side network on the noise rows of s.  condition [noise_rows][features]; samples
+ * [qw_control_samples][noise_rows][width], scaled by strength (blockwise: its entrance, not
+ * scaled). */
+void qw_control_forward(qw_run *r, const qw_control *c, const qw_dit *d, const qw_modulation *m,
+                        int step, const qw_dit_sequence *s, const double *condition,
+                        double strength, int comfy, double *samples);
+/* the user data of a qw_dit_hook whose function is qw_control_after */
+typedef struct qw_control_use {
+    const qw_control *c;
+    const double *samples;
+    double strength;
+    int layers; /* blocks of the main network */
+} qw_control_use;
+void qw_control_after(void *use, qw_run *r, int block, qw_tensor noise_rows);
+#endif

@@ -1,0 +1,629 @@
+/* vae.c - the Wan-style autoencoder on one frame: encoder and decoder, channels last.
+ *
+ * Follows AutoencoderKLQwenImage of diffusers.  It is a causal network for films; on one frame a
+ * 3x3x3 kernel meets data with its last temporal tap only and the temporal resamplers do nothing,
+ * so that what is left is a network on pictures (exactly: a test shows the identity).
+ *
+ * Three buffers as large as the largest map take turns: a block reads one, works in the others and
+ * leaves its result in one of them.  Where these do not fit, the finer maps come in row bands. */
+#include "nets/net.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_LEVELS = 8, MAX_RESNETS = 24 };
+
+typedef struct resnet {
+    qw_tensor norm1, norm2;
+    qw_conv conv1, conv2, shortcut;
+    int has_shortcut;
+} resnet;
+typedef struct attention {
+    qw_tensor norm;
+    qw_conv qkv, proj;
+} attention;
+typedef struct half { /* encoder or decoder */
+    qw_conv in, out;
+    resnet mid[2];
+    attention att;
+    qw_tensor norm;
+    resnet block[MAX_LEVELS][MAX_RESNETS];
+    qw_conv resample[MAX_LEVELS];
+    int blocks, levels;
+} half;
+
+struct qw_vae {
+    qw_vae_config c;
+    int parts;
+    int64_t shuffle; /* the decoder's last step enlarges by this */
+    half *enc, *dec;
+    qw_conv quant, post_quant;
+    qw_group *group;
+};
+
+/* --- weights ---------------------------------------------------------------------------------- */
+
+static void load_resnet(qw_loader *l, resnet *b, int64_t in, int64_t out, const char *name)
+{
+    qw_load_vector(l, &b->norm1, in, "%s.norm1.gamma", name);
+    qw_load_conv(l, &b->conv1, out, in, 3, "%s.conv1", name);
+    qw_load_vector(l, &b->norm2, out, "%s.norm2.gamma", name);
+    qw_load_conv(l, &b->conv2, out, out, 3, "%s.conv2", name);
+    b->has_shortcut = in != out;
+    if (b->has_shortcut) qw_load_conv(l, &b->shortcut, out, in, 1, "%s.conv_shortcut", name);
+}
+
+static void load_middle(qw_loader *l, half *h, int64_t c, const char *side)
+{
+    char name[96];
+    for (int i = 0; i < 2; i++) {
+        snprintf(name, sizeof name, "%s.mid_block.resnets.%d", side, i);
+        load_resnet(l, &h->mid[i], c, c, name);
+    }
+    qw_load_vector(l, &h->att.norm, c, "%s.mid_block.attentions.0.norm.gamma", side);
+    qw_load_conv(l, &h->att.qkv, 3 * c, c, 1, "%s.mid_block.attentions.0.to_qkv", side);
+    qw_load_conv(l, &h->att.proj, c, c, 1, "%s.mid_block.attentions.0.proj", side);
+}
+
+/* Levels go down in a flat list: R residual blocks, then a reduction but for the last. */
+static void load_encoder(qw_loader *l, half *h, const qw_vae_config *c)
+{
+    const int levels = (int)c->levels;
+    char name[96];
+    int k = 0;
+    h->levels = levels;
+    h->blocks = (int)c->res_blocks;
+    qw_load_conv(l, &h->in, c->base, c->channels, 3, "encoder.conv_in");
+    int64_t in = c->base;
+    for (int i = 0; i < levels; i++) {
+        const int64_t out = c->base * c->mult[i];
+        for (int j = 0; j < h->blocks; j++, in = out) {
+            snprintf(name, sizeof name, "encoder.down_blocks.%d", k++);
+            load_resnet(l, &h->block[i][j], in, out, name);
+        }
+        if (i + 1 < levels)
+            qw_load_conv(l, &h->resample[i], out, out, 3, "encoder.down_blocks.%d.resample.1", k++);
+    }
+    load_middle(l, h, in, "encoder");
+    qw_load_vector(l, &h->norm, in, "encoder.norm_out.gamma");
+    qw_load_conv(l, &h->out, 2 * c->z, in, 3, "encoder.conv_out");
+}
+
+/* Levels go up, R + 1 residual blocks each; an enlargement halves the channels. */
+static void load_decoder(qw_loader *l, half *h, const qw_vae_config *c, int64_t out_channels)
+{
+    const int levels = (int)c->levels;
+    char name[96];
+    h->levels = levels;
+    h->blocks = (int)c->res_blocks + 1;
+    int64_t in = c->base * c->mult[levels - 1];
+    qw_load_conv(l, &h->in, in, c->z, 3, "decoder.conv_in");
+    load_middle(l, h, in, "decoder");
+    for (int i = 0; i < levels; i++) {
+        const int64_t out = c->base * c->mult[levels - 1 - i];
+        for (int j = 0; j < h->blocks; j++, in = out) {
+            snprintf(name, sizeof name, "decoder.up_blocks.%d.resnets.%d", i, j);
+            load_resnet(l, &h->block[i][j], in, out, name);
+        }
+        if (i + 1 == levels) continue;
+        qw_load_conv(l, &h->resample[i], out / 2, out, 3,
+                     "decoder.up_blocks.%d.upsamplers.0.resample.1", i);
+        in = out / 2;
+    }
+    qw_load_vector(l, &h->norm, in, "decoder.norm_out.gamma");
+    qw_load_conv(l, &h->out, out_channels, in, 3, "decoder.conv_out");
+}
+
+/* 3 or 4 colours; 3 r^2 where the picture comes r times larger, its pixels shuffled out of
+ * channels. */
+static int64_t decoder_channels(qw_loader *l, const qw_vae_config *c, int64_t *shuffle)
+{
+    const qw_entry *e = qw_store_find(l->store, "decoder.conv_out.weight");
+    *shuffle = 1;
+    if (!e || e->rank < 1 || e->dim[0] == c->channels) return c->channels;
+    for (int64_t r = 2; r <= 4; r++)
+        if (e->dim[0] == c->channels * r * r) {
+            *shuffle = r;
+            return e->dim[0];
+        }
+    return c->channels;
+}
+
+int qw_vae_load(qw_vae **out, const qw_vae_config *c, int parts, qw_loader *l)
+{
+    *out = NULL;
+    qw_vae *v = calloc(1, sizeof *v);
+    if (!v) return qw_fail(l->err, QWEN_ENOMEM, "no memory for the VAE");
+    v->c = *c;
+    v->parts = parts;
+    v->group = l->group = qw_group_new(l->res, "vae");
+    if (c->levels > MAX_LEVELS || c->res_blocks + 1 > MAX_RESNETS)
+        qw_fail(l->err, QWEN_EUNSUPPORTED, "a VAE of %lld levels with %lld residual blocks",
+                (long long)c->levels, (long long)c->res_blocks);
+    const int64_t colours = decoder_channels(l, c, &v->shuffle);
+    v->dec = parts & QW_VAE_DECODER ? calloc(1, sizeof *v->dec) : NULL;
+    v->enc = parts & QW_VAE_ENCODER ? calloc(1, sizeof *v->enc) : NULL;
+    if (!v->group || (parts & QW_VAE_DECODER && !v->dec) || (parts & QW_VAE_ENCODER && !v->enc))
+        qw_fail(l->err, QWEN_ENOMEM, "no memory for the VAE");
+    if (v->dec && !l->err->status) {
+        qw_load_conv(l, &v->post_quant, c->z, c->z, 1, "post_quant_conv");
+        load_decoder(l, v->dec, c, colours);
+    }
+    if (v->enc && !l->err->status) {
+        load_encoder(l, v->enc, c);
+        qw_load_conv(l, &v->quant, 2 * c->z, 2 * c->z, 1, "quant_conv");
+    }
+    if (l->err->status) {
+        qw_vae_free(v);
+        return l->err->status;
+    }
+    *out = v;
+    return QWEN_OK;
+}
+
+void qw_vae_free(qw_vae *v)
+{
+    if (!v) return;
+    free(v->enc);
+    free(v->dec);
+    free(v);
+}
+
+const qw_vae_config *qw_vae_config_of(const qw_vae *v) { return &v->c; }
+int64_t qw_vae_enlarges(const qw_vae *v) { return v->shuffle; }
+
+/* --- three buffers ---------------------------------------------------------------------------- */
+
+typedef struct maps {
+    qw_run *r;
+    qw_tensor buffer[3]; /* flat, of the largest map */
+    int at;              /* which holds x */
+    qw_tensor x;         /* [h][w][c] */
+    const char *side;    /* "enc" or "dec": prefix of taps */
+} maps;
+
+/* The buffer `ahead` of x as a map of x's size, or another. */
+static qw_tensor map_of(const maps *m, int ahead, int64_t h, int64_t w, int64_t c)
+{
+    const qw_tensor *b = &m->buffer[(m->at + ahead) % 3];
+    return qw_dense3(b->data, b->dtype, h, w, c);
+}
+
+static void move_to(maps *m, int ahead, qw_tensor x)
+{
+    m->at = (m->at + ahead) % 3;
+    m->x = x;
+}
+
+static void open_maps(maps *m, qw_run *r, int64_t largest, const char *side)
+{
+    *m = (maps){ .r = r, .side = side };
+    for (int i = 0; i < 3; i++) m->buffer[i] = qw_new1(r, r->dev->prefer, largest);
+}
+
+static void tap(const maps *m, const char *what)
+{
+    if (m->r->detail) qw_tap_chw(m->r, m->x, "%s.%s", m->side, what);
+}
+
+/* x / max(|x|, 1e-12) sqrt(C) gamma over the channels of each pixel: the root mean square norm with
+ * an epsilon of 1e-24 / C, which changes nothing where |x| > 1e-11 and keeps zero pixels zero. */
+static void norm(qw_run *r, qw_tensor y, qw_tensor x, qw_tensor gamma, qw_act act)
+{
+    qw_rms_norm(r, (qw_rms_norm_args){ .y = qw_flat(y),
+                                       .x = qw_flat(x),
+                                       .w = gamma,
+                                       .act = act,
+                                       .eps = 1e-24 / (double)x.dim[2] });
+}
+
+static void conv(qw_run *r, qw_tensor y, qw_tensor x, const qw_conv *w, qw_tensor res)
+{
+    const int pad = (int)w->kernel / 2;
+    qw_conv2d(r, (qw_conv2d_args){ .y = y,
+                                   .x = x,
+                                   .w = w->w,
+                                   .bias = w->bias,
+                                   .res = res,
+                                   .stride = 1,
+                                   .top = pad,
+                                   .left = pad,
+                                   .up = 1 });
+}
+
+/* x into the next buffer through one convolution. */
+static void step_conv(maps *m, const qw_conv *w, const char *what)
+{
+    qw_tensor y = map_of(m, 1, m->x.dim[0], m->x.dim[1], w->co);
+    conv(m->r, y, m->x, w, (qw_tensor){ 0 });
+    move_to(m, 1, y);
+    tap(m, what);
+}
+
+/* y = shortcut(x) + conv2(silu(norm2(conv1(silu(norm1(x)))))) */
+static void run_resnet(maps *m, const resnet *b)
+{
+    const int64_t h = m->x.dim[0], w = m->x.dim[1], in = m->x.dim[2], out = b->conv1.co;
+    qw_tensor n = map_of(m, 1, h, w, in), u = map_of(m, 2, h, w, out);
+    norm(m->r, n, m->x, b->norm1, QW_SILU);
+    conv(m->r, u, n, &b->conv1, (qw_tensor){ 0 });
+    norm(m->r, u, u, b->norm2, QW_SILU);
+    if (!b->has_shortcut) {
+        conv(m->r, m->x, u, &b->conv2, m->x);
+        return;
+    }
+    qw_tensor y = map_of(m, 1, h, w, out);
+    conv(m->r, y, m->x, &b->shortcut, (qw_tensor){ 0 });
+    conv(m->r, y, u, &b->conv2, y);
+    move_to(m, 1, y);
+}
+
+/* One head over all pixels: x += proj(softmax(q kT / sqrt(c)) v). */
+static void run_attention(maps *m, const attention *a)
+{
+    const int64_t h = m->x.dim[0], w = m->x.dim[1], c = m->x.dim[2];
+    qw_tensor n = map_of(m, 1, h, w, c), flat = qw_flat(n);
+    qw_tensor qkv = qw_flat(map_of(m, 2, h, w, 3 * c));
+    norm(m->r, n, m->x, a->norm, QW_ACT_NONE);
+    qw_gemm(m->r, (qw_gemm_args){ .y = qkv,
+                                  .x = flat,
+                                  .w = qw_dense2(a->qkv.w.data, a->qkv.w.dtype, 3 * c, c),
+                                  .bias = a->qkv.bias });
+    qw_attention(m->r, (qw_attention_args){ .y = qw_heads(flat, c),
+                                            .q = qw_heads(qw_cols(qkv, 0, c), c),
+                                            .k = qw_heads(qw_cols(qkv, c, c), c),
+                                            .v = qw_heads(qw_cols(qkv, 2 * c, c), c),
+                                            .scale = 1 / sqrt((double)c) });
+    qw_gemm(m->r, (qw_gemm_args){ .y = qw_flat(m->x),
+                                  .x = flat,
+                                  .w = qw_dense2(a->proj.w.data, a->proj.w.dtype, c, c),
+                                  .bias = a->proj.bias,
+                                  .res = qw_flat(m->x) });
+}
+
+static void run_middle(maps *m, const half *h)
+{
+    run_resnet(m, &h->mid[0]);
+    tap(m, "mid.0");
+    run_attention(m, &h->att);
+    tap(m, "mid.1");
+    run_resnet(m, &h->mid[1]);
+    tap(m, "mid.2");
+}
+
+/* Norm, tapped before its SiLU, which is computed again with the convolution's input. */
+static void run_head(maps *m, const half *h)
+{
+    qw_tensor y = map_of(m, 1, m->x.dim[0], m->x.dim[1], m->x.dim[2]);
+    if (m->r->detail) {
+        norm(m->r, y, m->x, h->norm, QW_ACT_NONE);
+        qw_tap_chw(m->r, y, "%s.norm_out", m->side);
+    }
+    norm(m->r, y, m->x, h->norm, QW_SILU);
+    move_to(m, 1, y);
+    step_conv(m, &h->out, "conv_out");
+}
+
+/* Host [c][h][w] to x [h][w][c]. */
+static void put_map(maps *m, const double *chw, int64_t c, int64_t h, int64_t w)
+{
+    m->x = map_of(m, 0, h, w, c);
+    double *x = chw ? malloc((size_t)(c * h * w) * sizeof *x) : NULL;
+    if (chw && !x) qw_run_fail(m->r, QWEN_ENOMEM, "no memory for a latent");
+    for (int64_t k = 0; x && k < c; k++)
+        for (int64_t i = 0; i < h * w; i++) x[i * c + k] = chw[k * h * w + i];
+    qw_put(m->r, m->x, x);
+    free(x);
+}
+
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+/* --- row bands --------------------------------------------------------------------------------
+ * All but the attention is local: norms stay inside a pixel, a 3x3 kernel sees one row up and down.
+ * So the maps finer than the latent may be computed in bands of rows, each with as many rows around
+ * it as reach into what is kept of it; at the picture's own borders a band has the zeros that the
+ * whole has.  What stands at the latent's resolution, the attention among it, is computed once. */
+
+/* Rows of the latent beyond a band that its rows depend on, in the part that runs in bands. */
+static int64_t reach(const half *h, int encoder)
+{
+    int64_t rows = encoder ? 0 : 1; /* decoder: conv_out */
+    for (int i = h->levels - 1; i >= 1; i--)
+        /* A reduction reads a row below; an enlargement reads a row of the larger map. */
+        rows = encoder ? 2 * rows + 1 + 2 * h->blocks : (rows + 2 * h->blocks + 2) / 2;
+    const int64_t scale = (int64_t)1 << (h->levels - 1);
+    return encoder ? (rows + 1 + scale - 1) / scale : rows; /* encoder: conv_in */
+}
+
+/* Elements of the largest map at the latent's resolution, and of the largest finer one for `rows`
+ * rows of the latent. */
+static int64_t largest_coarse(const qw_vae_config *c, int64_t h, int64_t w)
+{
+    const int64_t top = c->base * c->mult[c->levels - 1],
+                  next = c->levels > 1 ? c->base * c->mult[c->levels - 2] : 0;
+    return h * w * larger(3 * top, larger(2 * c->z, next));
+}
+
+static int64_t largest_fine(const qw_vae *v, int64_t rows, int64_t w)
+{
+    const qw_vae_config *c = &v->c;
+    const int levels = (int)c->levels;
+    int64_t most = rows * w * c->base * c->mult[levels - 1], scale = 1;
+    for (int i = levels - 1; i >= 0; i--, scale *= 4) { /* from the coarsest */
+        most = larger(most, rows * w * scale * c->base * c->mult[i]);
+        if (i + 1 < levels) most = larger(most, rows * w * scale * c->base * c->mult[i + 1] / 2);
+    }
+    return larger(most,
+                  rows * w * scale / 4 * larger(c->base, c->channels * v->shuffle * v->shuffle));
+}
+
+/* Channels of the map between the part at the latent's resolution and the finer one. */
+static int64_t border_channels(const qw_vae_config *c, int encoder)
+{
+    return c->base * c->mult[encoder && c->levels > 1 ? c->levels - 2 : c->levels - 1];
+}
+
+/* A band: latent rows [at, at + rows) of h, computed from [from, to). */
+typedef struct band {
+    int64_t at, rows, from, to;
+} band;
+
+static band band_at(int64_t at, int64_t rows, int64_t h, int64_t around)
+{
+    return (band){ .at = at,
+                   .rows = at + rows < h ? rows : h - at,
+                   .from = at > around ? at - around : 0,
+                   .to = at + rows + around < h ? at + rows + around : h };
+}
+
+int64_t qw_vae_scratch(const qw_vae *v, int encoder, int64_t h, int64_t w, int64_t rows)
+{
+    const int64_t coarse = largest_coarse(&v->c, h, w);
+    if (!rows || rows >= h) return 3 * larger(coarse, largest_fine(v, h, w));
+    const int64_t around = reach(encoder ? v->enc : v->dec, encoder);
+    int64_t seen = 0;
+    for (int64_t at = 0; at < h; at += rows) {
+        const band b = band_at(at, rows, h, around);
+        seen = larger(seen, b.to - b.from);
+    }
+    return h * w * border_channels(&v->c, encoder) + 3 * larger(coarse, largest_fine(v, seen, w));
+}
+
+/* Rows of a map [h][w][c] as a map. */
+static qw_tensor rows_of(qw_tensor x, int64_t at, int64_t rows)
+{
+    const size_t row = qw_row_bytes(x.dtype, x.dim[1] * x.dim[2]);
+    return qw_dense3((char *)x.data + (size_t)at * row, x.dtype, rows, x.dim[1], x.dim[2]);
+}
+
+static void copy_map(qw_run *r, qw_tensor y, qw_tensor x)
+{
+    qw_convert(r, (qw_convert_args){ .y = qw_flat(y), .x = qw_flat(x) });
+}
+
+/* Channels [h][w][c r^2] to a picture [h r][w r][c], dense host. */
+static void shuffle_out(const double *x, int64_t h, int64_t w, int64_t c, int64_t r, double *out)
+{
+    for (int64_t y = 0; y < h * r; y++)
+        for (int64_t z = 0; z < w * r; z++)
+            for (int64_t k = 0; k < c; k++)
+                out[(y * w * r + z) * c + k] =
+                    x[(y / r * w + z / r) * c * r * r + k * r * r + y % r * r + z % r];
+}
+
+static void get_picture(qw_run *r, const qw_vae *v, qw_tensor y, double *picture)
+{
+    const int64_t n = qw_elements(&y);
+    if (v->shuffle == 1) {
+        qw_get(r, y, picture);
+        return;
+    }
+    double *x = malloc((size_t)n * sizeof *x);
+    if (!x) qw_run_fail(r, QWEN_ENOMEM, "no memory for a picture");
+    else qw_get(r, y, x);
+    if (x && picture && !r->error.status)
+        shuffle_out(x, y.dim[0], y.dim[1], v->c.channels, v->shuffle, picture);
+    free(x);
+}
+
+/* --- decoder ---------------------------------------------------------------------------------- */
+
+/* A level's residual blocks. */
+static void decode_level(maps *m, const half *d, int i)
+{
+    char name[32];
+    for (int j = 0; j < d->blocks; j++) {
+        run_resnet(m, &d->block[i][j]);
+        snprintf(name, sizeof name, "up.%d.%d", i, j);
+        tap(m, name);
+    }
+}
+
+/* What stands at the latent's resolution. */
+static void decode_coarse(maps *m, const qw_vae *v, const double *latent, int64_t h, int64_t w)
+{
+    put_map(m, latent, v->c.z, h, w);
+    step_conv(m, &v->post_quant, "post_quant_conv");
+    step_conv(m, &v->dec->in, "conv_in");
+    run_middle(m, v->dec);
+    decode_level(m, v->dec, 0);
+}
+
+/* From there to the picture's channels. */
+static void decode_fine(maps *m, const half *d)
+{
+    char name[32];
+    for (int i = 1; i < d->levels; i++) {
+        const qw_conv *up = &d->resample[i - 1];
+        qw_tensor y = map_of(m, 1, 2 * m->x.dim[0], 2 * m->x.dim[1], up->co);
+        qw_conv2d(m->r, (qw_conv2d_args){ .y = y,
+                                          .x = m->x,
+                                          .w = up->w,
+                                          .bias = up->bias,
+                                          .stride = 1,
+                                          .top = 1,
+                                          .left = 1,
+                                          .up = 2 });
+        move_to(m, 1, y);
+        snprintf(name, sizeof name, "up.%d.up", i - 1);
+        tap(m, name);
+        decode_level(m, d, i);
+    }
+    run_head(m, d);
+}
+
+static void decode_bands(qw_run *r, const qw_vae *v, const double *latent, int64_t h, int64_t w,
+                         int64_t rows, double *picture)
+{
+    const int64_t around = reach(v->dec, 0), scale = (int64_t)1 << (v->dec->levels - 1);
+    const int64_t out_row = w * scale * v->shuffle * v->shuffle * v->c.channels;
+    const size_t mark = r->used;
+    qw_tensor coarse = qw_new3(r, r->dev->prefer, h, w, border_channels(&v->c, 0));
+    const size_t own = r->used;
+    maps m;
+    open_maps(&m, r, largest_coarse(&v->c, h, w), "dec");
+    decode_coarse(&m, v, latent, h, w);
+    copy_map(r, coarse, m.x);
+    for (int64_t at = 0; at < h && !r->error.status; at += rows) {
+        const band b = band_at(at, rows, h, around);
+        r->used = own;
+        r->block = (int)(at / rows);
+        open_maps(&m, r, largest_fine(v, b.to - b.from, w), "dec");
+        m.x = map_of(&m, 0, b.to - b.from, w, coarse.dim[2]);
+        copy_map(r, m.x, rows_of(coarse, b.from, b.to - b.from));
+        decode_fine(&m, v->dec);
+        get_picture(r, v, rows_of(m.x, (at - b.from) * scale, b.rows * scale),
+                    picture ? picture + at * scale * out_row : NULL);
+    }
+    r->block = -1;
+    r->used = mark;
+}
+
+void qw_vae_decode(qw_run *r, const qw_vae *v, const double *latent, int64_t h, int64_t w,
+                   int64_t rows, double *picture)
+{
+    const size_t mark = r->used;
+    maps m;
+    if (r->error.status) return;
+    qw_group_begin(r, v->group);
+    if (rows && rows < h) {
+        decode_bands(r, v, latent, h, w, rows, picture);
+    } else {
+        open_maps(&m, r, larger(largest_coarse(&v->c, h, w), largest_fine(v, h, w)), "dec");
+        decode_coarse(&m, v, latent, h, w);
+        decode_fine(&m, v->dec);
+        get_picture(r, v, m.x, picture);
+    }
+    qw_group_end(r, v->group);
+    r->used = mark;
+}
+
+/* --- encoder ---------------------------------------------------------------------------------- */
+
+/* Splits [h][w][2 z] into mean and log-variance, [z][h][w] each. */
+static void get_moments(maps *m, int64_t z, double *mean, double *logvar)
+{
+    const int64_t n = m->x.dim[0] * m->x.dim[1];
+    double *x = malloc((size_t)(2 * z * n) * sizeof *x);
+    if (!x) qw_run_fail(m->r, QWEN_ENOMEM, "no memory for a latent");
+    else qw_get(m->r, m->x, x);
+    for (int64_t k = 0; x && mean && logvar && k < z; k++)
+        for (int64_t i = 0; i < n; i++) {
+            mean[k * n + i] = x[i * 2 * z + k];
+            logvar[k * n + i] = fmin(20, fmax(-30, x[i * 2 * z + z + k]));
+        }
+    free(x);
+}
+
+/* A level's residual blocks; *k counts the flat list. */
+static void encode_level(maps *m, const half *e, int i, int *k)
+{
+    char name[32];
+    for (int j = 0; j < e->blocks; j++) {
+        run_resnet(m, &e->block[i][j]);
+        snprintf(name, sizeof name, "down.%d", (*k)++);
+        tap(m, name);
+    }
+}
+
+/* From the picture to the latent's resolution. */
+static void encode_fine(maps *m, const half *e, int *k)
+{
+    char name[32];
+    step_conv(m, &e->in, "conv_in");
+    for (int i = 0; i + 1 < e->levels; i++) {
+        encode_level(m, e, i, k);
+        /* Zeros on the right and at the bottom only, then every second position. */
+        const qw_conv *down = &e->resample[i];
+        qw_tensor y = map_of(m, 1, m->x.dim[0] / 2, m->x.dim[1] / 2, down->co);
+        qw_conv2d(m->r,
+                  (qw_conv2d_args){
+                      .y = y, .x = m->x, .w = down->w, .bias = down->bias, .stride = 2, .up = 1 });
+        move_to(m, 1, y);
+        snprintf(name, sizeof name, "down.%d", (*k)++);
+        tap(m, name);
+    }
+}
+
+static void encode_coarse(maps *m, const qw_vae *v, int *k)
+{
+    encode_level(m, v->enc, v->enc->levels - 1, k);
+    run_middle(m, v->enc);
+    run_head(m, v->enc);
+    step_conv(m, &v->quant, "quant_conv");
+}
+
+static void encode_bands(qw_run *r, const qw_vae *v, const double *picture, int64_t height,
+                         int64_t width, int64_t rows, double *mean, double *logvar)
+{
+    const int64_t around = reach(v->enc, 1), scale = (int64_t)1 << (v->enc->levels - 1);
+    const int64_t h = height / scale, w = width / scale, row = width * v->c.channels;
+    const size_t mark = r->used;
+    qw_tensor coarse = qw_new3(r, r->dev->prefer, h, w, border_channels(&v->c, 1));
+    const size_t own = r->used;
+    maps m;
+    int k = 0;
+    for (int64_t at = 0; at < h && !r->error.status; at += rows) {
+        const band b = band_at(at, rows, h, around);
+        r->used = own;
+        r->block = (int)(at / rows);
+        open_maps(&m, r, largest_fine(v, b.to - b.from, w), "enc");
+        m.x = map_of(&m, 0, (b.to - b.from) * scale, width, v->c.channels);
+        qw_put(r, m.x, picture ? picture + b.from * scale * row : NULL);
+        k = 0;
+        encode_fine(&m, v->enc, &k);
+        copy_map(r, rows_of(coarse, at, b.rows), rows_of(m.x, at - b.from, b.rows));
+    }
+    r->block = -1;
+    r->used = own;
+    open_maps(&m, r, largest_coarse(&v->c, h, w), "enc");
+    m.x = map_of(&m, 0, h, w, coarse.dim[2]);
+    copy_map(r, m.x, coarse);
+    encode_coarse(&m, v, &k);
+    get_moments(&m, v->c.z, mean, logvar);
+    r->used = mark;
+}
+
+void qw_vae_encode(qw_run *r, const qw_vae *v, const double *picture, int64_t height, int64_t width,
+                   int64_t rows, double *mean, double *logvar)
+{
+    const size_t mark = r->used;
+    const int64_t scale = (int64_t)1 << (v->enc->levels - 1);
+    const int64_t h = (height + scale - 1) / scale, w = (width + scale - 1) / scale;
+    maps m;
+    int k = 0;
+    if (r->error.status) return;
+    qw_group_begin(r, v->group);
+    if (rows && rows < h) {
+        encode_bands(r, v, picture, height, width, rows, mean, logvar);
+    } else {
+        open_maps(&m, r, larger(largest_coarse(&v->c, h, w), largest_fine(v, h, w)), "enc");
+        m.x = map_of(&m, 0, height, width, v->c.channels);
+        qw_put(r, m.x, picture);
+        encode_fine(&m, v->enc, &k);
+        encode_coarse(&m, v, &k);
+        get_moments(&m, v->c.z, mean, logvar);
+    }
+    qw_group_end(r, v->group);
+    r->used = mark;
+}

@@ -1,0 +1,311 @@
+/* denoise.c - from noise to a latent: the transformer as the sampler's velocity. */
+#include "pipeline/pipeline.h"
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct modulate_work {
+    qwen *q;
+    const double *t; /* [steps] */
+    int steps;
+    qw_modulation **out, **control; /* control NULL: there is no ControlNet */
+} modulate_work;
+
+static void modulate_body(qw_run *r, void *arg)
+{
+    const modulate_work *w = arg;
+    qw_modulation_free(*w->out);
+    *w->out = NULL;
+    qw_dit_modulate(r, w->q->dit, w->t, w->steps, w->out);
+    if (!w->control) return;
+    qw_modulation_free(*w->control);
+    *w->control = NULL;
+    qw_control_modulate(r, w->q->control, w->q->dit, w->t, w->steps, w->control);
+}
+
+typedef struct denoising {
+    qw_job *j;
+    qw_stage stage;
+    qw_velocity_work work;
+    qw_modulation *table, *extra; /* of the steps; of one sigma that a sampler put between them */
+    qw_modulation *control_table, *control_extra;
+    double *in;        /* [rows][4 z]: noise and references */
+    double *pos, *neg; /* [frames tokens][4 z] */
+    double *t;         /* [steps run] */
+    qw_grid *grid;
+    qw_rng rng;       /* fresh noise of ancestral samplers */
+    double *fresh;    /* [z][h][w] */
+    int steps, shown; /* shown: the last step whose latents were shown */
+} denoising;
+
+static int64_t step_rows(const qw_job *j) { return j->frames * j->tokens; }
+
+/* Which modulation belongs to sigma: a row of the table, or one made for it. */
+static int find_modulation(denoising *d, double sigma, int step)
+{
+    const float *s = d->j->sched.sigma + d->j->first_step;
+    d->work.mod = d->table;
+    d->work.control_mod = d->control_table;
+    d->work.step = step;
+    if (sigma == (double)s[step]) return QWEN_OK;
+    if (step + 1 < d->steps && sigma == (double)s[step + 1]) {
+        d->work.step = step + 1;
+        return QWEN_OK;
+    }
+    modulate_work w = { d->j->q, &sigma, 1, &d->extra, d->j->condition ? &d->control_extra : NULL };
+    qw_stage_reserve(&d->stage, modulate_body, &w);
+    qw_stage_run(&d->stage, modulate_body, &w, NULL, 0);
+    d->work.mod = d->extra;
+    d->work.control_mod = d->control_extra;
+    d->work.step = 0;
+    return d->stage.run.error.status;
+}
+
+/* Step i of N has the ControlNet if i/N >= start and (i+1)/N <= end. */
+int qw_control_step(const qw_job *j, int step)
+{
+    const double i = step, n = j->steps;
+    return i / n >= j->control_start && (i + 1) / n <= j->control_end;
+}
+
+static int controlled(const qw_job *j, int step)
+{
+    return j->condition && qw_control_step(j, j->first_step + step);
+}
+
+static void show_step(denoising *d, const char *format, int step, const double *x)
+{
+    qw_run *r = &d->stage.run;
+    const qw_job *j = d->j;
+    qw_tap_doubles(r, x, 2, (int64_t[]){ step_rows(j), 4 * j->z }, format, step);
+}
+
+static int velocity(void *user, const double *x, double sigma, int step, double *v)
+{
+    denoising *d = user;
+    qw_job *j = d->j;
+    const int64_t n = step_rows(j) * 4 * j->z;
+    const int first = step > d->shown;
+    d->stage.run.step = step;
+    d->stage.run.block = -1;
+    if (first) show_step(d, "latents.%d", step, x);
+    d->shown = step;
+    memcpy(d->in, x, (size_t)n * sizeof *x);
+    if (find_modulation(d, sigma, step)) return d->stage.run.error.status;
+    d->work.condition = controlled(j, step) ? j->condition : NULL;
+    d->work.seq[0].tap = first && step == 0 && d->stage.run.tap ? "step0." : NULL;
+    if (qw_stage_run(&d->stage, qw_velocity_body, &d->work, d->pos, n))
+        return d->stage.run.error.status;
+    memcpy(v, d->pos, (size_t)n * sizeof *v);
+    if (j->passes > 1) {
+        if (first) {
+            show_step(d, "v.%d.pos", step, d->pos);
+            show_step(d, "v.%d.neg", step, d->neg);
+        }
+        qw_guide(v, d->pos, d->neg, step_rows(j), 4 * j->z, j->guidance, j->norm);
+    }
+    if (!qw_finite(v, n))
+        qw_run_fail(&d->stage.run, QWEN_ENUMERIC, "denoise, step %d: the velocity is not finite",
+                    step);
+    if (first) show_step(d, "v.%d", step, v);
+    return d->stage.run.error.status;
+}
+
+static int fresh_noise(void *user, double *out)
+{
+    denoising *d = user;
+    qw_job *j = d->j;
+    const int64_t frame = j->z * j->h * j->w;
+    for (int64_t f = 0; f < j->frames; f++) {
+        if (qw_rng_normal(&d->rng, qw_noise_type(j), frame, d->fresh, &d->stage.run.error))
+            return d->stage.run.error.status;
+        qw_pack(d->fresh, j->z, j->h, j->w, out + f * frame);
+    }
+    return QWEN_OK;
+}
+
+/* Inpainting: what the mask keeps follows the picture's own noised path. */
+static int after_step(void *user, int step, double sigma_next, double *x)
+{
+    denoising *d = user;
+    const qw_job *j = d->j;
+    (void)step;
+    if (!j->mask_tokens) return QWEN_OK;
+    for (int64_t i = 0; i < j->tokens * 4 * j->z; i++) {
+        const double m = j->mask_tokens[i],
+                     kept = sigma_next * j->start[i] + (1 - sigma_next) * j->kept[i];
+        x[i] = (1 - m) * kept + m * x[i];
+    }
+    return QWEN_OK;
+}
+
+int64_t qw_reference_tokens(const qw_reference *f)
+{
+    return (f->image.w / 8 + 1) / 2 * ((f->image.h / 8 + 1) / 2);
+}
+
+/* A latent in tokens of 2 x 2.  Odd sides, of ComfyUI's references only, go on from their beginning
+ * (its pad_to_patch_size is circular). */
+static int pack_reference(qwen *q, const double *latent, int64_t z, int64_t h, int64_t w,
+                          double *tokens)
+{
+    const int64_t H = (h + 1) / 2 * 2, W = (w + 1) / 2 * 2;
+    double *even = h == H && w == W ? NULL : qw_doubles(q, z * H * W, "a reference");
+    if (q->error.status) return q->error.status;
+    for (int64_t i = 0; even && i < z * H * W; i++)
+        even[i] = latent[(i / (H * W) * h + i / W % H % h) * w + i % W % w];
+    qw_pack(even ? even : latent, z, H, W, tokens);
+    free(even);
+    return QWEN_OK;
+}
+
+/* Sequence of pictures: the noise, then the references. */
+static int set_sequence(denoising *d)
+{
+    qw_job *j = d->j;
+    qwen *q = j->q;
+    const int grids = (int)j->frames + j->sequence_references;
+    int64_t rows = step_rows(j), at = rows;
+    for (int k = 0; k < j->sequence_references; k++) rows += qw_reference_tokens(&j->reference[k]);
+    const int64_t n = step_rows(j) * 4 * j->z;
+    d->grid = calloc((size_t)grids, sizeof *d->grid);
+    d->in = qw_doubles(q, rows * 4 * j->z, "the sequence");
+    d->pos = qw_doubles(q, n, "a velocity");
+    d->neg = qw_doubles(q, n, "a velocity");
+    d->fresh = qw_doubles(q, j->z * j->h * j->w, "noise");
+    if (!d->grid || !d->in || !d->pos || !d->neg || !d->fresh)
+        return qw_fail(&q->error, QWEN_ENOMEM, "no memory for the sequence");
+    for (int k = 0; k < grids; k++) {
+        const int f = k - (int)j->frames;
+        const qw_reference *ref = f >= 0 ? &j->reference[f] : NULL;
+        const int64_t h = ref ? ref->image.h / 8 : j->h, w = ref ? ref->image.w / 8 : j->w;
+        d->grid[k] = (qw_grid){ 1, (int32_t)((h + 1) / 2), (int32_t)((w + 1) / 2) };
+        if (ref && ref->latent && pack_reference(q, ref->latent, j->z, h, w, d->in + at * 4 * j->z))
+            return q->error.status;
+        at += ref ? qw_reference_tokens(ref) : 0;
+    }
+    for (int p = 0; p < j->passes; p++)
+        d->work.seq[p] = (qw_dit_sequence){ .x = d->in,
+                                            .rows = rows,
+                                            .noise_rows = step_rows(j),
+                                            .grid = d->grid,
+                                            .grids = grids,
+                                            .noise_grids = (int)j->frames,
+                                            .text = j->text[p],
+                                            .text_rows = j->text_rows[p],
+                                            .out = p ? d->neg : d->pos };
+    d->work.q = q;
+    d->work.passes = j->passes;
+    return QWEN_OK;
+}
+
+/* Room for the ControlNet's samples: Fun's and ComfyUI's run in both passes, InstantX' of diffusers
+ * in the first. */
+static int set_control(denoising *d)
+{
+    const qw_job *j = d->j;
+    qwen *q = j->q;
+    if (!j->condition) return QWEN_OK;
+    const qw_control_kind kind = qw_control_kind_of(q->control);
+    const int64_t n = qw_control_samples(q->control) * step_rows(j) * q->dit_config.width;
+    const int both = j->passes > 1
+                     && (kind == QW_CONTROL_FUN || (q->comfy && kind == QW_CONTROL_INSTANTX));
+    d->work.strength = q->comfy && kind == QW_CONTROL_FUN ? sqrt(j->control_strength)
+                                                          : j->control_strength;
+    d->work.samples[0] = d->work.samples[1] = qw_doubles(q, n, "control samples");
+    if (both) d->work.samples[1] = qw_doubles(q, n, "control samples");
+    return q->error.status;
+}
+
+static int show_sequence(denoising *d)
+{
+    qw_job *j = d->j;
+    const int grids = d->work.seq[0].grids, n = j->steps;
+    int32_t *shapes = malloc((size_t)grids * 3 * sizeof *shapes);
+    double *x = qw_doubles(j->q, n + 1, "sigmas");
+    if (shapes && x) {
+        for (int k = 0; k < grids; k++)
+            memcpy(shapes + 3 * k,
+                   (int32_t[]){ d->grid[k].frames, d->grid[k].rows, d->grid[k].cols },
+                   3 * sizeof *shapes);
+        qw_show_ints(j, shapes, 2, (int64_t[]){ grids, 3 }, "img_shapes");
+        if (!isnan(j->sched.mu)) qw_show(j, j->q->dev, &j->sched.mu, 1, (int64_t[]){ 1 }, "mu");
+        for (int i = 0; i <= n; i++) x[i] = j->sched.sigma[i];
+        qw_show(j, j->q->dev, x, 1, (int64_t[]){ n + 1 }, "sigmas");
+        for (int i = 0; i < n; i++) x[i] = j->sched.timestep[i];
+        qw_show(j, j->q->dev, x, 1, (int64_t[]){ n }, "timesteps");
+        qw_show(j, j->q->dev, d->t, 1, (int64_t[]){ d->steps }, "step.t");
+    } else {
+        qw_fail(&j->q->error, QWEN_ENOMEM, "no memory for the sigmas");
+    }
+    free(shapes);
+    free(x);
+    return j->q->error.status;
+}
+
+/* The transformer's timestep: timesteps / 1000 in float32, as the reference computes it; ComfyUI's
+ * is sigma. */
+static int set_times(denoising *d)
+{
+    const qw_job *j = d->j;
+    d->steps = j->steps - j->first_step;
+    if (!(d->t = qw_doubles(j->q, d->steps, "timesteps"))) return j->q->error.status;
+    for (int i = 0; i < d->steps; i++) {
+        const float *timestep = j->sched.timestep + j->first_step,
+                    *sigma = j->sched.sigma + j->first_step;
+        d->t[i] = j->q->comfy ? (double)sigma[i] : (double)(float)(timestep[i] / 1000.0f);
+    }
+    return QWEN_OK;
+}
+
+static void denoise_steps(denoising *d)
+{
+    qw_job *j = d->j;
+    qwen *q = j->q;
+    qw_run *r = &d->stage.run;
+    modulate_work m = { q, d->t, d->steps, &d->table, j->condition ? &d->control_table : NULL };
+    qw_tally *tally = q->tally;
+    if (tally) tally->times = 1;
+    qw_stage_reserve(&d->stage, modulate_body, &m);
+    qw_stage_run(&d->stage, modulate_body, &m, NULL, 0);
+    d->work.mod = d->table;
+    d->work.control_mod = d->control_table;
+    d->work.condition = j->condition;
+    d->work.step = 0;
+    if (tally) tally->times = d->steps;
+    qw_stage_reserve(&d->stage, qw_velocity_body, &d->work);
+    if (r->error.status || tally) return;
+    const qw_sampler s = { velocity, fresh_noise, after_step, d };
+    qw_error err = { 0 };
+    qw_sample(j->sampler, &s, j->sched.sigma + j->first_step, d->steps, j->x,
+              step_rows(j) * 4 * j->z, &err);
+    if (err.status && !r->error.status) r->error = err;
+    show_step(d, "latents.%d", d->steps, j->x);
+    r->step = d->steps - 1;
+}
+
+int qw_job_denoise(qw_job *j)
+{
+    qwen *q = j->q;
+    if (qw_need_dit(q)) return q->error.status;
+    denoising d = { .j = j, .shown = -1 };
+    if (!set_sequence(&d) && !set_control(&d) && !set_times(&d) && !show_sequence(&d)
+        && !qw_rng_init(&d.rng, j->rng_name, j->req->seed, &q->error)) {
+        qw_stage_begin(&d.stage, q, j->req, q->dev, "denoise", d.steps, (int)q->dit_config.layers);
+        denoise_steps(&d);
+        qw_stage_end(&d.stage, &j->seconds_denoise);
+    }
+    qw_modulation_free(d.table);
+    qw_modulation_free(d.extra);
+    qw_modulation_free(d.control_table);
+    qw_modulation_free(d.control_extra);
+    if (d.work.samples[1] != d.work.samples[0]) free(d.work.samples[1]);
+    free(d.work.samples[0]);
+    free(d.grid);
+    free(d.in);
+    free(d.pos);
+    free(d.neg);
+    free(d.fresh);
+    free(d.t);
+    return q->error.status;
+}

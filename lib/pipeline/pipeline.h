@@ -1,0 +1,362 @@
+/* pipeline.h - struct qwen and the stages that the public functions and the pipeline share. */
+#ifndef QW_PIPELINE_H
+#define QW_PIPELINE_H
+#include "host/host.h"
+#include "nets/net.h"
+#include "core/path.h"
+
+typedef enum qw_variant {
+    QW_T2I,
+    QW_EDIT,
+    QW_EDIT_2509,
+    QW_EDIT_2511,
+    QW_LAYERED,
+    QW_NVARIANTS
+} qw_variant;
+const char *qw_variant_name(qw_variant v);
+int qw_variant_named(const char *name, qw_variant *out); /* nonzero: found */
+int qw_class_named(const char *name, qw_variant *out);   /* a pipeline class; nonzero: found */
+
+/* --- template.c: chat templates --------------------------------------------------------------- */
+typedef struct qw_prompt {
+    char *text; /* the filled template, UTF-8 */
+    size_t bytes;
+    int64_t drop; /* leading tokens whose rows are dropped */
+} qw_prompt;
+/* name: "t2i", "edit", "edit-plus", or a template text with {}.  system NULL: the template's own.
+ * pictures: how many pictures have image pads; tokens[i]: pads for picture i.  "edit-plus" and
+ * texts of the caller's write "Picture k: " before each, "edit" takes one. */
+int qw_prompt_make(qw_prompt *out, const char *name, const char *system, const char *user_text,
+                   const int64_t *tokens, int pictures, const qw_tokenizer *tok, qw_error *err);
+void qw_prompt_free(qw_prompt *p);
+
+/* --- model.c: opening; which files make a model ----------------------------------------------- */
+typedef struct qw_component { /* a net's files and weights, on a device */
+    qw_store *store;
+    qw_residency *res;
+    char *path, *config; /* the files; their config.json, or NULL */
+    uint64_t file_bytes;
+    int opened;   /* loaded and committed */
+    int borrowed; /* the store is another component's */
+} qw_component;
+
+typedef struct qw_embedding { /* of one prompt, kept for the next picture */
+    char *key;                /* what it was made from */
+    double *rows;             /* [n][text width] */
+    int64_t n;
+} qw_embedding;
+
+enum { QW_MAX_LORAS = 64 };
+
+struct qwen {
+    qw_error error;
+    qwen_options opt; /* strings copied */
+    qw_variant variant;
+    char *pipeline_class, *edit_class, *name, *negative;
+    int width, height, steps; /* defaults; 0: computed */
+    double guidance;
+    int64_t reference_area, condition_area;
+    int comfy;
+    const char *distilled; /* by what: a word of its name; NULL: it is not */
+    int told_distilled, told_control;
+    uint64_t told_scratch; /* the most that was told to be more than options.memory */
+    /* the shift of every size that the distillation wants; 0: none */
+    double flat_shift;
+    qw_kind whole; /* what the model is if it is a single file */
+
+    qw_device *dev, *text_dev, *vae_dev, *ref; /* the last two may equal the first */
+    qw_component text_files, vision_files, dit_files, vae_files, control_files;
+    qw_text_config text_config;
+    qw_vision_config vision_config;
+    qw_dit_config dit_config, control_config;
+    qw_vae_config vae_config;
+    qw_schedule_config schedule_config;
+    char *tokenizer_path, *processor_path;
+    qw_tokenizer *tokenizer;
+    qw_text *text;
+    qw_vision *vision; /* loaded when first needed */
+    qw_dit *dit;
+    qw_control *control;
+    qw_vae *vae;
+    int vae_parts;               /* of the loaded VAE */
+    qw_embedding embedding[2];   /* positive, negative */
+    qw_lora *lora[QW_MAX_LORAS]; /* in the order they were added */
+    int loras;
+    qw_overlay *overlay; /* all of them over the transformer */
+    /* without them */
+    struct {
+        int steps;
+        const char *distilled;
+        double guidance, flat_shift;
+    } plain;
+    const qwen *plan_of;    /* computes nothing: stands for that handle's devices */
+    struct qw_tally *tally; /* qwen_plan: stages are walked and counted, not run */
+    /* inspect: a loader's `each` */
+    void (*problem)(void *user, const char *missing, const char *sentence);
+    void *problem_user;
+    char told[3][64];      /* names of the last result: schedule, sampler, rng */
+    uint64_t peak_scratch; /* of the stages of this request, for device_bytes */
+    /* of the VAE in this request, decoder and encoder; 0: whole */
+    int bands[2];
+    double told_maps[2]; /* bytes of the largest picture of which bands were told */
+};
+int qw_model_new(qwen **out, const qwen_options *opt, const qwen *plan_of); /* as qwen_open */
+void qw_model_free(qwen *q);                                                /* NULL is fine */
+int qw_model_open(qwen *q);
+/* variant.c: after the files are known */
+int qw_decide_variant(qwen *q);
+int qw_decide_defaults(qwen *q);
+void qw_model_close(qwen *q);
+/* Loads what a stage needs if it is not there yet. */
+int qw_need_tokenizer(qwen *q);
+int qw_need_text(qwen *q);
+int qw_need_vision(qwen *q);
+int qw_need_dit(qwen *q);
+int qw_need_control(qwen *q);
+int qw_need_vae(qwen *q, int parts);
+/* load_nets.c; what it shares with model.c */
+int qw_name_has(const char *path, const char *word);
+const char *qw_recommended_negative(const qwen *q);
+/* nonzero: its name says so, and the defaults are set */
+int qw_distilled(qwen *q, const char *path);
+int qw_has_tower(const qw_store *s); /* any tensor of a vision tower */
+int qw_open_vision(qwen *q);         /* the file of options.vision, if there is one */
+/* Opens the file of the vision tower if it is not open yet. */
+int qw_vision_store(qwen *q);
+int qw_no_memory(qwen *q);
+int qw_load_json(qwen *q, const char *path, json_t **out); /* NULL path: NULL */
+int qw_open_store(qwen *q, qw_component *c, qw_kind part, qw_kind *found);
+uint64_t qw_part_bytes(const qw_store *s, int tower);
+int qw_component_files(qwen *q, qw_component *c, const char *piece, const char *directory,
+                       const char *name, const char *whole);
+void qw_close_component(qw_component *c);
+/* The config.json of the folder in which a file lies, or of a directory, malloc'ed; NULL: none, or
+ * no memory (err set). */
+char *qw_config_beside(const char *path, qw_error *err);
+int qw_lora_add(qwen *q, const char *path, double strength, int partial);
+void qw_lora_drop(qwen *q); /* all of them */
+/* What a device is called, also by a handle that only plans. */
+const char *qw_device_name(const qwen *q, const qw_device *dev);
+void qw_say(const qwen *q, int level, const char *format, ...) QW_PRINTF(3, 4);
+/* A component of a diffusers directory: the path itself, or what a link file of that name points
+ * to. NULL if there is nothing (err untouched) or on failure (err set).  malloc'ed. */
+char *qw_component_path(const char *directory, const char *name, qw_error *err);
+
+/* --- stage.c: a piece of work on a device: planned, reserved, run ---------------------------- */
+/* Pure ops on a run; called for the plan, then in earnest. */
+typedef void (*qw_body)(qw_run *r, void *arg);
+
+typedef struct qw_stage {
+    qw_run run;
+    qwen *q;
+    const qwen_request *req; /* progress and tap, or NULL */
+    const char *name;
+    int steps, blocks; /* what progress reports; blocks 0: unknown */
+    int told_step, told_block;
+    double started;
+} qw_stage;
+
+/* Readies a run and tells progress that the phase begins. */
+int qw_stage_begin(qw_stage *s, qwen *q, const qwen_request *req, qw_device *dev, const char *name,
+                   int steps, int blocks);
+/* Walks body on a device that computes nothing and reserves the scratch that this needed. */
+int qw_stage_reserve(qw_stage *s, qw_body body, void *arg);
+/* Runs body; then out [n] must be finite, else the run is repeated with a check after every op, to
+ * name it. */
+int qw_stage_run(qw_stage *s, qw_body body, void *arg, const double *out, int64_t n);
+/* Frees; adds the seconds to *seconds (or NULL); returns the first failure, which is now q's. */
+int qw_stage_end(qw_stage *s, double *seconds);
+
+typedef struct qw_tally { /* what qwen_plan counts */
+    uint64_t scratch;
+    double flops; /* of the walks so far, times `times` */
+    double times; /* how often the stage that is walked now runs */
+    struct qw_tally_line {
+        char *line;
+        int64_t count;
+    } * line;
+    int64_t lines, room;
+    int want_lines, failed; /* failed: no memory */
+    int bounded;            /* a stage that cannot fit its device is an error */
+    void (*geometry)(void *user, const qwen_geometry *g);
+    void *user;
+} qw_tally;
+void qw_tally_free(qw_tally *t);
+
+/* A picture of 8 bits; or, as ComfyUI prepares it, of numbers. */
+typedef struct qw_image {
+    uint8_t *data; /* [h][w][channels] */
+    double *value; /* the same in 0..1, if data is NULL */
+    int64_t w, h;
+    int channels;
+} qw_image;
+
+typedef enum qw_task { /* what a request asks for */
+                       QW_DRAW,
+                       QW_EDITING,
+                       QW_REDRAW /* image to image */,
+                       QW_INPAINT,
+                       QW_EDIT_INPAINT,
+                       QW_LAYERS
+} qw_task;
+
+typedef struct qw_reference { /* a picture that is encoded by the VAE */
+    qw_image image;           /* resized; owned */
+    int sampled;              /* a sample of the posterior is used, else its mean */
+    int masked;               /* 0 where the mask repaints */
+    int holes;                /* -1 where the mask repaints */
+    double *mean, *logvar;    /* [z][h/8][w/8] */
+    double *latent;           /* normalised [z][h/8][w/8], once encoded */
+} qw_reference;
+
+enum { QW_MAX_PICTURES = 64 };
+
+/* A request with its defaults filled in, and what is made from it on the way. */
+typedef struct qw_job {
+    qwen *q;
+    const qwen_request *req;
+    qw_task task;
+    qw_variant variant;
+    int width, height, steps, first_step, layers;
+    int64_t h, w;              /* of the latent */
+    int64_t z, frames, tokens; /* channels; noise pictures; tokens of one of them */
+    double guidance;
+    int passes, norm;
+    const char *negative, *schedule, *sampler, *rng_name;
+    qw_rng rng;
+    qw_schedule sched;
+
+    /* pictures for the vision tower */
+    int views;
+    qw_image view[QW_MAX_PICTURES];        /* RGB, resized to whole patches */
+    qw_grid view_grid[QW_MAX_PICTURES];    /* of patches */
+    int64_t view_area[QW_MAX_PICTURES][2]; /* width, height before that: of the area */
+    int64_t view_tokens[QW_MAX_PICTURES];  /* rows of features */
+    double *features;                      /* [feature_rows][text width], made when first needed */
+    int64_t feature_rows;
+    uint64_t view_hash;
+
+    /* pictures for the VAE's encoder, in the order of encoding */
+    int references;
+    int sequence_references; /* the first of them follow the noise in the sequence */
+    qw_reference reference[QW_MAX_PICTURES];
+    int control; /* the control picture among the references, or -1 */
+    /* the picture with holes that a Fun ControlNet reads, or -1 */
+    int inpaint;
+    double *condition; /* [tokens][features of the ControlNet] */
+    double control_strength, control_start, control_end;
+    uint8_t *mask;       /* [height][width], 0 or 1: 1 is repainted */
+    double *mask_tokens; /* [tokens][4 z] */
+    double *kept;        /* packed latent of the picture that is changed */
+
+    double *noise; /* [frames][z][h][w] */
+    double *start; /* packed noise */
+    double *x;     /* [frames tokens][4 z] latents */
+    double strength;
+    qw_image canvas; /* the extended picture of outpainting; owned */
+    double *text[2]; /* positive, negative: [text_rows][width]; owned */
+    int64_t text_rows[2];
+    double seconds_text, seconds_vision, seconds_encode, seconds_denoise, seconds_decode;
+} qw_job;
+
+/* request.c: fills in sizes and prepares pictures.  qw_job_free follows whatever happens. */
+int qw_job_init(qw_job *j, qwen *q, const qwen_request *req);
+void qw_job_free(qw_job *j);
+int qw_job_schedule(qw_job *j);
+/* is this step, of all, one of the ControlNet's? */
+int qw_control_step(const qw_job *j, int step);
+
+void qw_tell_geometry(qw_job *j); /* geometry.c */
+/* comfy.c: the copies of a picture for the vision tower (sizes: of its area, before that) and for
+ * the VAE, of about `area` pixels. */
+int qw_comfy_view(qw_job *j, const qwen_array *a, int64_t area, qw_image *view, int64_t sizes[2]);
+int qw_comfy_reference(qw_job *j, const qwen_array *a, int64_t area, qw_image *out);
+/* Tokens of a reference; a row or column of the latent that has no partner meets the first one. */
+int64_t qw_reference_tokens(const qw_reference *f);
+
+/* prompt.c, latents.c, denoise.c, decode.c */
+int qw_embed_prompt(qw_job *j, int negative); /* text[negative], text_rows[negative] */
+int qw_plan_features(qw_job *j);              /* the vision tower alone */
+int qw_job_prompt(qw_job *j, int negative, qw_prompt *out);
+int qw_job_encode(qw_job *j); /* reference latents; draws what the pipeline draws */
+int qw_job_noise(qw_job *j);
+int qw_job_denoise(qw_job *j);
+int qw_job_decode(qw_job *j, qwen_result *out);
+
+/* Small things that they share. */
+double *qw_doubles(qwen *q, int64_t n, const char *what); /* zeros; NULL with the error set */
+int qw_finite(const double *x, int64_t n);
+qw_dtype qw_noise_type(const qw_job *j);
+int qw_sees_pictures(const qw_job *j); /* does the prompt hold pictures? */
+/* Shows host data outside of any stage, in the type of the device it was or will be on. */
+int qw_show(qw_job *j, qw_device *dev, const double *x, int rank, const int64_t *dim,
+            const char *name);
+int qw_show_ints(qw_job *j, const int32_t *x, int rank, const int64_t *dim, const char *name);
+/* The latent of reference k from its posterior: the normalised mean, or a sample. */
+int qw_settle(qw_job *j, int k);
+
+typedef struct qw_text_work { /* argument of qw_text_body */
+    qwen *q;
+    const int32_t *ids, *positions;
+    const double *features;
+    double *out;
+    int64_t n, feature_rows;
+    const char *names;
+} qw_text_work;
+void qw_text_body(qw_run *r, void *arg);
+typedef struct qw_vision_work {
+    qwen *q;
+    const double *pixels;
+    qw_grid grid;
+    double *out;
+} qw_vision_work;
+void qw_vision_body(qw_run *r, void *arg);
+typedef struct qw_decode_work {
+    qwen *q;
+    const double *latent;
+    int64_t h, w;
+    double *picture;
+    int64_t rows; /* of a band, of the latent; 0: whole */
+} qw_decode_work;
+void qw_decode_body(qw_run *r, void *arg);
+typedef struct qw_encode_work {
+    qwen *q;
+    const double *picture; /* [h][w][channels], -1..1 */
+    int64_t h, w;
+    double *mean, *logvar; /* [z][h/8][w/8] */
+    int64_t rows;          /* of a band, of the latent; 0: whole */
+} qw_encode_work;
+void qw_encode_body(qw_run *r, void *arg);
+typedef struct qw_velocity_work { /* argument of qw_velocity_body: one step, all passes */
+    qwen *q;
+    qw_modulation *mod, *control_mod;
+    int step, passes;
+    const double *condition; /* of the ControlNet, or NULL: not in this step */
+    double strength;
+    qw_control_use use[2];
+    qw_dit_hook hook[2];
+    double *samples[2]; /* of a pass; the second may be the first's */
+    qw_dit_sequence seq[2];
+} qw_velocity_work;
+void qw_velocity_body(qw_run *r, void *arg);
+
+/* vae_stage.c: reserve and run them, in row bands where memory demands it (a notice). */
+int qw_stage_decode(qw_stage *s, qw_decode_work *w);
+int qw_stage_encode(qw_stage *s, qw_encode_work *w);
+
+/* tiles.c: the same in the reference's overlapping tiles; for pictures beyond one tile when asked
+ * for. */
+int qw_tiles_needed(const qw_job *j, int64_t w, int64_t h);
+int qw_decode_tiled(qw_stage *s, const qw_decode_work *w);
+int qw_encode_tiled(qw_stage *s, const qw_encode_work *w);
+
+/* Latents between the VAE's own numbers and normalised ones: [z][n]. */
+void qw_latent_normalise(const qw_vae_config *c, const double *raw, int64_t n, double *out);
+void qw_latent_raw(const qw_vae_config *c, const double *normalised, int64_t n, double *out);
+
+int qw_give_ids(qw_error *err, int32_t *ids, int64_t n, qwen_array *out); /* takes ids over */
+
+/* --- pipeline.c: the stages in order ---------------------------------------------------------- */
+int qw_generate(qwen *q, const qwen_request *req, qwen_result *out);
+int qw_plan(qwen *q, const qwen_request *req, qwen_plan_report *out);
+#endif

@@ -1,0 +1,678 @@
+/* request.c - what a request means: its task, its defaults, and its pictures made ready.
+ *
+ * Rules of the reference pipelines: an edit shows every picture twice, resized
+ * to one area for the vision tower and to another for the VAE, whose latents follow the noise in
+ * the sequence; image to image and inpainting start from a noised picture; Layered decomposes one
+ * picture with alpha. */
+#include "pipeline/pipeline.h"
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* --- pictures --------------------------------------------------------------------------------- */
+
+/* number: from 1 where there are several, else 0. */
+static int check_picture(qwen *q, const qwen_array *a, const char *role, int number, int grey)
+{
+    char what[32];
+    snprintf(what, sizeof what, number ? "%s %d" : "%s", role, number);
+    if (!a->data || a->dtype != QWEN_U8)
+        return qw_fail(&q->error, QWEN_EARG, "%s: no 8-bit data", what);
+    const int flat = grey && a->rank == 2,
+              deep = a->rank == 3 && (a->dim[2] == 3 || a->dim[2] == 4);
+    if (!flat && !deep)
+        return qw_fail(&q->error, QWEN_EARG, "%s: not [height][width][3 or 4]%s", what,
+                       grey ? " or [height][width]" : "");
+    if (a->dim[0] < 1 || a->dim[1] < 1 || a->dim[0] > 1 << 20 || a->dim[1] > 1 << 20)
+        return qw_fail(&q->error, QWEN_EARG, "%s: %lldx%lld pixels", what, (long long)a->dim[1],
+                       (long long)a->dim[0]);
+    if (!grey && (a->dim[0] > 200 * a->dim[1] || a->dim[1] > 200 * a->dim[0]))
+        return qw_fail(&q->error, QWEN_EARG, "%s: %lldx%lld is longer than 200 to 1", what,
+                       (long long)a->dim[1], (long long)a->dim[0]);
+    return QWEN_OK;
+}
+
+static int new_image(qwen *q, qw_image *out, int64_t w, int64_t h, int channels)
+{
+    *out = (qw_image){
+        .data = malloc((size_t)(w * h * channels)), .w = w, .h = h, .channels = channels
+    };
+    return out->data ? QWEN_OK
+                     : qw_fail(&q->error, QWEN_ENOMEM, "no memory for a picture of %lldx%lld",
+                               (long long)w, (long long)h);
+}
+
+/* A copy with other channels: alpha dropped, or added opaque. */
+static int take_picture(qwen *q, qw_image *out, const qwen_array *a, int channels)
+{
+    const int64_t h = a->dim[0], w = a->dim[1], have = a->dim[2];
+    const uint8_t *src = a->data;
+    if (new_image(q, out, w, h, channels)) return q->error.status;
+    for (int64_t i = 0; i < w * h; i++)
+        for (int64_t c = 0; c < channels; c++)
+            out->data[i * channels + c] = c < have ? src[i * have + c] : 255;
+    return QWEN_OK;
+}
+
+/* Pillow's L of a mask: (19595 R + 38470 G + 7471 B + 32768) >> 16. */
+static int take_mask(qwen *q, qw_image *out, const qwen_array *a)
+{
+    const int64_t h = a->dim[0], w = a->dim[1], have = a->rank == 2 ? 1 : a->dim[2];
+    const uint8_t *src = a->data;
+    if (new_image(q, out, w, h, 1)) return q->error.status;
+    for (int64_t i = 0; i < w * h; i++) {
+        const uint8_t *p = src + i * have;
+        out->data[i] =
+            have == 1 ? *p : (uint8_t)((19595 * p[0] + 38470 * p[1] + 7471 * p[2] + 32768) >> 16);
+    }
+    return QWEN_OK;
+}
+
+/* *image becomes w x h. */
+static int resize_picture(qwen *q, qw_image *image, int64_t w, int64_t h, qw_filter filter)
+{
+    qw_image out;
+    if (image->w == w && image->h == h) return QWEN_OK;
+    if (new_image(q, &out, w, h, image->channels)) return q->error.status;
+    if (qw_resize(image->data, image->w, image->h, image->channels, filter, w, h, out.data,
+                  &q->error)) {
+        free(out.data);
+        return q->error.status;
+    }
+    free(image->data);
+    *image = out;
+    return QWEN_OK;
+}
+
+/* The size of about `area` pixels with the picture's aspect, in multiples of 32. */
+static void fit_area(const qwen_array *a, int64_t area, int64_t *w, int64_t *h)
+{
+    qw_calculate_dimensions((double)area, (double)a->dim[1] / (double)a->dim[0], w, h);
+}
+
+/* --- what the request asks for ---------------------------------------------------------------- */
+
+static qw_variant edit_variant(const qwen *q)
+{
+    if (q->edit_class && !strcmp(q->edit_class, "QwenImageEditPlusPipeline"))
+        return q->dit_config.zero_cond_t ? QW_EDIT_2511 : QW_EDIT_2509;
+    return q->edit_class ? QW_EDIT : QW_T2I;
+}
+
+static int extends(const qwen_request *r)
+{
+    return r->extend[0] || r->extend[1] || r->extend[2] || r->extend[3];
+}
+
+static int layered_task(qw_job *j)
+{
+    const qwen_request *r = j->req;
+    qwen *q = j->q;
+    j->task = QW_LAYERS;
+    if (r->inputs != 1)
+        return qw_fail(&q->error, QWEN_EARG,
+                       "the layered variant expects one picture (input), found %d", r->inputs);
+    if (r->mask || extends(r) || r->strength > 0 || r->control)
+        return qw_fail(&q->error, QWEN_EARG,
+                       "the layered variant expects no %s: it divides one picture",
+                       r->mask           ? "mask"
+                       : extends(r)      ? "extension (extend)"
+                       : r->strength > 0 ? "strength"
+                                         : "control picture (control)");
+    if (r->width || r->height)
+        return qw_fail(&q->error, QWEN_EARG,
+                       "the layered variant chooses its size by the picture and its area "
+                       "(reference-area), found %dx%d",
+                       r->width, r->height);
+    if (r->prompt && strspn(r->prompt, " ") == strlen(r->prompt))
+        qw_say(q, 0,
+               "the prompt is empty, where the reference writes a caption of the picture, "
+               "which is not built yet: a caption as the prompt draws better");
+    j->layers = r->layers ? r->layers : 4;
+    if (j->layers < 1 || j->layers > 64)
+        return qw_fail(&q->error, QWEN_EARG, "layers is %d, not 1 to 64", j->layers);
+    return QWEN_OK;
+}
+
+/* A ControlNet for inpainting reads the mask itself; nothing is mixed after a step. */
+static int control_takes_mask(const qw_job *j)
+{
+    const int64_t plain = 4 * j->q->vae_config.z;
+    return j->req->control && !j->req->inputs && j->q->control
+           && qw_control_features(j->q->control) == plain + 4;
+}
+
+static int decide_task(qw_job *j)
+{
+    const qwen_request *r = j->req;
+    qwen *q = j->q;
+    const int masked = (r->mask && !control_takes_mask(j)) || extends(r);
+    j->variant = q->variant;
+    j->layers = 0;
+    if (q->variant == QW_LAYERED) return layered_task(j);
+    if (r->layers)
+        return qw_fail(&q->error, QWEN_EARG,
+                       "layers are the layered variant's; this model is of the variant %s",
+                       qw_variant_name(q->variant));
+    if (q->variant == QW_T2I && r->inputs && !(r->strength > 0) && !r->control)
+        j->variant = edit_variant(q);
+    else if (q->variant != QW_T2I && r->inputs && r->strength > 0 && !masked)
+        j->variant = QW_T2I; /* an edit model as a text-to-image one */
+    if (!r->inputs && masked)
+        return qw_fail(&q->error, QWEN_EARG, "a mask or an extension needs a picture (input)");
+    if (!r->inputs && r->strength > 0)
+        return qw_fail(&q->error, QWEN_EARG, "strength needs a picture (input)");
+    if (j->variant == QW_T2I) {
+        if (r->inputs > 1)
+            return qw_fail(&q->error, QWEN_EARG, "the variant t2i takes one picture, not %d",
+                           r->inputs);
+        j->task = !r->inputs ? QW_DRAW : masked ? QW_INPAINT : QW_REDRAW;
+        return QWEN_OK;
+    }
+    if (!r->inputs && !q->comfy)
+        return qw_fail(&q->error, QWEN_EARG, "the variant %s needs a picture (input)",
+                       qw_variant_name(j->variant));
+    if (r->control)
+        return qw_fail(&q->error, QWEN_EUNSUPPORTED,
+                       "a control picture (control) goes with the variant t2i, this model is of "
+                       "the variant %s",
+                       qw_variant_name(j->variant));
+    if (r->inputs > 1 && (j->variant == QW_EDIT || masked))
+        return qw_fail(&q->error, QWEN_EARG, "%s takes one picture, not %d",
+                       masked ? "inpainting" : "the variant edit", r->inputs);
+    j->task = !r->inputs ? QW_DRAW : masked ? QW_EDIT_INPAINT : QW_EDITING;
+    return QWEN_OK;
+}
+
+static int64_t reference_area(const qw_job *j)
+{
+    const qwen_request *r = j->req;
+    if (r->reference_area) return r->reference_area;
+    if (j->variant == QW_EDIT && r->condition_area)
+        return r->condition_area; /* the first Edit has one area for both */
+    if (j->q->reference_area) return j->q->reference_area;
+    return j->variant == QW_LAYERED ? 640 * 640 : 1024 * 1024;
+}
+
+static int64_t condition_area(const qw_job *j)
+{
+    if (j->variant == QW_EDIT) return reference_area(j);
+    if (j->req->condition_area) return j->req->condition_area;
+    return j->q->condition_area ? j->q->condition_area : 384 * 384;
+}
+
+static int check_size(qwen *q, const char *what, int n)
+{
+    if (n < 0) return qw_fail(&q->error, QWEN_EARG, "%s is %d", what, n);
+    if (n % 16 == 0) return QWEN_OK;
+    if (n < 16)
+        return qw_fail(&q->error, QWEN_EARG,
+                       "%s is %d, which is no multiple of 16: the smallest is 16", what, n);
+    return qw_fail(&q->error, QWEN_EARG, "%s is %d, which is no multiple of 16: %d and %d are",
+                   what, n, n / 16 * 16, n / 16 * 16 + 16);
+}
+
+static int own_size(int64_t n)
+{
+    const double m = nearbyint((double)n / 16) * 16;
+    return m < 16 ? 16 : (int)m;
+}
+
+static int decide_size(qw_job *j)
+{
+    const qwen_request *r = j->req;
+    qwen *q = j->q;
+    int64_t w = r->width, h = r->height;
+    const qwen_array *last = r->inputs ? &r->input[r->inputs - 1] : NULL;
+    if (check_size(q, "width", r->width) || check_size(q, "height", r->height))
+        return q->error.status;
+    if (j->task == QW_DRAW) {
+        w = w ? w : q->width ? q->width : 1024;
+        h = h ? h : q->height ? q->height : 1024;
+    } else if (j->task == QW_REDRAW || j->task == QW_INPAINT) {
+        w = w ? w : own_size(last->dim[1]);
+        h = h ? h : own_size(last->dim[0]);
+        if ((w != last->dim[1] || h != last->dim[0]) && (!r->width || !r->height))
+            qw_say(q, 0, "the picture of %lldx%lld becomes %lldx%lld", (long long)last->dim[1],
+                   (long long)last->dim[0], (long long)w, (long long)h);
+    } else if (j->task == QW_EDIT_INPAINT && extends(r)) {
+        w = last->dim[1]; /* what is kept stays as it is */
+        h = last->dim[0];
+    } else {
+        int64_t fw, fh;
+        fit_area(last, reference_area(j), &fw, &fh);
+        w = w ? w : fw;
+        h = h ? h : fh;
+        if (j->task == QW_EDIT_INPAINT && (w != last->dim[1] || h != last->dim[0]))
+            qw_say(q, 0, "the picture of %lldx%lld becomes %lldx%lld", (long long)last->dim[1],
+                   (long long)last->dim[0], (long long)w, (long long)h);
+    }
+    if (w > 200 * h || h > 200 * w)
+        return qw_fail(&q->error, QWEN_EARG, "a picture of %lldx%lld is longer than 200 to 1",
+                       (long long)w, (long long)h);
+    if (w > INT_MAX || h > INT_MAX)
+        return qw_fail(&q->error, QWEN_EARG, "a picture of %lldx%lld", (long long)w, (long long)h);
+    j->width = (int)w;
+    j->height = (int)h;
+    return QWEN_OK;
+}
+
+/* A lower bound of what the sizes cost, so that absurd ones fail before anything is allocated. */
+static int check_memory(qw_job *j)
+{
+    qwen *q = j->q;
+    const double pixels = (double)j->width * j->height, rows = pixels / 256 * (double)j->frames;
+    const double stream = rows * (double)q->dit_config.width * 4
+                          * 6; /* x, q k v, attention, branch */
+    const double picture =
+        pixels * (8.0 * 3 + 4.0 * 2 * (double)(q->vae_config.base ? q->vae_config.base : 1) / 8);
+    const double need = stream > picture ? stream : picture, have = (double)q->dev->memory;
+    if (rows < 4294967296.0 && (q->dev->memory == 0 || need <= have) && need < 1e15) return QWEN_OK;
+    return qw_fail(&q->error, QWEN_ENOMEM,
+                   "a picture of %dx%d needs at least %.1f GB, device %s has %.1f GB", j->width,
+                   j->height, need / 1e9, qw_device_name(q, q->dev), have / 1e9);
+}
+
+static int no_sampler(qwen *q, const char *name)
+{
+    char list[400] = "";
+    const char *s;
+    for (int i = 0; (s = qw_sampler_name(i)); i++)
+        snprintf(list + strlen(list), sizeof list - strlen(list), "%s%s", i ? ", " : "", s);
+    return qw_fail(&q->error, QWEN_EARG, "there is no sampler %s (%s)", name, list);
+}
+
+static int decide_numbers(qw_job *j)
+{
+    const qwen_request *r = j->req;
+    qwen *q = j->q;
+    if (r->steps < 0 || r->steps > 10000)
+        return qw_fail(&q->error, QWEN_EARG, "steps is %d, not 1 to 10000", r->steps);
+    if (!(r->guidance >= 0 && r->guidance <= 1e6))
+        return qw_fail(&q->error, QWEN_EARG, "guidance is %g", r->guidance);
+    if (!(r->strength >= 0 && r->strength <= 1))
+        return qw_fail(&q->error, QWEN_EARG, "strength is %g, not 0 to 1", r->strength);
+    if (r->guidance_norm < 0 || r->guidance_norm > 2)
+        return qw_fail(&q->error, QWEN_EARG, "guidance_norm is %d, not 0, 1 or 2",
+                       r->guidance_norm);
+    if (r->reference_area < 0 || r->condition_area < 0 || r->reference_area > (int64_t)1 << 32
+        || r->condition_area > (int64_t)1 << 32)
+        return qw_fail(&q->error, QWEN_EARG,
+                       "reference_area or condition_area is not 0 to 2^32 pixels");
+    if (r->n_sigmas < 0 || (r->n_sigmas && !r->sigmas))
+        return qw_fail(&q->error, QWEN_EARG, "n_sigmas is %d without a list", r->n_sigmas);
+    if (r->tiling && strcmp(r->tiling, "reference"))
+        return qw_fail(&q->error, QWEN_EARG, "tiling \"%s\" is not reference", r->tiling);
+    if (!qw_sampler_known(r->sampler ? r->sampler : "euler")) return no_sampler(q, r->sampler);
+    const int raw = r->schedule && !strcmp(r->schedule, "raw");
+    if (r->n_sigmas && r->steps && !raw && r->steps != r->n_sigmas)
+        return qw_fail(&q->error, QWEN_EARG, "steps is %d, but %d sigmas are given", r->steps,
+                       r->n_sigmas);
+    j->steps = r->steps ? r->steps : r->n_sigmas ? r->n_sigmas : q->steps;
+    j->guidance = r->guidance > 0 ? r->guidance : q->guidance;
+    j->passes = j->guidance > 1 ? 2 : 1;
+    j->norm = r->guidance_norm ? r->guidance_norm == 1 : j->variant != QW_LAYERED && !q->comfy;
+    j->negative = r->negative ? r->negative : q->negative;
+    j->schedule = r->schedule ? r->schedule : "auto";
+    j->sampler = r->sampler ? r->sampler : "euler";
+    j->rng_name = r->rng ? r->rng : "torch-cpu";
+    j->strength = r->strength > 0 ? r->strength : extends(r) ? 1 : 0.6;
+    if (j->passes == 1 && r->negative)
+        qw_say(q, 0, "the negative prompt is not used: guidance is %g", j->guidance);
+    return QWEN_OK;
+}
+
+/* --- pictures of the tasks -------------------------------------------------------------------- */
+
+/* FNV-1a: tells one picture from another in the cache of embeddings. */
+static uint64_t hash_bytes(uint64_t h, const void *data, size_t n)
+{
+    const uint8_t *p = data;
+    for (size_t i = 0; i < n; i++) h = (h ^ p[i]) * 0x100000001b3u;
+    return h;
+}
+
+/* One picture for the vision tower: Lanczos to the area, then bicubic to whole merged patches. */
+static int add_view(qw_job *j, const qwen_array *a)
+{
+    qwen *q = j->q;
+    const qw_vision_config *c = &q->vision_config;
+    qw_image *v = &j->view[j->views];
+    int64_t w, h, *area = j->view_area[j->views];
+    if (q->comfy && j->task == QW_EDITING) {
+        j->views++;
+        if (qw_comfy_view(j, a, condition_area(j), v, area)) return q->error.status;
+        w = v->w;
+        h = v->h;
+    } else {
+        fit_area(a, condition_area(j), &area[0], &area[1]);
+        if (take_picture(q, v, a, 3)) return q->error.status;
+        j->views++;
+        if (resize_picture(q, v, area[0], area[1], QW_LANCZOS)
+            || qw_smart_resize(area[0], area[1], c->patch * c->merge, c->min_pixels, c->max_pixels,
+                               &w, &h, &q->error)
+            || resize_picture(q, v, w, h, QW_BICUBIC))
+            return q->error.status;
+    }
+    qw_grid *g = &j->view_grid[j->views - 1];
+    *g = (qw_grid){ 1, (int32_t)(h / c->patch), (int32_t)(w / c->patch) };
+    j->view_tokens[j->views - 1] = (int64_t)g->rows * g->cols / (c->merge * c->merge);
+    j->feature_rows += j->view_tokens[j->views - 1];
+    j->view_hash = hash_bytes(j->view_hash, g, sizeof *g);
+    j->view_hash = v->data ? hash_bytes(j->view_hash, v->data, (size_t)(w * h * 3))
+                           : hash_bytes(j->view_hash, v->value, (size_t)(w * h * 3) * 8);
+    return QWEN_OK;
+}
+
+static int add_reference(qw_job *j, const qwen_array *a, int64_t w, int64_t h, int channels,
+                         int sampled)
+{
+    qw_reference *f = &j->reference[j->references];
+    if (take_picture(j->q, &f->image, a, channels)) return j->q->error.status;
+    j->references++;
+    f->sampled = sampled;
+    return resize_picture(j->q, &f->image, w, h, QW_LANCZOS);
+}
+
+/* The picture with room around it, filled with its border pixels. */
+static int extend_picture(qw_job *j, const qwen_array *a, const int extend[4], qwen_array *out)
+{
+    qwen *q = j->q;
+    const int64_t w = a->dim[1] + extend[0] + extend[1], h = a->dim[0] + extend[2] + extend[3],
+                  n = a->dim[2];
+    if (w % 16 || h % 16)
+        return qw_fail(&q->error, QWEN_EARG,
+                       "the extended picture (extend) is %lldx%lld, no multiple of 16: "
+                       "%lldx%lld and %lldx%lld are",
+                       (long long)w, (long long)h, (long long)(w / 16 * 16),
+                       (long long)(h / 16 * 16), (long long)((w + 15) / 16 * 16),
+                       (long long)((h + 15) / 16 * 16));
+    if (w > 200 * h || h > 200 * w)
+        return qw_fail(&q->error, QWEN_EARG,
+                       "the extended picture (extend) is %lldx%lld, longer than 200 to 1",
+                       (long long)w, (long long)h);
+    if (new_image(q, &j->canvas, w, h, (int)n)) return q->error.status;
+    for (int64_t y = 0; y < h; y++)
+        for (int64_t x = 0; x < w; x++) {
+            int64_t sy = y - extend[2], sx = x - extend[0];
+            sy = sy < 0 ? 0 : sy >= a->dim[0] ? a->dim[0] - 1 : sy;
+            sx = sx < 0 ? 0 : sx >= a->dim[1] ? a->dim[1] - 1 : sx;
+            memcpy(j->canvas.data + (y * w + x) * n,
+                   (const uint8_t *)a->data + (sy * a->dim[1] + sx) * n, (size_t)n);
+        }
+    *out = *a;
+    out->data = j->canvas.data;
+    out->dim[0] = h;
+    out->dim[1] = w;
+    return QWEN_OK;
+}
+
+/* The mask at the picture's size before extension, then with the new room white. */
+static int extend_mask(qw_job *j, qw_image *m, const int extend[4], const qwen_array *a)
+{
+    qwen *q = j->q;
+    qw_image out;
+    if (m->data && resize_picture(q, m, a->dim[1], a->dim[0], QW_LANCZOS)) return q->error.status;
+    const int64_t w = a->dim[1] + extend[0] + extend[1], h = a->dim[0] + extend[2] + extend[3];
+    if (new_image(q, &out, w, h, 1)) return q->error.status;
+    memset(out.data, 255, (size_t)(w * h));
+    for (int64_t y = 0; y < a->dim[0]; y++) {
+        uint8_t *row = out.data + (y + extend[2]) * w + extend[0];
+        if (m->data) memcpy(row, m->data + y * m->w, (size_t)m->w);
+        else memset(row, 0, (size_t)a->dim[1]);
+    }
+    free(m->data);
+    *m = out;
+    return QWEN_OK;
+}
+
+/* mask [height][width]: 1 where the resized mask is 128 or more. */
+static int make_mask(qw_job *j, const qwen_array *original)
+{
+    qwen *q = j->q;
+    const qwen_request *r = j->req;
+    qw_image m = { 0 };
+    if ((r->mask && take_mask(q, &m, r->mask))
+        || (extends(r) && extend_mask(j, &m, r->extend, original))
+        || resize_picture(q, &m, j->width, j->height, QW_LANCZOS)) {
+        free(m.data);
+        return q->error.status;
+    }
+    for (int64_t i = 0; i < m.w * m.h; i++) m.data[i] = m.data[i] >= 128;
+    j->mask = m.data;
+    return QWEN_OK;
+}
+
+static int prepare_edit(qw_job *j, const qwen_array *input)
+{
+    qwen *q = j->q;
+    int64_t w, h;
+    if (qw_need_vision(q)) return q->error.status;
+    for (int i = 0; i < j->req->inputs; i++) {
+        fit_area(&input[i], reference_area(j), &w, &h);
+        if (j->task == QW_EDIT_INPAINT) { /* one picture: reference, and what is kept */
+            w = j->width;
+            h = j->height;
+        }
+        if (add_view(j, &input[i])) return q->error.status;
+        if (q->comfy && j->task == QW_EDITING) {
+            if (qw_comfy_reference(j, &input[i], reference_area(j),
+                                   &j->reference[j->references++].image))
+                return q->error.status;
+        } else if (add_reference(j, &input[i], w, h, 3, j->task == QW_EDIT_INPAINT)) {
+            return q->error.status;
+        }
+    }
+    j->sequence_references = j->references;
+    return QWEN_OK;
+}
+
+/* The picture without what the mask repaints, beside the control picture: mid-grey there. */
+static int add_inpaint(qw_job *j)
+{
+    const qw_image *from = &j->reference[0].image;
+    qw_reference *f = &j->reference[j->references];
+    if (new_image(j->q, &f->image, from->w, from->h, from->channels)) return j->q->error.status;
+    memcpy(f->image.data, from->data, (size_t)(from->w * from->h * from->channels));
+    f->masked = 1;
+    j->inpaint = j->references++;
+    return QWEN_OK;
+}
+
+/* The control picture, stretched; holes of an inpainting one are -1 once it is encoded. */
+static int prepare_control(qw_job *j)
+{
+    const qwen_request *r = j->req;
+    qwen *q = j->q;
+    const int given = r->control_strength > 0 || r->control_start > 0 || r->control_end > 0;
+    j->control_strength = given ? r->control_strength : 1;
+    j->control_start = r->control_start;
+    j->control_end = r->control_end > 0 ? r->control_end : 1;
+    if (!(fabs(j->control_strength) <= 1000) || !(j->control_start >= 0 && j->control_start <= 1)
+        || !(j->control_end >= 0 && j->control_end <= 1))
+        return qw_fail(&q->error, QWEN_EARG, "control: strength %g, from %g to %g",
+                       r->control_strength, r->control_start, r->control_end);
+    const int64_t features = qw_control_features(q->control), plain = 4 * q->vae_config.z;
+    const qw_control_kind kind = qw_control_kind_of(q->control);
+    if (features != plain && features != plain + 4 && features != 2 * plain + 4)
+        return qw_fail(&q->error, QWEN_EUNSUPPORTED, "%s: a ControlNet that reads %lld features",
+                       q->control_files.path, (long long)features);
+    if (features == plain + 4 && (!r->mask || r->inputs))
+        return qw_fail(&q->error, QWEN_EARG,
+                       r->inputs
+                           ? "this ControlNet inpaints the control picture: it takes no other "
+                             "picture (input)"
+                           : "this ControlNet inpaints: it takes a control picture and a mask");
+    j->control = j->references;
+    const int sampled = kind == QW_CONTROL_INSTANTX && !q->comfy;
+    if (add_reference(j, r->control, j->width, j->height, (int)q->vae_config.channels, sampled))
+        return q->error.status;
+    if (features == 2 * plain + 4 && j->task == QW_INPAINT) return add_inpaint(j);
+    if (features != plain + 4) return QWEN_OK;
+    j->reference[j->control].holes = 1;
+    return make_mask(j, NULL);
+}
+
+static int prepare_pictures(qw_job *j, const qwen_array *input, const qwen_array *original)
+{
+    qwen *q = j->q;
+    const int channels = (int)q->vae_config.channels;
+    switch (j->task) {
+    case QW_EDITING:
+    case QW_EDIT_INPAINT:
+        if (prepare_edit(j, input)) return q->error.status;
+        break;
+    case QW_REDRAW:
+    case QW_INPAINT:
+        if (add_reference(j, input, j->width, j->height, channels, 1)) return q->error.status;
+        break;
+    case QW_LAYERS:
+        if (add_reference(j, input, j->width, j->height, channels, 0)) return q->error.status;
+        j->sequence_references = 1;
+        break;
+    default: break;
+    }
+    if ((j->task == QW_INPAINT || j->task == QW_EDIT_INPAINT) && make_mask(j, original))
+        return q->error.status;
+    return j->req->control ? prepare_control(j) : QWEN_OK;
+}
+
+static int check_inputs(qw_job *j)
+{
+    const qwen_request *r = j->req;
+    qwen *q = j->q;
+    if (r->inputs < 0 || r->inputs > QW_MAX_PICTURES / 2 || (r->inputs && !r->input))
+        return qw_fail(&q->error, QWEN_EARG, "inputs is %d, not 0 to %d with pictures", r->inputs,
+                       QW_MAX_PICTURES / 2);
+    for (int i = 0; i < r->inputs; i++)
+        if (check_picture(q, &r->input[i], "input", r->inputs > 1 ? i + 1 : 0, 0))
+            return q->error.status;
+    for (int i = 0; i < 4; i++)
+        if (r->extend[i] < 0 || r->extend[i] > 1 << 20)
+            return qw_fail(&q->error, QWEN_EARG, "extend is %d pixels", r->extend[i]);
+    if ((r->mask && check_picture(q, r->mask, "mask", 0, 1))
+        || (r->control && check_picture(q, r->control, "control", 0, 0)))
+        return q->error.status;
+    return QWEN_OK;
+}
+
+int qw_job_init(qw_job *j, qwen *q, const qwen_request *req)
+{
+    memset(j, 0, sizeof *j);
+    j->q = q;
+    j->req = req;
+    j->control = j->inpaint = -1;
+    j->view_hash = 0xcbf29ce484222325u;
+    if (!req->prompt && !req->embeds)
+        return qw_fail(&q->error, QWEN_EARG, "the request has no prompt");
+    const char *texts[] = { req->prompt, req->negative, req->chat_template, req->system };
+    const char *names[] = { "prompt", "negative prompt", "template", "system text" };
+    for (int i = 0; i < 4; i++) {
+        const int64_t at = texts[i] ? qw_utf8_invalid(texts[i], strlen(texts[i])) : -1;
+        if (at >= 0)
+            return qw_fail(&q->error, QWEN_EARG, "the %s is not UTF-8 at byte %lld", names[i],
+                           (long long)at);
+    }
+    const int other = q->variant != QW_T2I && !(req->strength > 0);
+    if (!req->control && q->control_files.store && !q->told_control) {
+        q->told_control = 1;
+        qw_say(q, 0, "the ControlNet is not used: there is no control picture (control)");
+    }
+    if (check_inputs(j) || (req->control && !other && qw_need_control(q)) || decide_task(j)
+        || decide_numbers(j) || qw_rng_init(&j->rng, j->rng_name, req->seed, &q->error))
+        return q->error.status;
+    qwen_array extended;
+    const qwen_array *input = req->input, *original = req->input;
+    qwen_request moved = *req;
+    if (extends(req)) {
+        if (req->width || req->height)
+            return qw_fail(&q->error, QWEN_EARG,
+                           "an extended picture has its own size: no width or height");
+        if (extend_picture(j, req->input, req->extend, &extended)) return q->error.status;
+        moved.input = input = &extended;
+    }
+    j->req = &moved;
+    const int sized = decide_size(j);
+    j->req = req;
+    if (sized) return sized;
+    j->h = j->height / 8;
+    j->w = j->width / 8;
+    j->z = q->vae_config.z ? q->vae_config.z : q->dit_config.out;
+    j->tokens = (j->h / 2) * (j->w / 2);
+    j->frames = j->task == QW_LAYERS ? j->layers + 1 : 1;
+    if (check_memory(j) || prepare_pictures(j, input, original)) return q->error.status;
+    qw_tell_geometry(j);
+    return QWEN_OK;
+}
+
+void qw_job_free(qw_job *j)
+{
+    for (int i = 0; i < j->views; i++) {
+        free(j->view[i].data);
+        free(j->view[i].value);
+    }
+    for (int i = 0; i < j->references; i++) {
+        free(j->reference[i].image.data);
+        free(j->reference[i].image.value);
+        free(j->reference[i].mean);
+        free(j->reference[i].logvar);
+        free(j->reference[i].latent);
+    }
+    free(j->canvas.data);
+    free(j->condition);
+    free(j->features);
+    free(j->mask);
+    free(j->mask_tokens);
+    free(j->kept);
+    free(j->noise);
+    free(j->start);
+    free(j->x);
+    free(j->text[0]);
+    free(j->text[1]);
+    qw_schedule_free(&j->sched);
+    memset(j, 0, sizeof *j);
+}
+
+/* --- the schedule, and where strength enters it ----------------------------------------------- */
+
+int qw_job_schedule(qw_job *j)
+{
+    qwen *q = j->q;
+    const qwen_request *r = j->req;
+    const int raw = r->schedule && !strcmp(r->schedule, "raw");
+    const qw_schedule_request s = {
+        .name = r->schedule         ? r->schedule
+                : q->flat_shift > 0 ? "lightning"
+                                    : NULL,
+        .flat = q->flat_shift,
+        .config = &q->schedule_config,
+        .steps = raw ? r->steps : j->steps,
+        .tokens = j->tokens,
+        .condition_tokens = j->task == QW_LAYERS ? j->tokens : 0,
+        .layered = j->task == QW_LAYERS,
+        .sigmas = r->sigmas,
+        .n_sigmas = r->n_sigmas,
+        .shift = r->shift,
+        .sampler = j->sampler,
+        .comfy = q->comfy,
+        .denoise = q->comfy && (j->task == QW_REDRAW || j->task == QW_INPAINT) ? j->strength : 0,
+    };
+    if (qw_schedule_make(&j->sched, &s, &q->error)) return q->error.status;
+    j->steps = j->sched.steps;
+    j->first_step = 0;
+    const int starts = j->task == QW_REDRAW || j->task == QW_INPAINT || j->task == QW_EDIT_INPAINT;
+    if (starts && !q->comfy) {
+        const double n = j->steps, init = n * j->strength < n ? n * j->strength : n;
+        j->first_step = (int)(n - init > 0 ? n - init : 0);
+    }
+    int used = 0;
+    for (int i = j->first_step; j->req->control && i < j->steps; i++) used += qw_control_step(j, i);
+    if (j->req->control && !used)
+        qw_say(q, 0, "the control picture is used in none of %d steps: none lies between %g and %g",
+               j->steps - j->first_step, j->control_start, j->control_end);
+    if (j->steps - j->first_step < 1)
+        return qw_fail(&q->error, QWEN_EARG, "strength %g leaves none of %d steps", j->strength,
+                       j->steps);
+    return QWEN_OK;
+}

@@ -5,7 +5,7 @@
  * finite values, zero rows, a mean far above the deviation, a step in the logits. Guards and
  * padding are 0xff: a NaN in every float type, so whoever reads there shows it. */
 #include "fill.h"
-#include "host/host.h"
+#include "core/core.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

@@ -2,19 +2,19 @@
 lib_headers = include/qwen/qwen.h
 lib_devheaders = include/qwen/backend.h include/qwen/tensor.h
 core_sources = \
-	lib/core/error.h lib/core/error.c lib/core/path.h lib/core/path.c lib/core/sized.h lib/core/sized.c \
+	lib/core/core.h lib/core/error.c lib/core/path.c lib/core/sized.c lib/core/utf8.c \
 	lib/core/exact_math.c lib/core/tensor.c lib/core/decode.c lib/core/decode_iq.c lib/core/decode_tables.h \
-	lib/core/run.h lib/core/op.c lib/core/run.c lib/core/plan.c lib/core/registry.c
+	lib/core/op.h lib/core/op.c lib/core/run.h lib/core/run.c lib/core/plan.c lib/core/registry.c
 files_sources = \
-	lib/files/files.h lib/files/json.c lib/files/store.c lib/files/open.c lib/files/safetensors.c lib/files/gguf.c \
+	lib/files/store.h lib/files/json.h lib/files/config.h lib/files/files.h lib/files/json.c lib/files/store.c lib/files/open.c lib/files/safetensors.c lib/files/gguf.c \
 	lib/files/names.c lib/files/quantised.c lib/files/config.c lib/files/lora.h lib/files/lora.c
 host_sources = \
-	lib/host/host.h lib/host/tokenizer.h lib/host/tokenizer.c lib/host/tokenizer_load.c lib/host/unicode.c \
+	lib/host/text.h lib/host/noise.h lib/host/pictures.h lib/host/tokenizer.h lib/host/tokenizer.c lib/host/tokenizer_load.c lib/host/unicode.c \
 	lib/host/template.c lib/host/rng.c lib/host/schedule.c lib/host/sampler.c lib/host/image.c
 weights_sources = \
 	lib/weights/weights.h lib/weights/residency.h lib/weights/loader.c lib/weights/residency.c lib/weights/overlay.c
 nets_sources = \
-	lib/nets/net.h lib/nets/linear.c lib/nets/rope.c lib/nets/text.c lib/nets/vision.c lib/nets/dit.h \
+	lib/nets/net.h lib/nets/control.h lib/nets/linear.c lib/nets/rope.c lib/nets/text.c lib/nets/vision.c lib/nets/dit.h \
 	lib/nets/dit.c lib/nets/vae.c lib/nets/control.c
 pipeline_sources = \
 	lib/pipeline/pipeline.h lib/pipeline/model.c lib/pipeline/component.c lib/pipeline/log.c \

@@ -17,6 +17,7 @@ awk -F: '
         if (p[1] == "lib") {
             if (name ~ /^(png|jpeglib|yaml)\.h$|^webp\//) bad("pictures and YAML are the business of cli/")
             if (name == "qwen/ref.h" && $1 != "lib/core/registry.c") bad("only registry.c names a device")
+            if (!system_header && t[1] in order && order[t[1]] > order[p[2]]) bad("a room above: " name)
         }
         if (p[1] == "reference" && !system_header && name !~ /^(ref|rows)\.h$/) bad("outside the room: " name)
         if (p[1] ~ /^(cli|examples)$/) {

@@ -1,10 +1,12 @@
 /* files.c - files that tests make, in a folder of their own: safetensors, GGUF; opening files. */
+#include "files/store.h"
 #include "files.h"
 #include "testing.h"
 #include <ftw.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <qwen/tensor.h>
 
 static char folder[256];
 

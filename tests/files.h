@@ -1,6 +1,7 @@
 /* files.h - files that tests make, in a folder of their own: safetensors, GGUF; opening files. */
 #ifndef QW_FILES_H
 #define QW_FILES_H
+#include "files/store.h"
 #include "files/files.h"
 
 /* --- a folder for the files of one test: a fixture ------------------------------------------- */

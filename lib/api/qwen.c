@@ -3,7 +3,7 @@
  * Everything here is thin: a function checks what the caller handed over, clears the handle's
  * error, and calls the stage that does the work. */
 #include "pipeline/pipeline.h"
-#include "core/sized.h"
+#include "core/core.h"
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>

@@ -1,5 +1,5 @@
 /* error.c - the first failure of a piece of work, as a value. */
-#include "core/error.h"
+#include "core/core.h"
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>

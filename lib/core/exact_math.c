@@ -5,7 +5,7 @@
  * terms as double can see) and puts the parts together so that the last addition is the only one
  * that rounds by half a unit; errors stay below one unit in the last place.  The build forbids
  * contraction to fused multiply-adds (-ffp-contract=off). */
-#include "host/host.h"
+#include "core/core.h"
 #include <math.h>
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /* path.c - paths of files: copies, joins, what lies there. */
-#include "core/path.h"
+#include "core/core.h"
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>

@@ -1,5 +1,5 @@
 /* sized.c - structs that begin with their size, between a caller of any version and the library. */
-#include "core/sized.h"
+#include "core/core.h"
 #include <string.h>
 
 int qw_take_struct(qw_error *err, void *ours, size_t known, const void *theirs, size_t size,

@@ -2,7 +2,7 @@
  *
  * Every number has a range, and is named in the message when it is outside; what the weights show
  * (widths, layers) is compared with what the configuration says. */
-#include "weights/weights.h"
+#include "files/config.h"
 #include <math.h>
 #include <string.h>
 

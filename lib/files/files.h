@@ -1,7 +1,8 @@
-/* store.h - the inside of a store, for the files that fill it: formats, names, layouts. */
-#ifndef QW_STORE_H
-#define QW_STORE_H
-#include "weights/weights.h"
+/* files.h - the inside of a store, for the files that fill it: formats, names, layouts. */
+#ifndef QW_FILES_INSIDE_H
+#define QW_FILES_INSIDE_H
+#include "files/json.h"
+#include "files/store.h"
 
 typedef struct qw_file {
     char *path;

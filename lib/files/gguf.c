@@ -6,7 +6,7 @@
  * Dimensions are stored fastest first and reversed here; "comfy.gguf.orig_shape.<name>" overrides
  * them.  Values are kept as text for qw_store_metadata; arrays of strings (vocabularies) and long
  * arrays are skipped. */
-#include "host/host.h"
+#include "core/core.h"
 #include "files/files.h"
 #include <stdlib.h>
 #include <string.h>

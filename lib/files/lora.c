@@ -4,10 +4,12 @@
  * a module's name in one of the forms of `forms`, which overlay.c matches whole against the modules
  * of a net.  Here the file is grouped by base and each group is checked for what can be known
  * without a model: both factors, one rank, no second spelling. */
+#include "files/json.h"
 #include "files/lora.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <stdio.h>
 
 /* Suffixes, longest first where one ends in another. */
 static const struct {

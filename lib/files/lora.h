@@ -1,7 +1,12 @@
-/* lora.h - a LoRA file as lora.c groups it and overlay.c lays it over a net. */
+/* lora.h - a LoRA file: its tensors grouped by module, for weights/overlay.c to lay over a net. */
 #ifndef QW_LORA_H
 #define QW_LORA_H
-#include "weights/weights.h"
+#include "files/store.h"
+
+typedef struct qw_lora qw_lora;
+/* Opens a file and groups its tensors by module; nothing is matched yet. */
+int qw_lora_open(qw_lora **out, const char *path, double strength, qw_error *err);
+void qw_lora_free(qw_lora *l);
 
 typedef enum qw_role { /* of a tensor in its module */
                        QW_UP,

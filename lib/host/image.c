@@ -2,7 +2,7 @@
  *
  * The resize is Pillow 13's (src/libImaging/Resample.c) byte for byte: two passes with integer
  * weights of 22 bits, the picture between them rounded to 8 bits. */
-#include "host/host.h"
+#include "host/pictures.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

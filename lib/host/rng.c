@@ -5,7 +5,7 @@
  * curand's Philox4x32-10.  Each step of the CPU's float32 numbers is rounded to float32, as there:
  * rounding once at the end is measurably different. log, sin and cos are ours (exact_math.c), so a seed
  * gives the same bits on every machine. */
-#include "host/host.h"
+#include "host/noise.h"
 #include <math.h>
 #include <string.h>
 

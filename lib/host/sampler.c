@@ -4,7 +4,7 @@
  * expects.  Formulas after ComfyUI's comfy/k_diffusion/sampling.py and
  * comfy/extra_samplers/uni_pc.py for flow models.  s is sigma[i], s' is sigma[i+1] (`next`), x0 is
  * D at (x, s), d is v, t is -ln sigma. */
-#include "host/host.h"
+#include "host/noise.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

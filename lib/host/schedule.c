@@ -7,7 +7,7 @@
  * the 2^-29 of a float32 unit that libms differ by would have to meet a rounding boundary to show.
  * ComfyUI's (comfy/samplers.py) are computed in double from its table of sigmas and rounded at the
  * end: they agree with its float32 to about 1e-7, which is what ComfyUI's own results vary by. */
-#include "host/host.h"
+#include "host/noise.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

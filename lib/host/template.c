@@ -3,9 +3,10 @@
  * The strings are those of diffusers' Qwen-Image pipelines (0.36 to 0.42).  The rows of the fixed
  * beginning are dropped from the encoder's output: 34 tokens of the text-to-image template and 64
  * of the edit template, as published.  For other texts the number is counted with the tokenizer. */
-#include "pipeline/pipeline.h"
+#include "host/text.h"
 #include <stdlib.h>
 #include <string.h>
+#include <stdio.h>
 
 typedef struct template
 {

@@ -1,7 +1,7 @@
 /* tokenizer.h - a tokenizer in memory: tokenizer_load.c makes it of files, tokenizer.c reads it. */
 #ifndef QW_TOKENIZER_H
 #define QW_TOKENIZER_H
-#include "host/host.h"
+#include "host/text.h"
 
 /* (a, b) -> (rank, id), open addressing; a key of 0 is an empty slot. */
 typedef struct qw_pair_slot {

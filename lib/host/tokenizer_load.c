@@ -3,6 +3,7 @@
  * Three layouts are read: vocab.json with merges.txt, tokenizer.json, and merges.txt alone, from
  * which the vocabulary follows.  Once the merges are known by ids the strings of the vocabulary are
  * gone; the added tokens become a trie. */
+#include "files/json.h"
 #include "host/tokenizer.h"
 #include <errno.h>
 #include <stdio.h>

@@ -3,6 +3,7 @@
  * Three kinds, told apart by their keys: InstantX's (a truncated copy of the transformer;
  * diffusers' QwenImageControlNetModel), DiffSynth's blockwise one, and the "Fun" union of
  * VideoX-Fun.  Samples are kept on the host between the side network and the main one. */
+#include "nets/control.h"
 #include "nets/dit.h"
 #include <math.h>
 #include <stdlib.h>

@@ -5,7 +5,7 @@
  * directory, else the published numbers.  Opening maps files and reads their headers;
  * weights are loaded by the qw_need_ functions. */
 #include "pipeline/pipeline.h"
-#include "core/sized.h"
+#include "core/core.h"
 #include <dirent.h>
 #include <math.h>
 #include <stdarg.h>

@@ -1,9 +1,11 @@
 /* pipeline.h - struct qwen and the stages that the public functions and the pipeline share. */
 #ifndef QW_PIPELINE_H
 #define QW_PIPELINE_H
-#include "host/host.h"
+#include "host/noise.h"
+#include "host/pictures.h"
+#include "host/text.h"
+#include "nets/control.h"
 #include "nets/net.h"
-#include "core/path.h"
 
 typedef enum qw_variant {
     QW_T2I,
@@ -16,19 +18,6 @@ typedef enum qw_variant {
 const char *qw_variant_name(qw_variant v);
 int qw_variant_named(const char *name, qw_variant *out); /* nonzero: found */
 int qw_class_named(const char *name, qw_variant *out);   /* a pipeline class; nonzero: found */
-
-/* --- template.c: chat templates --------------------------------------------------------------- */
-typedef struct qw_prompt {
-    char *text; /* the filled template, UTF-8 */
-    size_t bytes;
-    int64_t drop; /* leading tokens whose rows are dropped */
-} qw_prompt;
-/* name: "t2i", "edit", "edit-plus", or a template text with {}.  system NULL: the template's own.
- * pictures: how many pictures have image pads; tokens[i]: pads for picture i.  "edit-plus" and
- * texts of the caller's write "Picture k: " before each, "edit" takes one. */
-int qw_prompt_make(qw_prompt *out, const char *name, const char *system, const char *user_text,
-                   const int64_t *tokens, int pictures, const qw_tokenizer *tok, qw_error *err);
-void qw_prompt_free(qw_prompt *p);
 
 /* --- model.c: opening; which files make a model ----------------------------------------------- */
 typedef struct qw_component { /* a net's files and weights, on a device */

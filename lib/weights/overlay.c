@@ -6,10 +6,12 @@
  * patched copy of the weight in the device's wide type.  Files are applied in their order; a part
  * that is replaced or rescaled (DoRA) takes the factors laid before it into its copy first, since
  * there order matters. */
+#include "weights/weights.h"
 #include "files/lora.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <stdio.h>
 
 typedef struct layer { /* a part while files are laid over it */
     qw_lora_site site;

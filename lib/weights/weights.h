@@ -1,125 +1,11 @@
-/* weights.h - from files to weights: store (names -> host tensors over mapped files), LoRA, residency,
- * and the loader through which nets take their weights.
- *
- * A store maps files and never reads them whole.  Inside a store every component has canonical
- * names, whatever the file calls its tensors: the transformer and the VAE those of diffusers
- * ("transformer_blocks.0.attn.to_q.weight", "decoder.mid_block.resnets.0.norm1.gamma"), the
- * language model "model.layers.0...", the vision tower "visual.blocks.0...".  Prefixes, Wan names,
- * llama.cpp names are undone when a file is added. */
-#ifndef QW_LOAD_H
-#define QW_LOAD_H
+/* weights.h - named tensors to weights on a device: layers, residency, the loader, LoRA laid over. */
+#ifndef QW_WEIGHTS_H
+#define QW_WEIGHTS_H
 #include "core/run.h"
-#include <jansson.h>
+#include "files/config.h"
+#include "files/lora.h"
 
-enum { QW_FILE_RANK = 8 };
-
-/* One tensor of a file, as it lies there. */
-typedef struct qw_entry {
-    char *name;       /* canonical; owned by the store */
-    const char *key;  /* as in the file (for messages and header look-ups) */
-    const void *data; /* into the mapping, not aligned; or owned by the store */
-    size_t bytes;
-    qw_dtype dtype;
-    int rank;
-    int64_t dim[QW_FILE_RANK]; /* outermost first (GGUF's are reversed) */
-    int file;                  /* index in the store */
-    int used;                  /* a net has taken it */
-} qw_entry;
-
-typedef enum qw_kind { /* what a file is, from its keys */
-                       QW_KIND_UNKNOWN,
-                       QW_KIND_TRANSFORMER,
-                       QW_KIND_TEXT,
-                       QW_KIND_VISION,
-                       QW_KIND_VAE,
-                       QW_KIND_CHECKPOINT,
-                       QW_KIND_LORA,
-                       QW_KIND_CONTROLNET,
-                       QW_KIND_BLOCKWISE,
-                       QW_KIND_FUN,
-                       QW_KIND_QWEN21,
-                       QW_KIND_DUMP
-} qw_kind;
-const char *qw_kind_name(qw_kind k);
-const char *qw_kind_article(qw_kind k); /* "a", "an" */
-
-typedef struct qw_store qw_store;
-
-int qw_store_new(qw_store **out, qw_error *err);
-void qw_store_free(qw_store *s); /* NULL is fine; unmaps */
-/* Adds a .safetensors or .gguf file, an index.json with its shards, or a directory that holds one
- * of these.  Entries keep the file's names until qw_store_canonical. */
-int qw_store_add(qw_store *s, const char *path, qw_error *err);
-/* Decides what the store holds and gives every entry its canonical name; part selects a component
- * of an all-in-one checkpoint (entries of other components are dropped from the name space). part
- * QW_KIND_UNKNOWN: whatever it is.  *found says what it is.  A kind other than the wanted part is
- * QWEN_EMODEL; what exists but is not supported QWEN_EUNSUPPORTED; both name what it is. */
-int qw_store_canonical(qw_store *s, qw_kind part, qw_kind *found, qw_error *err);
-/* Has an all-in-one checkpoint this part? */
-int qw_store_has(const qw_store *s, qw_kind part);
-const qw_entry *qw_store_find(const qw_store *s, const char *name); /* NULL if absent */
-const qw_entry *qw_store_entry(const qw_store *s, int64_t i);       /* NULL past the last */
-/* Where path is a short regular file that holds a relative path (what git leaves of a symbolic link
- * on systems without them), 1 and that path, malloc'ed; else 0. */
-int qw_follow_link_file(const char *path, char **resolved, qw_error *err);
-const char *qw_store_path(const qw_store *s, int file);
-/* From now on weights are read through: until this, pages come one by one, so that opening a file
- * of many gigabytes reads little of it. */
-void qw_store_read_ahead(qw_store *s);
-/* A string of the safetensors __metadata__ or of a GGUF key (strings and numbers printed), or
- * NULL. */
-const char *qw_store_metadata(const qw_store *s, const char *key);
-/* The highest N + 1 of keys that begin "<prefix>N.", or 0. */
-int qw_store_count(const qw_store *s, const char *prefix);
-/* Entries no net has taken, but for known markers and companions (scales, masks, time_conv ...). */
-int qw_store_unused(const qw_store *s, void (*each)(void *user, const qw_entry *e), void *user);
-
-/* JSON files: size-bounded, depth-bounded, no duplicate keys.  Caller json_decref()s. */
-int qw_json_file(const char *path, json_t **out, qw_error *err);
-
-/* --- configurations (config.c); numbers come from the file, published ones where it is silent */
-typedef struct qw_text_config {
-    int64_t vocab, width, ff, layers, heads, kv_heads, head; /* head = width / heads */
-    double eps, theta;
-    int section[3]; /* M-RoPE: frequencies of time, height, width */
-    int tied;
-    int32_t image_token, vision_start, vision_end;
-} qw_text_config;
-typedef struct qw_vision_config {
-    int64_t depth, width, ff, heads, head, out, patch, temporal, merge, window, channels;
-    int full[64], fulls; /* blocks with full attention */
-    double eps;
-    int64_t min_pixels, max_pixels; /* from preprocessor_config.json */
-    double mean[3], std[3];
-} qw_vision_config;
-typedef struct qw_dit_config {
-    int64_t layers, heads, head, width, text_width, in, out, patch; /* in: packed features, 64 */
-    int64_t axes[3];
-    int zero_cond_t, additional_t, layer3d;
-} qw_dit_config;
-typedef struct qw_vae_config {
-    int64_t base, z, mult[8], levels, res_blocks, channels;
-    double mean[64], std[64];
-} qw_vae_config;
-typedef struct qw_schedule_config {
-    double shift, base_shift, max_shift, terminal; /* terminal 0: none */
-    int64_t base_len, max_len, train_steps;
-    int dynamic, linear; /* time_shift_type linear, else exponential */
-} qw_schedule_config;
-/* Each reads `json` (NULL: published numbers) and lets the store's shapes decide or contradict it.
- * `where` names the file in messages.  Errors name the key: "num_layers". */
-int qw_text_configure(qw_text_config *c, const json_t *json, const qw_store *s, const char *where,
-                      qw_error *err);
-int qw_vision_configure(qw_vision_config *c, const json_t *json, const json_t *processor,
-                        const qw_store *s, const char *where, qw_error *err);
-int qw_dit_configure(qw_dit_config *c, const json_t *json, const qw_store *s, const char *where,
-                     qw_error *err);
-int qw_vae_configure(qw_vae_config *c, const json_t *json, const qw_store *s, const char *where,
-                     qw_error *err);
-int qw_schedule_configure(qw_schedule_config *c, const json_t *json, const char *where,
-                          qw_error *err);
-
-/* --- weights ------------------------------------------------------------------------------- */
+/* --- layers --- */
 /* A linear layer: rows of up to three parts (q, k, v; gate, up), each with dtype, scale and
  * bias. */
 enum { QW_PARTS = 3 };
@@ -189,12 +75,7 @@ void qw_load_table(qw_loader *l, qw_tensor *t, int64_t n, int64_t k, const char 
  * GGUF). */
 void qw_weight_free(qw_weight *w); /* names only; data belongs to store and residency */
 
-/* --- LoRA (lora.c, overlay.c) -------------------------------------------------------------- */
-typedef struct qw_lora qw_lora;
-/* Opens a file and groups its tensors by module; nothing is matched yet. */
-int qw_lora_open(qw_lora **out, const char *path, double strength, qw_error *err);
-void qw_lora_free(qw_lora *l);
-
+/* --- LoRA (overlay.c) --- */
 typedef struct qw_lora_site { /* a linear layer of the net, by its canonical module name */
     qw_weight_part *part;
     int64_t n, k;

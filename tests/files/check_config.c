@@ -1,4 +1,5 @@
 /* check_config.c - the numbers of a model: from its config.json, from its GGUF, published ones. */
+#include "files/config.h"
 #include "files.h"
 #include "testing.h"
 

@@ -1,5 +1,6 @@
 /* check_names.c - one name for each tensor, whoever wrote the file: prefixes, Wan's names for the
  * VAE, new names for language models, all in one file, markers. */
+#include "files/files.h"
 #include "medium.h"
 #include "testing.h"
 #include "values.h"

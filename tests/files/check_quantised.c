@@ -1,4 +1,8 @@
 /* check_quantised.c - quantised layers of ComfyUI: the worked examples, scales, and what is refused. */
+#include "files/json.h"
+#include "files/files.h"
+#include "weights/weights.h"
+#include "files/store.h"
 #include "files.h"
 #include "testing.h"
 #include <math.h>

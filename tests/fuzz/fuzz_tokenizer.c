@@ -1,6 +1,6 @@
 /* fuzz_tokenizer.c - any bytes as a tokenizer.json; if it opens, some text goes through it. */
 #include "fuzz.h"
-#include "host/host.h"
+#include "host/text.h"
 #include <stdlib.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

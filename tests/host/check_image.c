@@ -1,5 +1,5 @@
 /* check_image.c - pictures on the host: resizing byte for byte, packing, sizes, vision patches. */
-#include "host/host.h"
+#include "host/pictures.h"
 #include "testing.h"
 #include "values.h"
 #include <math.h>

@@ -1,6 +1,6 @@
 /* check_rng.c - noise as PyTorch draws it on CPU and CUDA, and the logarithm and sines it is made
  * with. */
-#include "host/host.h"
+#include "host/noise.h"
 #include "testing.h"
 #include "values.h"
 #include <float.h>

@@ -1,6 +1,6 @@
 /* check_sampler.c - every sampler asks the model where its reference does, ends where it ends, and
  * passes failures on; guidance. */
-#include "host/host.h"
+#include "host/noise.h"
 #include "testing.h"
 #include "values.h"
 #include <math.h>

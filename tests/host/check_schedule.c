@@ -1,6 +1,6 @@
 /* check_schedule.c - schedules of noise: diffusers' bit for bit, ComfyUI's, and requests that are
  * refused. */
-#include "host/host.h"
+#include "host/noise.h"
 #include "testing.h"
 #include "values.h"
 #include <math.h>

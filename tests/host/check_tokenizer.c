@@ -1,7 +1,7 @@
 /* check_tokenizer.c - texts to token ids as the published tokenizer gives them, every layout of its
  * files, and files that are broken. */
 #include "files.h"
-#include "host/host.h"
+#include "host/text.h"
 #include "testing.h"
 #include "values.h"
 #include <string.h>

@@ -3,8 +3,9 @@
  * ref64 must agree to 1e-10 of each tensor's largest value: that settles layouts, orders and
  * formulas. ref, whose streams are float32, stays within four times what the reference's own
  * float32 run is off (GOLDEN.md).  Every tensor of a stage file is compared, or the test fails. */
+#include "nets/control.h"
 #include "nets/dit.h"
-#include "host/host.h"
+#include "host/pictures.h"
 #include "testing.h"
 #include <check.h>
 #include <math.h>

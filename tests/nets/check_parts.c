@@ -3,6 +3,7 @@
  * Linear layers of parts, rotated and with LoRA; sequences and steps that must not disturb each
  * other; any number of threads; the scratch that a plan asks for; ControlNets and decoders without
  * golden data, against their formulas. */
+#include "nets/control.h"
 #include "nets/net.h"
 #include "testing.h"
 #include <math.h>

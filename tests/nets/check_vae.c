@@ -1,5 +1,6 @@
 /* check_vae.c - VAEs that no publication has but files do: two-dimensional ones, and decoders that
  * enlarge. */
+#include "files/files.h"
 #include "medium.h"
 #include "testing.h"
 #include "values.h"

@@ -3,7 +3,7 @@
  * A bright disc on a dark ground is followed by its centroid, in units of the picture's width and
  * height, pixel centres at (i + 1/2) / n.  Where a size is not a multiple the rule rounds the size,
  * so that the picture is stretched a little, about nothing: fractions stay what they were. */
-#include "host/host.h"
+#include "host/pictures.h"
 #include <qwen/qwen.h>
 #include "testing.h"
 #include <math.h>

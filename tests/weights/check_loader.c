@@ -1,5 +1,6 @@
 /* check_loader.c - from tensors to weights on a device: the same matrices in every format, within
  * the step of the coarser one; convolutions; what is said of tensors that do not fit. */
+#include "files/files.h"
 #include "medium.h"
 #include "testing.h"
 #include "values.h"

@@ -1,5 +1,7 @@
 /* check_residency.c - groups of weights on a device: kept or streamed, and never used before they
  * are there. */
+#include "core/run.h"
+#include "weights/weights.h"
 #include "files.h"
 #include "testing.h"
 #include <string.h>

@@ -3,7 +3,7 @@
  * The linker sends malloc, calloc, realloc and strdup of the library to the functions below
  * (--wrap), Jansson's are set.  Whatever fails, the answer is QWEN_ENOMEM or a whole result; under
  * AddressSanitizer nothing is leaked or touched twice. */
-#include "host/host.h"
+#include "host/text.h"
 #include "pipeline/pipeline.h"
 #include "testing.h"
 #include <check.h>

@@ -1,0 +1,43 @@
+/* op.h - the op table: for each operation its operands, its check, its cost and its line. */
+#ifndef QW_OP_H
+#define QW_OP_H
+#include <qwen/backend.h>
+
+#define X(op) QW_OP_##op,
+enum qw_op { QW_OPS(X) QW_NOPS };
+#undef X
+
+enum {
+    QW_IN = 1,
+    QW_OUT = 2,
+    QW_INOUT = 3,
+    QW_WEIGHT = 4,
+    QW_OPTIONAL = 8,
+    QW_WIDE = 16
+}; /* of the device's wide type */
+typedef struct qw_operand {
+    const char *name;
+    size_t offset;
+    unsigned role;
+} qw_operand;
+typedef struct qw_op_info {
+    const char *name;
+    size_t args;               /* sizeof the argument struct */
+    const qw_operand *operand; /* ends with a NULL name */
+    /* 0, or an error sentence for a caller's mistake: ranks, sizes, dtypes, strides. */
+    int (*check)(const void *args, char *why, size_t size);
+    void (*cost)(const void *args, double *flops, double *bytes);
+    void (*line)(const void *args, char *out, size_t size); /* the call as a case line */
+    int (*call)(qw_device *dev, const void *args);          /* QWEN_*, QW_DECLINE */
+} qw_op_info;
+extern const qw_op_info qw_op_table[QW_NOPS];
+qw_tensor *qw_operand_of(const qw_operand *o, void *args); /* NULL if absent */
+#define X(op) qw_##op##_args op;
+typedef union qw_any_args {
+    QW_OPS(X)
+} qw_any_args; /* room for any op's arguments */
+#undef X
+size_t qw_extent(const qw_tensor *t); /* bytes from t->data to the end of its last element */
+size_t qw_scales(const qw_tensor *t); /* floats at t->scale: 0, 1, or one per row */
+size_t qw_block_scale_bytes(const qw_tensor *t); /* bytes at t->block_scale, or 0 */
+#endif

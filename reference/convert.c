@@ -1,27 +1,7 @@
-/* move.c - a product of halves, and data on the way from one form to another. */
+/* convert.c - numbers from one form to another: types, strides, a sum, a rotation, quantised rows. */
 #include <qwen/ref.h>
 #include "rows.h"
 #include <stdlib.h>
-
-/* swiglu: y[i][j] = silu(x[i][j]) x[i][n + j].
- * x [m][2n]: gate, then up; y [m][n].  Shazeer 2020; transformers Qwen2MLP.
- * Bound: doc/numerics.md, swiglu. */
-int ref_swiglu(qw_device *dev, const qw_swiglu_args *a)
-{
-    const int64_t m = a->y.dim[0], n = a->y.dim[1];
-    const int threads = ref_threads(dev, m, 16 * n);
-    double *room = ref_room(threads, 2 * n);
-    if (!room) return QWEN_ENOMEM;
-    REF_PARALLEL(threads)
-    for (int64_t i = 0; i < m; i++) {
-        double *x = room + ref_thread() * 2 * n;
-        ref_get(&a->x, i, 0, 0, x);
-        for (int64_t j = 0; j < n; j++) x[j] = ref_act(QW_SILU, x[j]) * x[n + j];
-        ref_put(&a->y, i, 0, 0, x);
-    }
-    free(room);
-    return QWEN_OK;
-}
 
 /* Each run of `group` numbers times the regular Hadamard matrix H4 x H4 x ... / sqrt(group), where
  * H4 is 1 but for -1 on its second diagonal: a factor for each base-4 digit of the position.  For a

@@ -1,0 +1,99 @@
+/* copy.c - numbers on the host to tensors on a device and back. */
+#include "core/run_inside.h"
+#include <stdlib.h>
+#include <string.h>
+
+qw_runs qw_runs_of(const qw_tensor *t)
+{
+    qw_runs s = { 1, t->rank > 0 ? t->dim[t->rank - 1] : 1, t->rank - 1 };
+    while (s.outer > 0 && t->stride[s.outer - 1] == s.n) s.n *= t->dim[--s.outer];
+    for (int i = 0; i < s.outer; i++) s.count *= t->dim[i];
+    return s;
+}
+
+/* Address of run i. */
+unsigned char *qw_run_at(const qw_tensor *t, const qw_runs *s, int64_t i)
+{
+    int64_t e = 0;
+    for (int d = s->outer - 1; d >= 0; d--) {
+        e += i % t->dim[d] * t->stride[d];
+        i /= t->dim[d];
+    }
+    return (unsigned char *)t->data + qw_row_bytes(t->dtype, e);
+}
+
+void qw_numbers_put(qw_dtype type, const double *x, int64_t n, void *out)
+{
+    for (int64_t i = 0; i < n; i++) switch (type) {
+        case QW_F64: ((double *)out)[i] = x[i]; break;
+        case QW_F16: ((uint16_t *)out)[i] = qw_f32_to_f16((float)x[i]); break;
+        case QW_BF16: ((uint16_t *)out)[i] = qw_f32_to_bf16((float)x[i]); break;
+        case QW_I32: ((int32_t *)out)[i] = (int32_t)x[i]; break;
+        default: ((float *)out)[i] = (float)x[i]; break;
+        }
+}
+
+void qw_numbers_get(qw_dtype type, const void *in, int64_t n, double *x)
+{
+    float part[256];
+    if (type == QW_F64) memcpy(x, in, (size_t)n * sizeof *x);
+    else if (type == QW_I32)
+        for (int64_t i = 0; i < n; i++) x[i] = ((const int32_t *)in)[i];
+    else
+        for (int64_t i = 0; i < n; i += 256) {
+            const int64_t k = n - i < 256 ? n - i : 256;
+            qw_decode_f32(type, (const unsigned char *)in + qw_row_bytes(type, i), k, part);
+            for (int64_t j = 0; j < k; j++) x[i + j] = part[j];
+        }
+}
+
+static int number_type(qw_dtype t)
+{
+    return t == QW_F64 || t == QW_F32 || t == QW_F16 || t == QW_BF16 || t == QW_I32;
+}
+
+void qw_put(qw_run *r, qw_tensor dst, const double *src)
+{
+    if (r->error.status || qw_is_plan(r->dev)) return;
+    if (!number_type(dst.dtype)) {
+        qw_run_fail(r, QWEN_EARG, "numbers cannot be put into a tensor of type %s",
+                    qw_dtype_name(dst.dtype));
+        return;
+    }
+    const qw_runs s = qw_runs_of(&dst);
+    const size_t bytes = qw_row_bytes(dst.dtype, s.n);
+    void *row = malloc(bytes ? bytes : 1);
+    if (!row) {
+        qw_run_fail(r, QWEN_ENOMEM, "no memory for a row of %zu bytes", bytes);
+        return;
+    }
+    int status = QWEN_OK;
+    for (int64_t i = 0; i < s.count && !status && s.n; i++) {
+        qw_numbers_put(dst.dtype, src + i * s.n, s.n, row);
+        status = r->dev->put(r->dev, QW_COMPUTE, qw_run_at(&dst, &s, i), row, bytes);
+        /* The next row is written over this one, which the queue may not have read yet. */
+        if (!status && !r->dev->host) status = r->dev->sync(r->dev);
+    }
+    free(row);
+    if (status) qw_run_fail(r, status, "device %s failed while taking data", r->dev->name);
+}
+
+void qw_get(qw_run *r, qw_tensor src, double *dst)
+{
+    const qw_runs s = qw_runs_of(&src);
+    if (r->error.status || qw_is_plan(r->dev)) {
+        memset(dst, 0, (size_t)(s.count * s.n) * sizeof *dst);
+        return;
+    }
+    const size_t bytes = qw_row_bytes(src.dtype, s.n);
+    void *row = malloc(bytes ? bytes : 1);
+    int status = row ? QWEN_OK : QWEN_ENOMEM;
+    for (int64_t i = 0; i < s.count && !status && s.n; i++) {
+        status = r->dev->get(r->dev, QW_COMPUTE, row, qw_run_at(&src, &s, i), bytes);
+        if (!status) qw_numbers_get(src.dtype, row, s.n, dst + i * s.n);
+    }
+    free(row);
+    if (!status) return;
+    memset(dst, 0, (size_t)(s.count * s.n) * sizeof *dst);
+    qw_run_fail(r, status, "device %s failed while giving data back", r->dev->name);
+}

@@ -8,16 +8,16 @@ typedef struct list {
     const settings *s;
 } list;
 
-static int each(void *user, const char *name, const char *what, const char *why_not)
+static int each(void *user, const qwen_device_info *d)
 {
     list *l = user;
-    json_t *o =
-        json_pack("{s:s,s:s,s:b}", "name", name, "what", what ? what : "", "opens", !why_not);
-    if (why_not) json_object_set_new(o, "why_not", json_string(why_not));
-    json_array_append_new(l->all, o);
+    json_array_append_new(l->all, json_pack("{s:s,s:s,s:f,s:s,s:I,s:b,s:s?}", "name", d->name,
+                                            "what", d->what, "score", d->score, "identity",
+                                            d->identity, "memory", (json_int_t)d->memory, "default",
+                                            d->is_default, "why_not", d->why_not));
     if (!l->s->json)
-        printf("%-12s %s%s%s\n", name, what ? what : "", why_not ? "; not here: " : "",
-               why_not ? why_not : "");
+        printf("%-16s %s%s%s%s\n", d->name, d->what, d->is_default ? " (the default)" : "",
+               d->why_not ? "; not here: " : "", d->why_not ? d->why_not : "");
     return 0;
 }
 

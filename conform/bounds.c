@@ -25,7 +25,8 @@ typedef struct promise {
 
 static promise promise_of(const qw_arith *p)
 {
-    return (promise){ p->mul, fmax(p->acc, 0x1p-53), p->mid, fmax(p->fun, 0x1p-51), p->row };
+    return (promise){ p->mul[QW_CLASS_F32], fmax(p->acc, 0x1p-53), p->mid, fmax(p->fun, 0x1p-51),
+                      p->row };
 }
 
 /* Rounding of a sum of n terms, relative to the sum of magnitudes (Higham and Mary 2019, lambda =

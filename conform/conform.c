@@ -90,17 +90,19 @@ static int place_weight(trial *t, int i, qw_verdict *v)
     t->plain.scale = d->scale;
     t->plain.block_scale = d->block_scale;
     const int in_place = t->dev->host && t->m.c.seed % 2;
-    const size_t bytes =
-        t->dev->packed && t->dev->pack && !in_place ? t->dev->packed(t->dev, &t->plain) : 0;
+    const qw_pack_request q = { .size = sizeof q, .w = &t->plain, .parts = 1 };
+    const size_t bytes = t->dev->packed && t->dev->pack && !in_place ? t->dev->packed(t->dev, &q)
+                                                                     : 0;
     if (bytes) {
         uint64_t ticket;
         *w = t->plain;
-        w->data = take_device(t, bytes);
-        if (!w->data) return fail(v, "no device memory for a packed weight of %zu bytes", bytes);
-        if (t->dev->pack(t->dev, QW_COPY, w, &t->plain) || t->dev->mark(t->dev, QW_COPY, &ticket)
+        void *memory = take_device(t, bytes);
+        if (!memory) return fail(v, "no device memory for a packed weight of %zu bytes", bytes);
+        if (t->dev->pack(t->dev, QW_COPY, w, memory, &q) || t->dev->mark(t->dev, QW_COPY, &ticket)
             || t->dev->wait(t->dev, QW_COMPUTE, ticket))
             return fail(v, "packing the weight failed");
-        if (!w->host) w->host = &t->plain;
+        w->host = &t->plain;
+        w->originals = 1;
         return 0;
     }
     *w = t->plain;
@@ -540,7 +542,7 @@ static int add_device(session *s, const char *name)
 {
     qw_error e = { 0 };
     if (s->devices == DEVICES) return EXIT_USAGE;
-    if (!qw_device_open(name, 0, &s->dev[s->devices], &e)) {
+    if (!qw_device_open(name, NULL, &s->dev[s->devices], &e)) {
         s->devices++;
         return 0;
     }
@@ -548,11 +550,11 @@ static int add_device(session *s, const char *name)
     return EXIT_DEVICE;
 }
 
-static int add_listed(void *user, const char *name, const char *what, const char *why_not)
+static int add_listed(void *user, const qw_listing *d, int is_default)
 {
-    (void)what;
-    if (why_not) printf("     %s: %s\n", name, why_not);
-    else add_device(user, name);
+    (void)is_default;
+    if (d->why_not[0]) printf("     %s: %s\n", d->name, d->why_not);
+    else add_device(user, d->name);
     return 0;
 }
 
@@ -631,7 +633,7 @@ int main(int argc, char **argv)
         status = read_argument(&s, argc, argv, &i);
     }
     if (status == EXIT_USAGE) fputs(usage, stderr);
-    if (!status && qw_device_open("ref64", 0, &s.oracle, &e)) {
+    if (!status && qw_device_open("ref64", NULL, &s.oracle, &e)) {
         fprintf(stderr, "qwen-conform: %s\n", e.text);
         status = EXIT_DEVICE;
     }

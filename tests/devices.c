@@ -7,7 +7,8 @@ qw_device *open_device(const char *name)
 {
     qw_device *d = NULL;
     qw_error e = { 0 };
-    ck_assert_msg(!qw_device_open(name, 1, &d, &e), "%s", e.text);
+    ck_assert_msg(!qw_device_open(name, &(qw_device_options){ .threads = 1 }, &d, &e), "%s",
+                  e.text);
     return d;
 }
 
@@ -108,18 +109,20 @@ static int far_sync(qw_device *d)
     return QWEN_OK;
 }
 
-static size_t far_packed(qw_device *d, const qw_tensor *w)
+static size_t far_packed(qw_device *d, const qw_pack_request *q)
 {
     (void)d;
-    return (size_t)w->dim[0] * qw_row_bytes(w->dtype, w->dim[1]);
+    return (size_t)q->w->dim[0] * qw_row_bytes(q->w->dtype, q->w->dim[1]);
 }
 
 /* What was at the destination is gone at once; what comes may come late. */
-static int far_pack(qw_device *d, int queue, qw_tensor *dst, const qw_tensor *w)
+static int far_pack(qw_device *d, int queue, qw_tensor *dst, void *memory, const qw_pack_request *q)
 {
+    const qw_tensor *w = q->w;
     far_device *f = far_of(d);
-    const size_t bytes = far_packed(d, w);
+    const size_t bytes = far_packed(d, q);
     f->packs++;
+    dst->data = memory;
     dst->layout = 9;
     memset(near(dst->data), 0xff, bytes);
     if (queue == QW_COMPUTE) {

@@ -1,19 +1,27 @@
-/* backend.h - the contract between the core and whatever does the arithmetic.
+/* backend.h - the contract between the core and whatever does the arithmetic, version 2.
  *
- * A backend fills in a qw_device.  Memory is raw pointers, work goes to two
- * in-order queues, and there are eight operations.  Everything else in the
- * library is host code that does not know which device it runs on. */
+ * A backend lists its devices without opening them and opens one as a qw_device: memory is raw
+ * pointers, work goes to two in-order queues, and there are eight operations.  All other code of the
+ * library is host code that is the same for every device.
+ *
+ * What version 2 promises to a module (doc/backends.md): structs begin with their size, which the
+ * side that allocates them sets; fields and enumerators are appended, never moved; an argument
+ * struct of an op does not change.  A device belongs to one thread at a time. */
 #ifndef QW_BACKEND_H
 #define QW_BACKEND_H
 #include <qwen/qwen.h> /* status codes, nothing else */
 #include <qwen/tensor.h>
 
-enum { QW_BACKEND_ABI = 1, QW_DECLINE = 1 }; /* DECLINE: "not me"; nothing was written */
+/* QW_DECLINE is the answer "not me"; whoever gives it has written nothing. */
+enum { QW_BACKEND_ABI = 2, QW_DECLINE = 1 };
 
 typedef enum qw_act { QW_ACT_NONE, QW_SILU, QW_GELU_TANH, QW_GELU_ERF } qw_act;
 typedef enum qw_pairing { QW_PAIRS, QW_HALVES } qw_pairing; /* (2i,2i+1) or (i,i+d/2) */
 
-/* y = res + gate * act(x w^T + x2 w2^T + bias) */
+/* --- the operations --------------------------------------------------------------------------- */
+
+/* y = res + gate * act(x w^T + x2 w2^T + bias).  x of QW_I8 has a scale for each row.  y of QW_I8
+ * is quantised, as by convert: no gate, no residual then. */
 typedef struct qw_gemm_args {
     qw_tensor y;               /* [m][n] out */
     qw_tensor x;               /* [m][k] */
@@ -23,15 +31,15 @@ typedef struct qw_gemm_args {
     qw_act act;
 } qw_gemm_args;
 
-/* y_i = sum_j softmax_j(scale q_i.k_j) v_j, j over first[i] <= j < last[i] */
+/* y_i = sum_j softmax_j(scale q_i.k_j) v_j, j over first[i] <= j < last[i].  Causal attention has
+ * last[i] = nk - nq + i + 1, windows have equal ranges. */
 typedef struct qw_attention_args {
     qw_tensor y, q; /* [nq][hq][d] */
     qw_tensor k, v; /* [nk][hk][d], hq = g hk; head h reads h/g */
-    /* [nq] each, host memory, not decreasing; NULL: every key */
+    /* [nq] each, host memory that may change after the call; not decreasing; NULL: every key */
     const int32_t *first, *last;
     double scale;
-} qw_attention_args; /* causal: last[i] = nk - nq + i + 1;
-                                         * windows: equal ranges */
+} qw_attention_args;
 
 /* y = res + up(x) * w + bias, channels last; right and bottom padding follow from y's size */
 typedef struct qw_conv2d_args {
@@ -49,7 +57,8 @@ typedef struct qw_rms_norm_args {
     qw_act act;
 } qw_rms_norm_args;
 
-/* y = (x - mean) / sqrt(var + eps) * (1 + scale) + shift; scale, shift each may be absent */
+/* y = (x - mean) / sqrt(var + eps) * (1 + scale) + shift; scale, shift each may be absent.  y of
+ * QW_I8: quantised, as by convert. */
 typedef struct qw_ln_mod_args {
     qw_tensor y, x, scale, shift;
     double eps;
@@ -78,43 +87,95 @@ typedef struct qw_convert_args {
 
 #define QW_OPS(X) \
     X(gemm) X(attention) X(conv2d) X(rms_norm) X(ln_mod) X(norm_rope) X(swiglu) X(convert)
+#define X(op) QW_OP_##op,
+enum qw_op { QW_OPS(X) QW_NOPS };
+#undef X
 
-/* what the arithmetic inside an op promises (unit roundoffs) */
+/* What the arithmetic inside an op promises (unit roundoffs; 0: nothing is lost).  doc/numerics.md
+ * turns a promise into a bound. */
 typedef struct qw_arith {
-    float mul; /* operands before multiplying: 0 kept, 2^-11 TF32, ... */
-    float acc; /* accumulator: 2^-24 for f32 */
-    float mid; /* stored intermediates, e.g. softmax weights */
-    float fun; /* exp, tanh, rsqrt: relative error */
-    float row; /* operands quantised against their row's maximum */
+    /* of an operand before it is multiplied, by the class of its type: 2^-8 under QW_CLASS_F32 is a
+     * device that rounds f32 operands to bf16 */
+    float mul[QW_MAX_CLASSES];
+    float acc;    /* of the accumulator: 2^-24 for f32 */
+    float mid;    /* of stored intermediates, such as softmax weights */
+    float fun;    /* of exp, tanh, rsqrt: relative error */
+    float row;    /* of an activation quantised against the largest of its row: 1/254 for int8 */
+    float row_w;  /* of a weight that is not I8, quantised again against the largest of its row */
+    float row_qk; /* of q and k in attention, quantised against the largest of their rows */
 } qw_arith;
+
+/* --- a device --------------------------------------------------------------------------------- */
+
+/* Weights for pack: matrices [n][k] that are multiplied with the same x (q, k, v; gate, up), or one
+ * convolution [co][kh][kw][ci].  They are plain, in host memory that stays as it is while the packed
+ * weight is in use. */
+typedef struct qw_pack_request {
+    size_t size;
+    const qw_tensor *w; /* [parts] */
+    int parts;
+    int64_t rows; /* of x that are expected; 0: unknown */
+} qw_pack_request;
 
 typedef struct qw_device qw_device;
 enum { QW_COMPUTE, QW_COPY, QW_NQUEUES };
+enum { QW_RECORD_END, QW_RECORD_BEGIN, QW_RECORD_DROP };
 
-struct qw_device { /* first member of each backend's own device struct */
-    uint32_t abi;
-    char name[32];   /* "cuda:0", "cpu:avx2" */
-    uint64_t memory; /* bytes free when opened */
+struct qw_device {
+    size_t size;     /* of this struct where the backend was compiled */
+    uint32_t abi;    /* QW_BACKEND_ABI where the backend was compiled */
     int host;        /* device pointers are host pointers */
-    /* host threads an op may use; 0: all that this process may use */
-    int threads;
-    /* dtype of branches it is fastest with: F32 or BF16, never F16 */
-    qw_dtype prefer;
-    /* dtype of streams and of every 1-D operand: F32; F64 on ref64 */
-    qw_dtype wide;
-    void (*close)(qw_device *);
+    char name[48];   /* "cuda:0", "cpu:avx2" */
+    uint64_t memory; /* bytes free when opened */
+    int threads;     /* host threads that an op may use; 0: all that this process may use */
+    int same_bits;   /* results do not depend on the number of threads */
+    qw_dtype prefer; /* of branches, and of LoRA factors: F32 or BF16, never F16 */
+    qw_dtype wide;   /* of streams and of every 1-D operand: F32; F64 on ref64 */
+    qw_dtype quant;  /* of branches that only gemms read: I8, or NONE where they are of `prefer` */
 
+    /* Set by the core before it calls an op: scratch of the size that `scratch` gave, and whom to
+     * ask now and then, at least every few tens of milliseconds: nonzero means that the op returns
+     * QWEN_ECANCELLED. */
+    void *room;
+    size_t room_bytes;
+    int (*poll)(void *user);
+    void *poll_user;
+
+    void (*close)(qw_device *);
+    /* The sentence of an asynchronous failure, after which every function here fails; NULL while
+     * there is none.  The function may be NULL where nothing is asynchronous. */
+    const char *(*failure)(qw_device *);
+
+    /* Memory and queues.  A host device leaves these NULL: the core fills in its own. */
     int (*alloc)(qw_device *, size_t bytes, void **out); /* 256-byte aligned */
-    void (*free)(qw_device *, void *);
+    void (*free)(qw_device *, void *);                   /* NULL is fine */
+    /* The source may change when put returns; put does not wait for the compute queue. */
     int (*put)(qw_device *, int queue, void *dst, const void *src, size_t bytes);
     int (*get)(qw_device *, int queue, void *dst, const void *src, size_t bytes); /* waits */
     int (*mark)(qw_device *, int queue, uint64_t *ticket); /* a point in the queue */
-    int (*wait)(qw_device *, int queue, uint64_t ticket);  /* queue waits for it */
-    int (*sync)(qw_device *);                              /* host waits for both queues */
+    int (*wait)(qw_device *, int queue, uint64_t ticket);  /* the queue waits for it */
+    int (*sync)(qw_device *);                              /* the host waits for both queues */
     int (*lapse)(qw_device *, uint64_t from, uint64_t to, double *seconds);
 
-    size_t (*packed)(qw_device *, const qw_tensor *w); /* bytes pack() needs */
-    int (*pack)(qw_device *, int queue, qw_tensor *dst, const qw_tensor *w);
+    /* Weights.  NULL: they are used as they lie (another device gets their bytes by put).  packed
+     * gives the bytes of device memory that pack needs, 0 for "used as they lie".  pack fills
+     * dst [parts], which begin as copies of the originals, with an address in `memory` and a layout
+     * of its own that is not 0; the core sets `host`.  A device that joins the parts to one matrix
+     * makes dst[0] that and the others absent; their bias and gate come joined too. */
+    size_t (*packed)(qw_device *, const qw_pack_request *);
+    int (*pack)(qw_device *, int queue, qw_tensor *dst, void *memory, const qw_pack_request *);
+
+    /* Bytes of scratch (`room`) that this call of an op needs; NULL: none ever.  Ops allocate
+     * nothing. */
+    size_t (*scratch)(qw_device *, enum qw_op op, const void *args);
+
+    /* A step as one piece of work; NULL: not here.  Between BEGIN and END ops are kept and not
+     * computed, and nothing else is called; END gives the recording, DROP forgets what was kept.
+     * QW_DECLINE: not this time.  replay computes a recording as if its ops were called again:
+     * same addresses, same shapes, what now lies there. */
+    int (*record)(qw_device *, int what, uint64_t *recording);
+    int (*replay)(qw_device *, uint64_t recording);
+    void (*forget)(qw_device *, uint64_t recording);
 
     struct {
 #define X(op)                                       \
@@ -122,14 +183,37 @@ struct qw_device { /* first member of each backend's own device struct */
     qw_arith op##_arith;
         QW_OPS(X)
 #undef X
-    } op;
+    } op; /* last: new operations are appended */
 };
 
+/* --- a backend -------------------------------------------------------------------------------- */
+
+typedef struct qw_listing { /* a device that is not open */
+    size_t size;
+    char name[48];     /* begins with the backend's */
+    char what[160];    /* one line: the hardware, the arithmetic */
+    char identity[64]; /* PCI address or UUID; empty where there is none */
+    char why_not[256]; /* why it cannot be used; empty: it can */
+    double score;      /* the highest of the usable ones is the default; 0: never the default.
+                        * ref 1, SIMD 10 to 99, GPUs 100 and up */
+    uint64_t memory;   /* bytes; 0: unknown */
+} qw_listing;
+
+typedef struct qw_open_options {
+    size_t size;
+    int threads;     /* 0: all that this process may use */
+    uint64_t memory; /* bytes of device memory to stay under; 0: what is free */
+    char *why;       /* [why_size] for a sentence where open fails; may be NULL */
+    size_t why_size;
+} qw_open_options;
+
 typedef struct qw_backend {
+    size_t size;
     uint32_t abi;
     const char *name;
-    /* i-th device or variant; QW_DECLINE past the last */
-    int (*open)(int i, qw_device **out);
+    /* Describes device or variant i without opening it; QW_DECLINE past the last. */
+    int (*list)(int i, qw_listing *out);
+    int (*open)(int i, const qw_open_options *options, qw_device **out);
 } qw_backend;
 
 #if defined _WIN32
@@ -142,7 +226,7 @@ typedef struct qw_backend {
 #ifdef __cplusplus
 extern "C" {
 #endif
-extern const QW_EXPORT qw_backend qw_backend_module; /* what a module exports */
+extern const QW_EXPORT qw_backend qw_backend_module_v2; /* what a module exports */
 #ifdef __cplusplus
 }
 #endif

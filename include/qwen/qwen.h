@@ -206,8 +206,18 @@ int qwen_generate(qwen *q, const qwen_request *req, qwen_result *out);
 void qwen_result_free(qwen_result *r);
 /* memory, FLOPs; computes nothing */
 int qwen_plan(qwen *q, const qwen_request *req, qwen_plan_report *out);
-int qwen_devices(int (*each)(void *user, const char *name, const char *what, const char *why_not),
-                 void *user);
+/* What can compute here, and why the rest cannot; nothing is opened.  Strings are valid during the
+ * call; a nonzero answer of `each` stops and is returned. */
+typedef struct qwen_device_info {
+    size_t size;
+    const char *name, *what; /* "cpu:avx2"; one line */
+    const char *identity;    /* PCI address or UUID, or "" */
+    const char *why_not;     /* why it cannot be used, or NULL */
+    double score;            /* the highest usable one is the default */
+    uint64_t memory;         /* bytes; 0: unknown */
+    int is_default;
+} qwen_device_info;
+int qwen_devices(int (*each)(void *user, const qwen_device_info *d), void *user);
 
 /* --- the stages, one by one ---------------------------------------------------
  * Latents are [16][h][w], normalised; pictures F32 [H][W][C] in -1..1; text [n][width]. */

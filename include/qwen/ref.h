@@ -5,14 +5,11 @@
 #define REF_H
 #include <qwen/backend.h>
 
+/* "ref" (streams and branches f32), "ref64" (both f64: the oracle), "ref:bf16" (streams f32,
+ * branches bf16). */
 extern const qw_backend ref_backend;
 
-/* Device 0 is "ref" (streams and branches f32), 1 "ref64" (both f64: the oracle), 2 "ref:bf16"
- * (streams f32, branches bf16); QW_DECLINE past the last. */
-int ref_open(int i, qw_device **out);
-
-/* Fills in a device: host memory, queues that are always empty, the eight functions below.  close
- * frees the device with free(). */
+/* Fills in a host device: its types, the eight functions below, and close, which free()s it. */
 void ref_init(qw_device *dev, const char *name, qw_dtype prefer, qw_dtype wide);
 
 /* Each computes in double and stores what the operands' dtypes say; the results are the same bits

@@ -4,50 +4,33 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum qw_dtype {          /* numbers are part of the ABI: append only */
-                        QW_NONE, /* an absent operand: a zeroed tensor */
-                        QW_F64,  /* the oracle's own; no other device need know it */
-                        QW_F32,
-                        QW_F16,
-                        QW_BF16,
-                        QW_I32,
-                        QW_F8E4M3,
-                        QW_F8E5M2,
-                        QW_I8, /* value = code * scale, see below */
-                        QW_Q8_0,
-                        QW_Q4_0,
-                        QW_Q4_1,
-                        QW_Q5_0,
-                        QW_Q5_1, /* GGUF blocks along the last dimension */
-                        QW_Q2_K,
-                        QW_Q3_K,
-                        QW_Q4_K,
-                        QW_Q5_K,
-                        QW_Q6_K,
-                        QW_IQ4_NL,
-                        QW_IQ4_XS,
-                        QW_MXFP8,
-                        QW_NVFP4, /* microscaled blocks */
-                        QW_IQ1_S,
-                        QW_IQ1_M,
-                        QW_IQ2_XXS,
-                        QW_IQ2_XS,
-                        QW_IQ2_S,
-                        QW_IQ3_XXS,
-                        QW_IQ3_S,
-                        /* met in files, never operands */
-                        QW_U8,
-                        QW_I16,
-                        QW_I64,
-                        QW_U16,
-                        QW_U32,
-                        QW_U64,
-                        QW_BOOL,
-                        QW_F8E8M0,
-                        QW_F4,
-                        QW_NDTYPES
-} qw_dtype; /* the reference decodes all operands;
-                                         * other devices may decline */
+/* Element types.  The reference decodes all that are operands; other devices may decline. */
+/* clang-format off */
+typedef enum qw_dtype {                 /* numbers are part of the ABI: append only */
+    QW_NONE,                            /* an absent operand: a zeroed tensor */
+    QW_F64,                             /* the oracle's own; no other device needs it */
+    QW_F32, QW_F16, QW_BF16, QW_I32,
+    QW_F8E4M3, QW_F8E5M2, QW_I8,        /* value = code * scale, see below */
+    QW_Q8_0, QW_Q4_0, QW_Q4_1, QW_Q5_0, QW_Q5_1,          /* GGUF blocks along the last dimension */
+    QW_Q2_K, QW_Q3_K, QW_Q4_K, QW_Q5_K, QW_Q6_K, QW_IQ4_NL, QW_IQ4_XS,
+    QW_MXFP8, QW_NVFP4,                 /* microscaled blocks */
+    QW_IQ1_S, QW_IQ1_M, QW_IQ2_XXS, QW_IQ2_XS, QW_IQ2_S, QW_IQ3_XXS, QW_IQ3_S,
+    /* in files only, never operands */
+    QW_U8, QW_I16, QW_I64, QW_U16, QW_U32, QW_U64, QW_BOOL, QW_F8E8M0, QW_F4,
+    QW_NDTYPES
+} qw_dtype;
+/* clang-format on */
+
+/* Types by what rounding an element to another type can lose. */
+typedef enum qw_class {
+    QW_CLASS_F32, /* f64, f32 */
+    QW_CLASS_F16,
+    QW_CLASS_BF16,
+    QW_CLASS_CODE,  /* f8, i8: bf16 and f16 hold every code */
+    QW_CLASS_BLOCK, /* blocks with scales of their own */
+    QW_CLASSES,
+    QW_MAX_CLASSES = 8
+} qw_class;
 
 enum { QW_RANK = 4 };
 
@@ -66,7 +49,8 @@ typedef struct qw_tensor {
     int64_t stride[QW_RANK]; /* in elements; the last is always 1 */
     int rank;
     qw_dtype dtype;
-    uint32_t layout;              /* 0 plain; else known only to the backend that packed it */
+    uint32_t layout; /* 0 plain; else known only to the backend that packed it */
+    int originals; /* of a packed weight: how many tensors `host` has, one after the other in rows */
     const struct qw_tensor *host; /* the plain original of a packed weight, in host memory */
 } qw_tensor;
 
@@ -76,6 +60,7 @@ qw_dtype qw_dtype_named(const char *name); /* the inverse; QW_NONE if unknown */
 int64_t qw_block_elements(qw_dtype t);     /* 1, 32 or 256 (MXFP8 32, NVFP4 16: data only) */
 size_t qw_block_bytes(qw_dtype t);
 size_t qw_row_bytes(qw_dtype t, int64_t n); /* n elements, a multiple of the block */
+qw_class qw_class_of(qw_dtype t);
 /* unit roundoff: f32 2^-24, bf16 2^-8 ...; 0 for integers */
 double qw_roundoff(qw_dtype t);
 

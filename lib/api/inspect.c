@@ -258,7 +258,7 @@ static void inspect_control(report *r, qw_store *s, qw_kind kind, const char *pa
     qw_device *dev = NULL;
     qw_residency *res = NULL;
     qw_control *net = NULL;
-    if (!control_config(s, kind, path, &c, &err) && !qw_device_open("plan", 0, &dev, &err)
+    if (!control_config(s, kind, path, &c, &err) && !qw_device_open("plan", NULL, &dev, &err)
         && !qw_residency_new(&res, dev, 0, &err)) {
         qw_loader l = { .store = s, .res = res, .err = &err, .each = say_problem, .user = r };
         qw_control_load(&net, &c, &l);

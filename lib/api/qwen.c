@@ -77,10 +77,28 @@ int qwen_info(qwen *q, qwen_model_info *out)
     return QWEN_OK;
 }
 
-int qwen_devices(int (*each)(void *user, const char *name, const char *what, const char *why_not),
-                 void *user)
+typedef struct listener {
+    int (*each)(void *user, const qwen_device_info *d);
+    void *user;
+} listener;
+
+static int give_device(void *user, const qw_listing *d, int is_default)
 {
-    return each ? qw_device_list(each, user) : QWEN_EARG;
+    const listener *l = user;
+    const qwen_device_info info = { .size = sizeof info,
+                                    .name = d->name,
+                                    .what = d->what,
+                                    .identity = d->identity,
+                                    .why_not = d->why_not[0] ? d->why_not : NULL,
+                                    .score = d->score,
+                                    .memory = d->memory,
+                                    .is_default = is_default };
+    return l->each(l->user, &info);
+}
+
+int qwen_devices(int (*each)(void *user, const qwen_device_info *d), void *user)
+{
+    return each ? qw_device_list(give_device, &(listener){ each, user }) : QWEN_EARG;
 }
 
 int qwen_lora(qwen *q, const char *path, double strength, unsigned flags)

@@ -3,10 +3,6 @@
 #define QW_OP_H
 #include <qwen/backend.h>
 
-#define X(op) QW_OP_##op,
-enum qw_op { QW_OPS(X) QW_NOPS };
-#undef X
-
 enum {
     QW_IN = 1,
     QW_OUT = 2,

@@ -81,26 +81,37 @@ static int plan_lapse(qw_device *dev, uint64_t from, uint64_t to, double *second
     return QWEN_OK;
 }
 
-static size_t plan_packed(qw_device *dev, const qw_tensor *w)
+static size_t plan_packed(qw_device *dev, const qw_pack_request *q)
 {
     const qw_device *like = ((plan *)dev)->like;
     /* Asking how large a packed weight would be changes nothing on the device it stands for. */
-    if (like && like->packed) return like->packed((qw_device *)(uintptr_t)like, w);
-    size_t rows = 1;
-    for (int i = 0; i + 1 < w->rank; i++) rows *= (size_t)w->dim[i];
-    return w->rank ? rows * qw_row_bytes(w->dtype, w->dim[w->rank - 1]) : 0;
+    if (like && like->packed) return like->packed((qw_device *)(uintptr_t)like, q);
+    size_t bytes = 0;
+    for (int i = 0; i < q->parts; i++) {
+        const qw_tensor *w = &q->w[i];
+        size_t rows = w->rank ? 1 : 0;
+        for (int d = 0; d + 1 < w->rank; d++) rows *= (size_t)w->dim[d];
+        bytes += rows ? rows * qw_row_bytes(w->dtype, w->dim[w->rank - 1]) : 0;
+    }
+    return bytes;
 }
 
-static int plan_pack(qw_device *dev, int queue, qw_tensor *dst, const qw_tensor *w)
+static int plan_pack(qw_device *dev, int queue, qw_tensor *dst, void *memory,
+                     const qw_pack_request *q)
 {
     (void)dev;
     (void)queue;
-    void *data = dst->data;
-    *dst = *w;
-    dst->data = data;
-    dst->layout = UINT32_MAX;
-    dst->host = w;
+    for (int i = 0; i < q->parts; i++) {
+        dst[i].data = memory;
+        dst[i].layout = UINT32_MAX;
+    }
     return QWEN_OK;
+}
+
+static size_t plan_scratch(qw_device *dev, enum qw_op op, const void *args)
+{
+    const qw_device *like = ((plan *)dev)->like;
+    return like && like->scratch ? like->scratch((qw_device *)(uintptr_t)like, op, args) : 0;
 }
 
 static void plan_close(qw_device *dev) { free(dev); }
@@ -124,13 +135,15 @@ int qw_plan_open(const qw_device *like, qw_device **out)
     if (!p) return QWEN_ENOMEM;
     p->like = like;
     p->next = FIRST;
-    p->dev = (qw_device){ .abi = QW_BACKEND_ABI,
+    p->dev = (qw_device){ .size = sizeof p->dev,
+                          .abi = QW_BACKEND_ABI,
                           .name = "plan",
                           .memory = like ? like->memory : UINT64_MAX / 2,
                           .host = like ? like->host : 0,
                           .threads = like ? like->threads : 0,
                           .prefer = like ? like->prefer : QW_F32,
                           .wide = like ? like->wide : QW_F32,
+                          .quant = like ? like->quant : QW_NONE,
                           .close = plan_close,
                           .alloc = plan_alloc,
                           .free = plan_free,
@@ -142,6 +155,7 @@ int qw_plan_open(const qw_device *like, qw_device **out)
                           .lapse = plan_lapse,
                           .packed = plan_packed,
                           .pack = plan_pack,
+                          .scratch = plan_scratch,
 #define X(name) .op.name = plan_##name,
                           QW_OPS(X)
 #undef X

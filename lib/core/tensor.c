@@ -64,6 +64,18 @@ qw_dtype qw_dtype_named(const char *name)
 
 int64_t qw_block_elements(qw_dtype t) { return known(t) ? types[t].elements : 1; }
 size_t qw_block_bytes(qw_dtype t) { return known(t) ? types[t].bytes : 0; }
+qw_class qw_class_of(qw_dtype t)
+{
+    switch (t) {
+    case QW_F16: return QW_CLASS_F16;
+    case QW_BF16: return QW_CLASS_BF16;
+    case QW_F8E4M3:
+    case QW_F8E5M2:
+    case QW_I8: return QW_CLASS_CODE;
+    default: return qw_block_elements(t) > 1 ? QW_CLASS_BLOCK : QW_CLASS_F32;
+    }
+}
+
 double qw_roundoff(qw_dtype t) { return known(t) ? types[t].roundoff : 0; }
 
 size_t qw_row_bytes(qw_dtype t, int64_t n)

@@ -328,13 +328,14 @@ static int open_devices(qwen *q)
 {
     if (q->plan_of) return open_plan(q, q->plan_of);
     const qwen_options *o = &q->opt;
-    if (qw_device_open(o->device, o->threads, &q->dev, &q->error)) return q->error.status;
+    const qw_device_options how = { o->threads, o->memory };
+    if (qw_device_open(o->device, &how, &q->dev, &q->error)) return q->error.status;
     q->text_dev = q->vae_dev = q->dev;
-    if (o->text_device && qw_device_open(o->text_device, o->threads, &q->text_dev, &q->error))
+    if (o->text_device && qw_device_open(o->text_device, &how, &q->text_dev, &q->error))
         return q->error.status;
-    if (o->vae_device && qw_device_open(o->vae_device, o->threads, &q->vae_dev, &q->error))
+    if (o->vae_device && qw_device_open(o->vae_device, &how, &q->vae_dev, &q->error))
         return q->error.status;
-    return qw_device_open("ref", o->threads, &q->ref, &q->error);
+    return qw_device_open("ref", &how, &q->ref, &q->error);
 }
 
 int qw_model_open(qwen *q)

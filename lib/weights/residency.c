@@ -145,7 +145,8 @@ int qw_residency_matrix(qw_residency *s, qw_group *g, const qw_store *store, qw_
     matrix *m = &g->matrix[g->matrices++];
     const size_t plain = (size_t)t->dim[0] * qw_row_bytes(t->dtype, t->stride[0]);
     *m = (matrix){ .view = t, .host = *t, .mapped = in_mapping(store, t->data) };
-    m->bytes = s->dev->host ? plain : s->dev->packed(s->dev, t);
+    const qw_pack_request q = { .size = sizeof q, .w = t, .parts = 1 };
+    m->bytes = s->dev->host ? plain : s->dev->packed(s->dev, &q);
     m->bytes = s->dev->host ? m->bytes : (m->bytes + 255) & ~(size_t)255;
     m->offset = g->bytes;
     g->bytes += m->bytes;
@@ -159,10 +160,11 @@ static int fill(qw_residency *s, qw_group *g, void *memory, int queue)
     for (int i = 0; i < g->matrices; i++) {
         matrix *m = &g->matrix[i];
         m->packed = m->host;
-        m->packed.data = (char *)memory + m->offset;
-        const int status = s->dev->pack(s->dev, queue, &m->packed, &m->host);
+        const qw_pack_request q = { .size = sizeof q, .w = &m->host, .parts = 1 };
+        const int status = s->dev->pack(s->dev, queue, &m->packed, (char *)memory + m->offset, &q);
         if (status) return status;
         m->packed.host = &m->host;
+        m->packed.originals = 1;
     }
     return QWEN_OK;
 }

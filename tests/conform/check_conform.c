@@ -13,7 +13,8 @@ static qw_device *open_device(const char *name)
 {
     qw_device *d = NULL;
     qw_error e = { 0 };
-    ck_assert_msg(!qw_device_open(name, 1, &d, &e), "%s", e.text);
+    ck_assert_msg(!qw_device_open(name, &(qw_device_options){ .threads = 1 }, &d, &e), "%s",
+                  e.text);
     return d;
 }
 
@@ -228,9 +229,7 @@ END_TEST
 
 /* --- saboteurs ----------------------------------------------------------------------------- */
 
-static const qw_arith single = {
-    .mul = 0, .acc = 0x1p-24f, .mid = 0x1p-24f, .fun = 0x1p-22f, .row = 0
-};
+static const qw_arith single = { .acc = 0x1p-24f, .mid = 0x1p-24f, .fun = 0x1p-22f, .row = 0 };
 
 /* A device like ref that promises float32. */
 static qw_device *open_single(void)
@@ -611,7 +610,7 @@ START_TEST(promises)
     ck_assert_int_eq(v.outcome, QW_FAILED);
     ck_assert_ptr_nonnull(strstr(v.why, "promises acc"));
     d->op.gemm_arith = single;
-    d->op.gemm_arith.mul = NAN;
+    d->op.gemm_arith.mul[0] = NAN;
     qw_judge(d, oracle, &c, &v);
     ck_assert_int_eq(v.outcome, QW_FAILED);
     d->close(d);

@@ -4,11 +4,11 @@
 #include "testing.h"
 #include <string.h>
 
-static int note(void *user, const char *name, const char *what, const char *why_not)
+static int note(void *user, const qw_listing *d, int is_default)
 {
     char *all = user;
-    ck_assert_ptr_nonnull(what);
-    if (!why_not) strcat(strcat(all, name), " ");
+    ck_assert(d->what[0]);
+    if (!d->why_not[0]) strcat(strcat(all, d->name), is_default ? "* " : " ");
     return 0;
 }
 
@@ -16,12 +16,12 @@ START_TEST(devices)
 {
     char all[1000] = " ";
     ck_assert_int_eq(qw_device_list(note, all), 0);
-    ck_assert_ptr_nonnull(strstr(all, " ref "));
+    ck_assert_ptr_nonnull(strstr(all, " ref* "));
     ck_assert_ptr_nonnull(strstr(all, " ref64 "));
     ck_assert_ptr_nonnull(strstr(all, " ref:bf16 "));
     qw_device *d = NULL;
     qw_error e = { 0 };
-    ck_assert_int_eq(qw_device_open("warp:9\n", 0, &d, &e), QWEN_EARG);
+    ck_assert_int_eq(qw_device_open("warp:9\n", NULL, &d, &e), QWEN_EARG);
     ck_assert_ptr_null(d);
     ck_assert_ptr_nonnull(strstr(e.text, "warp:9\\n"));
     ck_assert_ptr_nonnull(strstr(e.text, "ref64"));
@@ -33,16 +33,17 @@ START_TEST(devices)
     ck_assert_int_eq(d->abi, QW_BACKEND_ABI);
     d->close(d);
     memset(&e, 0, sizeof e);
-    ck_assert_int_eq(qw_device_open("ref", -1, &d, &e), QWEN_EARG);
+    ck_assert_int_eq(qw_device_open("ref", &(qw_device_options){ .threads = -1 }, &d, &e),
+                     QWEN_EARG);
 }
 END_TEST
 
 /* A module that cannot be loaded is listed with the reason, and an error only for who asks for it.
  */
-static int find_broken(void *user, const char *name, const char *what, const char *why_not)
+static int find_broken(void *user, const qw_listing *d, int is_default)
 {
-    (void)what;
-    if (!strcmp(name, "broken")) *(int *)user = why_not && *why_not ? 1 : 2;
+    (void)is_default;
+    if (!strcmp(d->name, "broken")) *(int *)user = d->why_not[0] ? 1 : 2;
     return 0;
 }
 
@@ -56,7 +57,7 @@ START_TEST(broken_module)
     qw_device *d = open_device("ref");
     d->close(d);
     qw_error e = { 0 };
-    ck_assert_int_eq(qw_device_open("broken:0", 0, &d, &e), QWEN_EDEVICE);
+    ck_assert_int_eq(qw_device_open("broken:0", NULL, &d, &e), QWEN_EDEVICE);
     ck_assert_ptr_nonnull(strstr(e.text, "broken"));
 }
 END_TEST

@@ -114,8 +114,10 @@ static void open_bench(bench *b, const char *device, const char *stage, double t
     char path[128];
     *b = (bench){ .tolerance = tolerance, .rename = rename };
     err = (qw_error){ 0 };
-    ck_assert_msg(!qw_device_open(device, 2, &b->dev, &err), "%s", err.text);
-    ck_assert_msg(!qw_device_open("ref", 2, &b->ref, &err), "%s", err.text);
+    ck_assert_msg(!qw_device_open(device, &(qw_device_options){ .threads = 2 }, &b->dev, &err),
+                  "%s", err.text);
+    ck_assert_msg(!qw_device_open("ref", &(qw_device_options){ .threads = 2 }, &b->ref, &err), "%s",
+                  err.text);
     ck_assert_int_eq(qw_store_new(&b->gold, &err), 0);
     snprintf(path, sizeof path, "%s.safetensors", stage);
     ck_assert_msg(!qw_store_add(b->gold, testdata(path), &err), "%s", err.text);

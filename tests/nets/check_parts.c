@@ -44,7 +44,9 @@ static void net_open(net *n, const char *device, int threads, const char *rel, q
     qw_kind found;
     char config[1100];
     memset(n, 0, sizeof *n);
-    ck_assert_msg(!qw_device_open(device, threads, &n->dev, &n->err), "%s", n->err.text);
+    ck_assert_msg(
+        !qw_device_open(device, &(qw_device_options){ .threads = threads }, &n->dev, &n->err), "%s",
+        n->err.text);
     ck_assert_int_eq(qw_store_new(&n->store, &n->err), QWEN_OK);
     ck_assert_int_eq(qw_residency_new(&n->res, n->dev, 0, &n->err), QWEN_OK);
     n->l = (qw_loader){ .store = n->store, .res = n->res, .err = &n->err };

@@ -57,7 +57,7 @@ static void bands_equal(const char *device, const char *folder)
     json_t *json;
     coding c = { .encoder = 0 };
     char path[1100];
-    ck_assert_msg(!qw_device_open(device, 0, &dev, &err), "%s", err.text);
+    ck_assert_msg(!qw_device_open(device, NULL, &dev, &err), "%s", err.text);
     ck_assert_int_eq(qw_store_new(&store, &err), QWEN_OK);
     ck_assert_int_eq(qw_residency_new(&res, dev, 0, &err), QWEN_OK);
     qw_loader l = { .store = store, .res = res, .err = &err };

@@ -13,7 +13,11 @@
 static qw_store *store;
 static qw_device *dev;
 
-static void open_device(void) { ck_assert_int_eq(ref_open(1, &dev), QWEN_OK); }
+static void open_device(void)
+{
+    const qw_open_options o = { .size = sizeof o };
+    ck_assert_int_eq(ref_backend.open(1, &o, &dev), QWEN_OK);
+}
 static void close_device(void) { dev->close(dev); }
 
 static void open_golden(void)

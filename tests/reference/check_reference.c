@@ -1,4 +1,5 @@
 /* check_reference.c - the reference as a device: weights of every type, threads, functions. */
+#include "core/run.h"
 #include <qwen/ref.h>
 #include "reference/rows.h"
 #include "testing.h"
@@ -8,7 +9,11 @@
 
 static qw_device *dev;
 
-static void open_device(void) { ck_assert_int_eq(ref_open(1, &dev), QWEN_OK); }
+static void open_device(void)
+{
+    const qw_open_options o = { .size = sizeof o };
+    ck_assert_int_eq(ref_backend.open(1, &o, &dev), QWEN_OK);
+}
 static void close_device(void) { dev->close(dev); }
 
 /* A dense float64 matrix. */
@@ -165,7 +170,11 @@ START_TEST(devices)
     static const char *const name[] = { "ref", "ref64", "ref:bf16" };
     for (int i = 0; i < 3; i++) {
         qw_device *d;
-        ck_assert_int_eq(ref_backend.open(i, &d), QWEN_OK);
+        qw_error e = { 0 };
+        qw_listing listing = { .size = sizeof listing };
+        ck_assert_int_eq(ref_backend.list(i, &listing), QWEN_OK);
+        ck_assert_str_eq(listing.name, name[i]);
+        ck_assert_int_eq(qw_device_open(name[i], NULL, &d, &e), QWEN_OK);
         ck_assert_str_eq(d->name, name[i]);
         ck_assert_int_eq(d->abi, QW_BACKEND_ABI);
         ck_assert_int_eq(d->wide, i == 1 ? QW_F64 : QW_F32);
@@ -195,7 +204,10 @@ START_TEST(devices)
         d->close(d);
     }
     qw_device *d;
-    ck_assert_int_eq(ref_backend.open(3, &d), QW_DECLINE);
+    qw_listing past = { .size = sizeof past };
+    ck_assert_int_eq(ref_backend.list(3, &past), QW_DECLINE);
+    ck_assert_int_eq(ref_backend.open(3, &(qw_open_options){ .size = sizeof(qw_open_options) }, &d),
+                     QW_DECLINE);
 }
 END_TEST
 

@@ -20,7 +20,8 @@ static void bench_open(bench *b, const char *path, qw_kind part)
 {
     memset(b, 0, sizeof *b);
     b->store = must_open(path, part);
-    ck_assert_msg(!qw_device_open("ref", 1, &b->dev, &b->err), "%s", b->err.text);
+    ck_assert_msg(!qw_device_open("ref", &(qw_device_options){ .threads = 1 }, &b->dev, &b->err),
+                  "%s", b->err.text);
     ck_assert_msg(!qw_residency_new(&b->res, b->dev, 0, &b->err), "%s", b->err.text);
     b->l = (qw_loader){ .store = b->store, .res = b->res, .err = &b->err };
     b->l.group = qw_group_new(b->res, "all");

@@ -106,20 +106,18 @@ static int far_sync(qw_device *dev)
     return QWEN_OK;
 }
 
-static size_t far_packed(qw_device *dev, const qw_tensor *w)
+static size_t far_packed(qw_device *dev, const qw_pack_request *q)
 {
     (void)dev;
-    return (size_t)w->dim[0] * qw_row_bytes(w->dtype, w->dim[1]);
+    return (size_t)q->w->dim[0] * qw_row_bytes(q->w->dtype, q->w->dim[1]);
 }
 
-static int far_pack(qw_device *dev, int queue, qw_tensor *dst, const qw_tensor *w)
+static int far_pack(qw_device *dev, int queue, qw_tensor *dst, void *memory,
+                    const qw_pack_request *q)
 {
-    void *data = dst->data;
     far_push((queue_device *)dev, queue,
-             (task){ COPY, data, w->data, NULL, far_packed(dev, w), 0 });
-    *dst = *w;
-    dst->data = data;
-    dst->host = w;
+             (task){ COPY, memory, q->w->data, NULL, far_packed(dev, q), 0 });
+    dst->data = memory;
     return QWEN_OK;
 }
 
@@ -129,7 +127,8 @@ static void far_open(queue_device *d, uint64_t seed)
 {
     memset(d, 0, sizeof *d);
     d->seed = seed;
-    d->dev = (qw_device){ .abi = QW_BACKEND_ABI,
+    d->dev = (qw_device){ .size = sizeof d->dev,
+                          .abi = QW_BACKEND_ABI,
                           .name = "far",
                           .memory = 1 << 20,
                           .prefer = QW_F32,
@@ -264,7 +263,7 @@ START_TEST(host_memory_bound)
     qw_weight w[GROUPS][2] = { 0 };
     qw_run r;
     qw_store *s = blocks_file();
-    ck_assert(!qw_device_open("ref", 1, &dev, &err)
+    ck_assert(!qw_device_open("ref", &(qw_device_options){ .threads = 1 }, &dev, &err)
               && !qw_residency_new(&res, dev, GROUP_BYTES, &err));
     load_blocks(s, res, g, w, &err);
     qw_run_init(&r, dev, NULL);

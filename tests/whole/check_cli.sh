@@ -466,7 +466,7 @@ unset QWEN_MODELS
 run 0 '' plan -m "$tiny" --size 64x64 x; says 'denoising'; says '64x64'
 run 0 '' plan --ops -m "$tiny" --size 64x64 x; says 'gemm'
 run 0 '' plan --json --ops -m "$tiny" --size 64x64 x; says '"flops"'
-run 0 '' devices; says '^ref '; run 0 '' devices --json; says '"name": "ref"'
+run 0 '' devices; says '^ref '; run 0 '' devices --json; says '"name": "ref"'; says '"default": true'
 run 2 '' devices x
 "$qi" plan -m "$tiny" x >/dev/full 2>err; ok 'plan to a full disk' test $? = 7
 

@@ -118,7 +118,7 @@ static int open_transformer(const char *path)
     if (!status) status = qw_store_add(s, path, &err);
     if (!status) status = qw_store_canonical(s, QW_KIND_TRANSFORMER, &kind, &err);
     if (!status) status = qw_dit_configure(&c, NULL, s, path, &err);
-    if (!status) status = qw_device_open("ref", 1, &dev, &err);
+    if (!status) status = qw_device_open("ref", &(qw_device_options){ .threads = 1 }, &dev, &err);
     if (!status) status = qw_residency_new(&res, dev, 0, &err);
     if (!status) {
         qw_loader l = { .store = s, .res = res, .err = &err };

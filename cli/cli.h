@@ -1,7 +1,8 @@
-/* cli.h - what the files of the command share.
+/* cli.h - exit codes, settings, and the functions that every file of the command may use.
  *
  * Functions that return int return an exit code, 0 for done, unless their comment says otherwise;
- * they have then told the user why (complain).  Strings in settings are of argv or the recipe. */
+ * on failure they have printed one sentence (complain).  Strings in settings point into argv or the
+ * recipe. */
 #ifndef CLI_H
 #define CLI_H
 #include <qwen/qwen.h>
@@ -21,7 +22,7 @@ enum code { /* exit codes: a contract, see the manual */
             CODE_CANCELLED = 130
 };
 
-typedef struct text_list {
+typedef struct text_list { /* owns the array, not the strings */
     const char **item;
     size_t n;
 } text_list;
@@ -30,14 +31,14 @@ typedef struct number_list {
     size_t n;
 } number_list;
 
-/* Every option of every subcommand; what was not given is zero. */
+/* Every option of every subcommand; an option that is not given leaves zero. */
 typedef struct settings {
     const char *model, *transformer, *text_encoder, *vision, *vae, *controlnet, *tokenizer;
     const char *variant;
     text_list models;
     const char *prompt, *prompt_file, *negative, *chat_template, *system;
     int show_prompt;
-    const char *template_text; /* of a recipe: the text itself */
+    const char *template_text; /* the chat template in a recipe */
     int width, height, size[2];
     const char *aspect;
     int steps;
@@ -56,32 +57,35 @@ typedef struct settings {
     int strict, preview, quiet, verbose, json, jsonl, ops, names, help;
     const char *kind;
     text_list words;         /* arguments that are no options */
-    unsigned char given[96]; /* by row of the option table */
-    json_t *recipe;          /* of --from; owns the strings that came from it */
+    unsigned char given[96]; /* by row of the option table: 1 command line, 2 recipe */
+    json_t *recipe;          /* of --from; owns the strings taken from it */
 } settings;
 
-/* --- say.c ------------------------------------------------------------------------------------ */
+/* --- say.c: messages, text, files as a whole -------------------------------------------------- */
 #if defined __GNUC__
 #define CLI_PRINTF(f, a) __attribute__((format(printf, f, a)))
 #else
 #define CLI_PRINTF(f, a)
 #endif
-/* One line on stderr; returns code. */
+/* Prints one line on stderr; returns code. */
 int complain(int code, const char *format, ...) CLI_PRINTF(2, 3);
 void notice(const settings *s, const char *format, ...) CLI_PRINTF(2, 3); /* unless --quiet */
 int code_of(int qwen_status);
-int no_memory(void); /* says so; CODE_MEMORY */
+int no_memory(void); /* complains; returns CODE_MEMORY */
 /* The offset of the first byte that is not UTF-8, or -1. */
 int64_t utf8_invalid(const char *text, size_t bytes);
 char *format_text(const char *format, ...) CLI_PRINTF(1, 2); /* malloc'ed, NULL without memory */
 char *path_join(const char *directory, const char *name);    /* malloc'ed, or NULL */
 const char *base_name(const char *path);
-/* Everything of a file ("-" is stdin), with a zero after the end; free() *data. */
+int path_exists(const char *path); /* nonzero: yes; links are followed */
+int path_is_directory(const char *path);
+/* The whole file ("-" is stdin) with a zero byte after its end; free() *data.  A file of more than
+ * `most` bytes is an error. */
 int read_file(const char *path, uint64_t most, char **data, size_t *bytes);
 int write_stdout(const char *text); /* CODE_WRITE when stdout cannot be written */
 int flush_stdout(void);
 
-/* Subcommands. */
+/* --- a file each: the subcommands ------------------------------------------------------------- */
 int run_generate(settings *s);
 int run_plan(settings *s);
 int run_devices(settings *s);
@@ -91,7 +95,7 @@ int run_compare(settings *s);
 int run_tokenize(settings *s);
 
 /* --- options.c -------------------------------------------------------------------------------- */
-enum { /* who takes an option */
+enum { /* subcommands that an option is for */
        FOR_GENERATE = 1,
        FOR_PLAN = 2,
        FOR_DEVICES = 4,
@@ -102,137 +106,59 @@ enum { /* who takes an option */
 };
 int options_parse(settings *s, unsigned who, int argc, char **argv);
 void options_help(unsigned who, FILE *to);
-/* Nonzero: on the command line, or by the recipe. */
+/* Nonzero: the command line or the recipe gives it. */
 int option_given(const settings *s, const char *name);
-/* Sets the option of that long name from text unless it is given; unknown names are left alone. */
+/* Sets the option of that long name from text unless the command line gives it; a name that is no
+ * option changes nothing. */
 int option_default(settings *s, const char *name, const char *value);
 void settings_free(settings *s);
-int list_add(text_list *l, const char *text);
+int list_add(text_list *l, const char *text); /* text is not copied */
 /* The one of the n names that is nearest to `word`, or NULL if none is near. */
 const char *near_miss(const char *word, const char *const *names, size_t n);
 /* Edit distance with neighbours swapped at cost 1, up to 63 characters; 99 beyond. */
 int edit_distance(const char *a, const char *b);
 
-/* --- find.c, places.c: files by name ---------------------------------------------------------- */
-typedef struct model_entry {
-    char *name, *path;
-    const char *folder; /* ComfyUI's type; "diffusers": a directory; "": unknown */
-    uint64_t bytes;
-    int place;      /* which of the places it lies in, from 1 */
-    int shadowed;   /* an earlier place has that type and name */
-    int incomplete; /* a file of it is missing */
-} model_entry;
-typedef struct catalog {
-    model_entry *entry;
-    size_t n;
-    int places;
-} catalog;
-int catalog_make(catalog *c, const settings *s);
-void catalog_free(catalog *c);
-typedef struct found { /* paths for qwen_options; owned */
-    char *model, *transformer, *text_encoder, *vision, *vae, *controlnet, *tokenizer;
-    char *label; /* the model for the recipe: a name or id, no directories */
-    int demo;    /* nobody named a model */
-} found;
-int find_model(const settings *s, found *out);
-int find_lora(const settings *s, const char *name, char **path);
-/* Whatever is listed under the name; the name itself if nothing is. */
-int find_any(const settings *s, const char *name, char **path);
-void found_free(found *f);
-char *find_demo(void);  /* malloc'ed path of the demo's directory, or NULL */
-char *find_cache(void); /* root of the Hugging Face cache; malloc'ed, or NULL */
-/* "org/name[@revision]" in the cache: 0 and *path; or -1, and *where says what was looked for and
- * is not there.  Both are malloc'ed. */
-int find_id(const char *id, char **path, char **where);
-int is_id(const char *name);
-int path_exists(const char *path);
-int path_is_directory(const char *path);
-
-/* --- picture.c, png.c: pictures in ------------------------------------------------------------ */
-enum { PICTURE_NONE, PICTURE_PNG, PICTURE_JPEG, PICTURE_WEBP };
-int picture_kind(const char *data, size_t bytes);                       /* by its first bytes */
-int picture_read(const settings *s, const char *path, qwen_array *out); /* U8 [H][W][3 or 4] */
-int picture_decode(const settings *s, const char *path, const char *data, size_t bytes,
-                   qwen_array *out);
-int png_decode(const char *path, const char *data, size_t bytes, qwen_array *out, int *orientation,
-               int *animated);
-char *png_recipe(const char *data, size_t bytes); /* of its iTXt; malloc'ed, or NULL */
-int picture_orientation(const unsigned char *exif, size_t bytes); /* 1 to 8 */
-
-/* --- write.c, output.c: files out ------------------------------------------------------------- */
-/* A file that appears whole or not at all. */
+/* --- output.c: a file that appears whole or not at all ---------------------------------------- */
 typedef struct output {
     char *path, *temporary; /* temporary NULL: written in place (a device, stdout) */
     FILE *file;
     int failed; /* errno of the first failure */
 } output;
 int output_open(output *o, const char *path);
-int output_close(output *o, int keep); /* keep 0: removes what was written */
-int output_check(const char *path);    /* could it be written? */
-void output_interrupted(void);         /* in a signal handler: removes the temporary file */
+int output_close(output *o, int keep); /* keep 0: removes the temporary file */
+int output_check(const char *path);    /* fails if the file could not be written */
+void output_interrupted(void);         /* for a signal handler: removes the temporary file */
 FILE *output_spool(const char *path);  /* an unnamed file on the same disk, or NULL with errno */
-int picture_format(const char *path);  /* PICTURE_* by extension; PICTURE_NONE: not one we write */
-int picture_write(const char *path, const qwen_array *picture, const char *recipe);
-/* The name of picture `number` (from 1) of several or one; malloc'ed. */
-char *picture_name(const char *pattern, int64_t number, int several);
 
-/* --- request.c: what the options say, as the library's structs -------------------------------- */
-typedef struct progress progress;
-typedef struct job { /* everything that a request points to */
-    const settings *s;
-    progress *bar; /* of now, or NULL: messages take turns with it */
-    qwen_options opt;
-    qwen_request req;
-    found files;
-    qwen *q;
-    qwen_model_info info;
-    qwen_array *input, mask, control, noise, embeds, negative_embeds;
-    size_t inputs;
-    char *template_file;
-} job;
-int job_begin(job *j, settings *s); /* checks options and reads inputs, without a model */
-int job_open(job *j);               /* finds and opens the model with its LoRAs */
-void job_close(job *j);
-/* The prompts of the words, --prompt or --prompt-file; *storage holds the file's. */
-int prompts_read(settings *s, text_list *prompts, char **storage);
-
-/* --- metadata.c ------------------------------------------------------------------------------- */
-json_t *recipe_make(const settings *s, const job *j, const char *prompt, const qwen_result *res);
-int recipe_load(settings *s);                    /* --from */
-int sha256_file(const char *path, char hex[65]); /* -1: cannot be read */
-
-/* --- dump.c ----------------------------------------------------------------------------------- */
+/* --- dump.c: tensors out and in --------------------------------------------------------------- */
 typedef struct dump dump;
+/* only: globs of the tensors to write, none: all; not copied. */
 int dump_open(dump **out, const char *path, const text_list *only);
-void dump_add(dump *d, const char *name, const qwen_array *a);
-int dump_failed(const dump *d);                        /* nonzero: dump_close will say why */
-int dump_close(dump *d, const char *recipe, int keep); /* frees d */
+void dump_add(dump *d, const char *name, const qwen_array *a); /* copies the numbers */
+int dump_failed(const dump *d);                        /* nonzero: dump_close will complain */
+int dump_close(dump *d, const char *recipe, int keep); /* keep: writes the file; frees d */
+/* Reads the first of `names` (NULL ends them) that the file holds; *which is its index, or -1 and
+ * CODE_DONE if it holds none. */
 int tensor_read(const char *path, const char *const *names, qwen_array *out, int *which);
-double array_at(const qwen_array *a, int64_t i);
+double array_at(const qwen_array *a, int64_t i); /* element i in memory order, of any type */
 int64_t array_count(const qwen_array *a);
 
+/* --- sha256.c --------------------------------------------------------------------------------- */
+int sha256_file(const char *path, char hex[65]); /* -1: cannot be read */
+
 /* --- progress.c ------------------------------------------------------------------------------- */
-struct progress {
+typedef struct progress {
     int style; /* 0 none, 1 plain, 2 bar */
     int64_t picture, pictures;
-    double started, phase_started, shown;
+    double started, phase_started, shown; /* seconds_now() */
     char phase[24];
-    int step, line; /* line: a bar is on the screen */
-};
+    int step, line; /* line: the cursor stands behind a bar */
+} progress;
 void progress_begin(progress *p, const settings *s, int64_t picture, int64_t pictures);
-int progress_tell(progress *p, const qwen_progress *now); /* nonzero: stop */
+int progress_show(progress *p, const qwen_progress *now); /* nonzero: interrupted, stop */
 void progress_end(progress *p);
-void progress_line(progress *p); /* room for a line of text */
-void interrupt_install(void);
+void progress_line(progress *p); /* ends the bar's line, so that a message has its own */
+void interrupt_install(void);    /* handlers of SIGINT, SIGTERM, SIGHUP */
 int interrupted(void);
-double seconds_now(void);
-
-/* --- preview.c, edges.c, paste.c -------------------------------------------------------------- */
-typedef struct preview preview;
-int preview_open(preview **out, const job *j, const char *beside /* the picture's own name */);
-void preview_tap(preview *p, const char *name, const qwen_array *a);
-void preview_close(preview *p); /* removes the file */
-int canny(qwen_array *picture); /* U8 [H][W][3 or 4] becomes its edges, white on black */
-/* Outside the mask, and inside the old borders of an extension, the picture's own pixels. */
-void paste_kept(const settings *s, const qwen_result *r, qwen_array *picture);
+double seconds_now(void); /* of a clock that never goes back */
 #endif

@@ -1,5 +1,5 @@
 /* compare.c - the subcommand that says where B parts from A: dumps by tensor, pictures by pixel. */
-#include "cli.h"
+#include "media/media.h"
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>

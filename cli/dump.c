@@ -225,8 +225,6 @@ static int has_tensor(const qwen_file *f, const char *name)
     return 0;
 }
 
-/* The first of `names` (up to NULL) that the file has.  *which: its index, -1: none, which is no
- * error here. */
 int tensor_read(const char *path, const char *const *names, qwen_array *out, int *which)
 {
     qwen_file *f = NULL;

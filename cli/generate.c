@@ -1,5 +1,6 @@
 /* generate.c - the subcommand that draws: one run per prompt and seed, its files and its report. */
-#include "cli.h"
+#include "request.h"
+#include "media/media.h"
 #include <stdlib.h>
 #include <string.h>
 #include <sys/resource.h>
@@ -21,14 +22,14 @@ typedef struct session { /* what the callbacks of a run share */
 static int tell(void *user, const qwen_progress *now)
 {
     session *x = user;
-    return progress_tell(&x->bar, now) || dump_failed(x->dump); /* a full disk: no use going on */
+    return progress_show(&x->bar, now) || dump_failed(x->dump); /* a full disk: no use going on */
 }
 
 static void tap(void *user, const char *name, const qwen_array *a)
 {
     session *x = user;
     if (x->dump) dump_add(x->dump, name, a);
-    if (x->preview) preview_tap(x->preview, name, a);
+    if (x->preview) preview_tensor(x->preview, name, a);
 }
 
 /* --- before anything is loaded ---------------------------------------------------------------- */
@@ -313,7 +314,7 @@ int run_generate(settings *s)
     if (!code) code = job_open(&x.j);
     if (!code) code = settle(&x);
     if (!code && interrupted()) code = cancelled(&x);
-    if (!code && s->preview) code = preview_open(&x.preview, &x.j, s->output);
+    if (!code && s->preview) code = preview_open(&x.preview, s, &x.j.opt, s->output);
     if (!code) {
         choose_seed(&x);
         code = draw_all(&x);

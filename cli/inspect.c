@@ -1,5 +1,6 @@
 /* inspect.c - the subcommand that says what a path is: a model, a LoRA, a dump, a picture. */
-#include "cli.h"
+#include "find/find.h"
+#include "media/media.h"
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>

@@ -2,7 +2,8 @@
  *
  * Keys are the names of options.  Files are recorded by name without directories; inputs with their
  * SHA-256, so that a recipe does not silently use another picture of the same name. */
-#include "cli.h"
+#include "request.h"
+#include "media/media.h"
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>

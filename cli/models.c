@@ -1,5 +1,5 @@
 /* models.c - the subcommand that lists what is found by name. */
-#include "find/catalog.h"
+#include "find/find.h"
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,6 +1,6 @@
 /* plan.c - the subcommand that says what a run would cost: memory, arithmetic, and every operation.
  */
-#include "cli.h"
+#include "request.h"
 #include <stdlib.h>
 #include <string.h>
 

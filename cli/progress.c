@@ -141,7 +141,7 @@ static void tell_line(progress *p, const qwen_progress *now, int new_phase, doub
             done ? "" : " left");
 }
 
-int progress_tell(progress *p, const qwen_progress *now)
+int progress_show(progress *p, const qwen_progress *now)
 {
     const double t = seconds_now();
     if (interrupted()) return 1;

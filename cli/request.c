@@ -1,5 +1,6 @@
 /* request.c - what the options say, as the structs of the library. */
-#include "cli.h"
+#include "request.h"
+#include "media/media.h"
 #include <errno.h>
 #include <math.h>
 #include <stdlib.h>

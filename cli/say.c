@@ -120,6 +120,18 @@ const char *base_name(const char *path)
     return slash && slash[1] ? slash + 1 : path;
 }
 
+int path_exists(const char *path)
+{
+    struct stat st;
+    return !stat(path, &st);
+}
+
+int path_is_directory(const char *path)
+{
+    struct stat st;
+    return !stat(path, &st) && S_ISDIR(st.st_mode);
+}
+
 /* The rest of `from`, at most `most` bytes. */
 static int read_all(FILE *from, const char *path, uint64_t most, char **data, size_t *bytes)
 {

@@ -1,5 +1,5 @@
 /* tokenize.c - the subcommand that turns text into token ids; no template is added. */
-#include "cli.h"
+#include "find/find.h"
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>

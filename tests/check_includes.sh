@@ -2,7 +2,8 @@
 # check_includes.sh - the room rule: who may include whom, read off the #include lines.
 #
 # A room of lib/ includes rooms before it in the list; reference/ and backends/ only <qwen/...> and
-# their own; cli/ and examples/ only <qwen/qwen.h> and their own.
+# their own; cli/ and examples/ only <qwen/qwen.h> and their own.  cli/find and cli/media include cli.h
+# and their own folder; their faces are find.h and media.h.
 set -u
 cd "${srcdir:-.}" || exit 99
 find lib reference conform cli examples include -name '*.[ch]' | xargs grep -nE '^[[:space:]]*#[[:space:]]*include' |
@@ -23,6 +24,11 @@ awk -F: '
         if (p[1] ~ /^(cli|examples)$/) {
             if (name ~ /^qwen\// && name != "qwen/qwen.h") bad("more than qwen.h: " name)
             if (t[1] in order) bad("the inside of the library: " name)
+        }
+        if (p[1] == "cli" && !system_header) {
+            home = p[2] ~ /\./ ? "" : p[2]; room = t[2] == "" ? "" : t[1]
+            if (room != "" && home != room && name != "find/find.h" && name != "media/media.h") bad("inside of a room: " name)
+            if (home != "" && room != home && name != "cli.h") bad("outside the room: " name)
         }
         if (p[1] == "include" && !system_header) bad("outside the room: " name)
     }

@@ -1,23 +1,10 @@
 /* cache.c - models that have no path of the user's: the demo, and ids of the Hugging Face cache. */
-#include "cli.h"
+#include "find/catalog.h"
 #include <ctype.h>
 #include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
-
-int path_exists(const char *path)
-{
-    struct stat st;
-    return !stat(path, &st);
-}
-
-int path_is_directory(const char *path)
-{
-    struct stat st;
-    return !stat(path, &st) && S_ISDIR(st.st_mode);
-}
 
 /* --- the demo --------------------------------------------------------------------------------- */
 

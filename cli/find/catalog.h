@@ -1,7 +1,7 @@
-/* catalog.h - what the files that look for models share: what is listed, names, pieces. */
+/* catalog.h - what the files of cli/find share: the catalog being made, names, pieces. */
 #ifndef CATALOG_H
 #define CATALOG_H
-#include "cli.h"
+#include "find/find.h"
 #include <sys/types.h>
 
 /* --- catalog.c, places.c: what is listed ------------------------------------------------------ */
@@ -45,16 +45,18 @@ int walk_directory(walk *w, const char *path, const char *before, const char *ty
 int walk_model(walk *w, const char *name, const char *path, int *is);
 enum { MOST_ENTRIES = 100000, MOST_DEPTH = 8 };
 
-int catalog_demo(catalog *c, const settings *s); /* adds the demo */
 /* The place of a file (or a component's directory), whose pieces come first.  One that no place
  * lists adds the ComfyUI folder or the model directory that it lies in; else the other files of its
  * directory, which come last (*place 0). */
 int catalog_beside(catalog *c, const settings *s, const char *path, int *place);
 
-/* --- find.c ----------------------------------------------------------------------------------- */
+/* --- cache.c: the demo and the Hugging Face cache --------------------------------------------- */
 
-/* Can an entry be what that option takes?  strictly: nothing else, so that it may be offered. */
-int entry_serves(const model_entry *e, const char *option, int strictly);
+char *find_demo(void);  /* malloc'ed path of the demo's directory, or NULL */
+char *find_cache(void); /* root of the Hugging Face cache; malloc'ed, or NULL */
+/* The snapshot of "org/name[@revision]" in the cache: 0 and *path; or -1 and *where, a sentence on
+ * what the cache lacks.  Both are malloc'ed. */
+int find_id(const char *id, char **path, char **where);
 
 /* --- match.c: names --------------------------------------------------------------------------- */
 

@@ -385,7 +385,6 @@ static int find_default(finder *f, found *out)
     if (f->s->transformer) return CODE_DONE;
     out->model = find_demo();
     out->label = format_text("demo");
-    out->demo = 1;
     if (!out->model || !out->label) return no_memory();
     if (!path_exists(out->model))
         return complain(CODE_READ,

@@ -4,7 +4,7 @@
  * (border pixels repeated), magnitude |dx| + |dy| of the channel where it is largest, thinning
  * along the gradient's direction in steps of 45 degrees, then hysteresis: what is above 200, and
  * what is above 100 and touches it. */
-#include "cli.h"
+#include "media/media.h"
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,5 +1,5 @@
 /* exif.c - how EXIF data say that a picture is to be turned. */
-#include "cli.h"
+#include "media/decode.h"
 #include <string.h>
 
 static unsigned exif_number(const unsigned char *p, int n, int big)

@@ -2,7 +2,7 @@
  *
  * The VAE changes a kept region a little, and the mask works on latents of 8x8 pixels; the file
  * that is written has the original there.  A dump's `image` has not. */
-#include "cli.h"
+#include "media/media.h"
 #include <string.h>
 
 void paste_kept(const settings *s, const qwen_result *r, qwen_array *picture)

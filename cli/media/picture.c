@@ -1,5 +1,5 @@
 /* picture.c - pictures in: JPEG, WebP, PNG through png.c; turned as their EXIF data say. */
-#include "cli.h"
+#include "media/decode.h"
 #include <errno.h>
 #include <jpeglib.h>
 #include <jerror.h>

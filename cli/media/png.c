@@ -2,7 +2,7 @@
  *
  * Any kind becomes 8-bit RGB, or RGBA where there is alpha; 16 bits are cut to the upper 8, as the
  * published pipelines do. */
-#include "cli.h"
+#include "media/decode.h"
 #include <png.h>
 #include <setjmp.h>
 #include <stdlib.h>

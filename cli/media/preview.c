@@ -3,7 +3,7 @@
  * Flow matching: x = (1 - sigma) picture + sigma noise, and the velocity is noise - picture, so
  * that x - sigma v is the picture.  A second handle decodes it, because the first is in the middle
  * of its run. */
-#include "cli.h"
+#include "media/media.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +18,7 @@ struct preview {
     int written, told;
 };
 
-int preview_open(preview **out, const job *j, const char *beside)
+int preview_open(preview **out, const settings *s, const qwen_options *handle, const char *beside)
 {
     preview *p = *out = calloc(1, sizeof *p);
     const char *base = base_name(beside), *dot = strrchr(base, '.');
@@ -26,9 +26,9 @@ int preview_open(preview **out, const job *j, const char *beside)
     if (!strcmp(beside, "-"))
         return complain(CODE_USAGE,
                         "--preview: expected --output to name a file, found standard output");
-    qwen_options opt = j->opt;
+    qwen_options opt = *handle;
     opt.log = NULL;
-    p->s = j->s;
+    p->s = s;
     p->path = format_text("%.*s-preview.png",
                           (int)(dot && dot > base ? dot - beside : (long)strlen(beside)), beside);
     if (!p->path) return no_memory();
@@ -95,7 +95,7 @@ static int show(preview *p, const qwen_array *v, double sigma)
     return code;
 }
 
-void preview_tap(preview *p, const char *name, const qwen_array *a)
+void preview_tensor(preview *p, const char *name, const qwen_array *a)
 {
     char *end;
     if (!strcmp(name, "noise") && a->rank >= 3) {

@@ -1,5 +1,5 @@
 /* write.c - pictures out: PNG with the recipe as text, JPEG, lossless WebP. */
-#include "cli.h"
+#include "media/media.h"
 #include <errno.h>
 #include <jpeglib.h>
 #include <png.h>

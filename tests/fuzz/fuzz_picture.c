@@ -1,6 +1,6 @@
 /* fuzz_picture.c - any bytes as a picture that somebody hands in: PNG, JPEG or WebP, and its metadata. */
 #include "fuzz.h"
-#include "cli/cli.h"
+#include "media/media.h"
 #include <stdlib.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

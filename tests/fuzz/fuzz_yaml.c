@@ -1,6 +1,6 @@
 /* fuzz_yaml.c - any bytes as an extra_model_paths.yaml, through the command's search for models. */
 #include "fuzz.h"
-#include "cli/cli.h"
+#include "find/find.h"
 #include <stdlib.h>
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

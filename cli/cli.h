@@ -79,6 +79,8 @@ char *path_join(const char *directory, const char *name);    /* malloc'ed, or NU
 const char *base_name(const char *path);
 int path_exists(const char *path); /* nonzero: yes; links are followed */
 int path_is_directory(const char *path);
+int directory_has(const char *directory, const char *name);
+int same_file(const char *a, const char *b); /* nonzero: both exist and are one inode */
 /* The whole file ("-" is stdin) with a zero byte after its end; free() *data.  A file of more than
  * `most` bytes is an error. */
 int read_file(const char *path, uint64_t most, char **data, size_t *bytes);

@@ -132,6 +132,20 @@ int path_is_directory(const char *path)
     return !stat(path, &st) && S_ISDIR(st.st_mode);
 }
 
+int directory_has(const char *directory, const char *name)
+{
+    char *path = path_join(directory, name);
+    const int has = path && path_exists(path);
+    free(path);
+    return has;
+}
+
+int same_file(const char *a, const char *b)
+{
+    struct stat x, y;
+    return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+}
+
 /* The rest of `from`, at most `most` bytes. */
 static int read_all(FILE *from, const char *path, uint64_t most, char **data, size_t *bytes)
 {

@@ -1,7 +1,6 @@
 /* cache.c - models that have no path of the user's: the demo, and ids of the Hugging Face cache. */
 #include "find/catalog.h"
 #include <ctype.h>
-#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -74,25 +73,17 @@ static char *first_line(const char *path)
     return got && *line && !strchr(line, '/') && line[0] != '.' ? format_text("%s", line) : NULL;
 }
 
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
-
 /* A snapshot with a model_index.json, else any: the first by name, for want of refs/main. */
 static char *any_snapshot(const char *snapshots)
 {
-    DIR *d = opendir(snapshots);
+    listing l;
     char *best = NULL;
     int best_whole = 0;
-    for (struct dirent *e; d && (e = readdir(d));) {
-        char *path = e->d_name[0] == '.' ? NULL : path_join(snapshots, e->d_name);
-        char *index = path ? path_join(path, "model_index.json") : NULL;
-        const int whole = index && path_exists(index);
-        free(index);
-        if (path && path_is_directory(path)
-            && (!best || whole > best_whole
-                || (whole == best_whole && by_name(&path, &best) < 0))) {
+    if (listing_make(&l, snapshots)) return NULL;
+    for (size_t i = 0; i < l.n; i++) {
+        char *path = path_join(snapshots, l.name[i]);
+        const int whole = path && directory_has(path, "model_index.json");
+        if (path && path_is_directory(path) && (!best || whole > best_whole)) {
             free(best);
             best = path;
             best_whole = whole;
@@ -100,7 +91,7 @@ static char *any_snapshot(const char *snapshots)
             free(path);
         }
     }
-    if (d) closedir(d);
+    listing_free(&l);
     return best;
 }
 

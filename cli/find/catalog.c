@@ -4,7 +4,6 @@
  * one entry, NAME.EXT; a directory whose shards have an index is one entry, the directory.  What
  * cannot be whole (a link into nowhere, a part that is not there) is listed as incomplete. */
 #include "find/catalog.h"
-#include <ctype.h>
 #include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
@@ -141,9 +140,7 @@ static int index_whole(const char *directory, const char *name)
     {
         const char *file = json_string_value(shard);
         if (!file || (last && !strcmp(last, file))) continue;
-        char *at = path_join(directory, file);
-        whole &= at && path_exists(at);
-        free(at);
+        whole &= directory_has(directory, file);
         last = file;
     }
     json_decref(index);
@@ -178,11 +175,8 @@ static int parts_missing(const char *path)
 {
     static const char *const parts[] = { "transformer", "text_encoder", "vae", "tokenizer" };
     int missing = 0;
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-        char *inside = path_join(path, parts[i]);
-        missing |= !inside || !path_exists(inside);
-        free(inside);
-    }
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
+        missing |= !directory_has(path, parts[i]);
     return missing;
 }
 

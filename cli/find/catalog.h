@@ -101,7 +101,18 @@ void look_inside(const char *path, contents *c);
  * its mmproj); what is neither stays.  component NULL: only the latter. */
 int piece_inside(char **path, const char *component);
 
-enum { PIECE_TEXT, PIECE_VAE };
+/* An option that takes a model, a piece or a LoRA. */
+typedef struct taker {
+    const char *option, *what;
+    const char *folders[4]; /* types of the files it takes, its own first */
+    const char *component;  /* its directory inside a model directory, or NULL */
+    const char *words[2];   /* of names that say what the file is */
+} taker;
+enum { MODEL, TRANSFORMER, TEXT_ENCODER, VISION, VAE, CONTROLNET, LORA, TOKENIZER, TAKERS };
+extern const taker takers[TAKERS];
+/* The option that takes an entry, by its tensors, else by its folder; TAKERS: none. */
+int entry_kind(const model_entry *e);
+
 /* The piece that fits a transformer, of which `of` is known: *path, or NULL if there is none. */
 int find_piece(const catalog *c, const settings *s, int piece, const contents *of, int place,
                char **path);

@@ -10,78 +10,6 @@
 
 /* --- a name ----------------------------------------------------------------------------------- */
 
-/* What an option takes: the folders of its type, and what it is called. */
-typedef struct wanted {
-    const char *option, *what;
-    const char *folders[4];
-    const char *component; /* of a model directory */
-} wanted;
-enum { MODEL, TRANSFORMER, TEXT_ENCODER, VISION, VAE, CONTROLNET, LORA, TOKENIZER, WANTED };
-static const wanted options[WANTED] = {
-    { "model", "model", { "diffusers", "diffusion_models" }, NULL },
-    { "transformer", "transformer", { "diffusion_models", "diffusers" }, "transformer" },
-    { "text-encoder", "text encoder", { "text_encoders", "diffusers" }, "text_encoder" },
-    { "vision", "vision tower", { "text_encoders", "diffusers" }, "text_encoder" },
-    { "vae", "VAE", { "vae", "diffusers" }, "vae" },
-    { "controlnet", "ControlNet", { "controlnet", "model_patches", "diffusers" }, "controlnet" },
-    { "lora", "LoRA", { "loras" }, NULL },
-    { "tokenizer", "tokenizer", { "diffusers" }, "tokenizer" },
-};
-
-static int in_folders(const model_entry *e, const wanted *w)
-{
-    for (int i = 0; i < 4 && w->folders[i]; i++)
-        if (!strcmp(e->folder, w->folders[i])) return 1;
-    return 0;
-}
-
-/* What a file is: one of the options, or WANTED.  By its folder where its tensors do not say. */
-static int kind_of(const model_entry *e)
-{
-    contents c;
-    if (!strcmp(e->folder, "diffusers")) return MODEL;
-    look_inside(e->path, &c);
-    const int kind = c.transformer && (c.text || c.vae) ? MODEL
-                     : c.transformer                    ? TRANSFORMER
-                     : c.text                           ? TEXT_ENCODER
-                     : c.vae                            ? VAE
-                     : c.vision                         ? VISION
-                                                        : WANTED;
-    for (int i = 0; kind == WANTED && i < WANTED; i++)
-        if (in_folders(e, &options[i])) return i;
-    return kind;
-}
-
-/* Files of no type, and all in one, say by their tensors what they can serve as; what cannot be
- * read may be anything, and is refused when it is opened (strictly: nothing). */
-static int holds(const model_entry *e, int option, int strictly)
-{
-    contents c;
-    look_inside(e->path, &c);
-    if (!c.readable) return !strictly;
-    switch (option) {
-    case MODEL:
-    case TRANSFORMER: return c.transformer;
-    case TEXT_ENCODER: return c.text;
-    case VISION: return c.vision;
-    case VAE: return c.vae;
-    case TOKENIZER: return 0;
-    default: return !c.transformer && !c.text && !c.vae && !c.vision;
-    }
-}
-
-int entry_serves(const model_entry *e, const char *option, int strictly)
-{
-    int i = 0;
-    while (i < WANTED && strcmp(options[i].option, option)) i++;
-    const int directory = !strcmp(e->folder, "diffusers");
-    if (i == WANTED || (strictly && directory && i != MODEL && i != TOKENIZER)) return 0;
-    if (in_folders(e, &options[i]))
-        return !strictly || strcmp(e->folder, "text_encoders") || holds(e, i, 1);
-    if (!strcmp(e->folder, "checkpoints")) return strictly ? i == MODEL : holds(e, i, 0);
-    return !*e->folder && holds(e, i, strictly);
-}
-
 /* What was typed, among what an option takes. */
 typedef struct choice {
     const model_entry *best;
@@ -134,7 +62,7 @@ static int choice_take(choice *c, const model_entry *e, answer a)
     return choice_add(c, e);
 }
 
-/* The best answers to a name.  option WANTED: among all that is listed. */
+/* The best answers to a name.  option TAKERS: among all that is listed. */
 static int choose(const catalog *c, int option, const char *name, choice *out)
 {
     int code = CODE_DONE;
@@ -146,7 +74,7 @@ static int choose(const catalog *c, int option, const char *name, choice *out)
         code = name_answers(e->name, name, &a);
         const int barred = a.other && option != LORA && option != CONTROLNET;
         if (code || barred || a.how < out->answer.how || !a.how
-            || (option != WANTED && !entry_serves(e, options[option].option, 0)))
+            || (option != TAKERS && !entry_serves(e, takers[option].option, 0)))
             free(a.model);
         else code = choice_take(out, e, a);
     }
@@ -172,7 +100,7 @@ static char *near_names(const catalog *c, int option, const char *name, int ids)
         }
         const int d = a.how ? a.other ? 5 : 0 : name_distance(e->name, name);
         free(a.model);
-        if (d >= 1000 || !entry_serves(e, options[option].option, 0)) continue;
+        if (d >= 1000 || !entry_serves(e, takers[option].option, 0)) continue;
         int at = n < MOST ? n++ : MOST;
         for (; at && far[at - 1] > d; at--) {
             far[at] = far[at - 1];
@@ -194,15 +122,14 @@ static char *near_names(const catalog *c, int option, const char *name, int ids)
 static int something_else(const catalog *c, int option, const char *name)
 {
     choice all;
-    int code = choose(c, WANTED, name, &all);
+    int code = choose(c, TAKERS, name, &all);
     if (!code && all.best && all.answer.how > ANSWER_BEGINS) {
-        const int kind = kind_of(all.best);
-        const char *article = kind == MODEL || kind < WANTED ? "a" : "no";
-        if (kind < WANTED && kind != option)
-            code = complain(CODE_MALFORMED, "--%s: %s (%s) is %s %s, not a %s%s; --%s takes it",
-                            options[option].option, all.best->name, all.best->path, article,
-                            options[kind].what, options[option].what,
-                            option == MODEL ? " that draws" : "", options[kind].option);
+        const int kind = entry_kind(all.best);
+        if (kind < TAKERS && kind != option)
+            code = complain(CODE_MALFORMED, "--%s: %s (%s) is a %s, not a %s%s; --%s takes it",
+                            takers[option].option, all.best->name, all.best->path,
+                            takers[kind].what, takers[option].what,
+                            option == MODEL ? " that draws" : "", takers[kind].option);
     }
     choice_free(&all);
     return code;
@@ -211,7 +138,7 @@ static int something_else(const catalog *c, int option, const char *name)
 /* Says that nothing answers to the name, and what could have been meant. */
 static int missing(const catalog *c, int option, const char *name, const char *where)
 {
-    const char *o = options[option].option;
+    const char *o = takers[option].option;
     const size_t last = strlen(name);
     const int file = name[0] == '/' || name[0] == '.' || (last && name[last - 1] == '/')
                      || is_model_file(name);
@@ -266,7 +193,7 @@ static int find_listed(finder *f, int option, const char *name, const char *wher
     if (!code) code = choose(&f->c, option, name, &c);
     if (!code && c.models > 1)
         code = complain(CODE_USAGE, "--%s: \"%s\" is ambiguous: it is %s; give the whole name",
-                        options[option].option, name, c.all);
+                        takers[option].option, name, c.all);
     else if (!code && c.best) code = copy_path(path, c.best->path);
     else if (!code) code = missing(&f->c, option, name, where);
     if (!code) {
@@ -274,7 +201,7 @@ static int find_listed(finder *f, int option, const char *name, const char *wher
         if (c.answer.how < ANSWER_ALIKE && c.n > 1)
             snprintf(more, sizeof more, "; the list has %d more precision%s of it", c.n - 1,
                      c.n > 2 ? "s" : "");
-        notice(f->s, "%s: %s (%s)%s", options[option].what, c.best->name, c.best->path, more);
+        notice(f->s, "%s: %s (%s)%s", takers[option].what, c.best->name, c.best->path, more);
         if (listed) {
             free(*listed);
             *listed = format_text("%s", is_id(c.best->name) && !strcmp(c.best->folder, "diffusers")
@@ -301,7 +228,7 @@ static int find_name(finder *f, int option, const char *name, char **path, char 
     *path = NULL;
     if (!*name)
         return complain(CODE_USAGE, "--%s: expected a path or a name, found \"\"",
-                        options[option].option);
+                        takers[option].option);
     if (path_exists(name)) return copy_path(path, name);
     if (!strcmp(name, "demo") && (*path = find_demo()) && path_exists(*path)) return CODE_DONE;
     free(*path);
@@ -341,21 +268,13 @@ static int find_tokenizer(finder *f, char **path)
     return code;
 }
 
-static int has_index(const char *path)
-{
-    char *index = path_join(path, "model_index.json");
-    const int has = index && path_exists(index);
-    free(index);
-    return has;
-}
-
 /* What a file, or the directory of a transformer alone, leaves out. */
 static int find_pieces(finder *f, found *out)
 {
     const char *file = out->transformer ? out->transformer : out->model;
     contents c, model = { 0 };
     int place = 0, code = CODE_DONE;
-    if (!file || (out->model && has_index(out->model))) return code;
+    if (!file || (out->model && directory_has(out->model, "model_index.json"))) return code;
     look_inside(file, &c);
     if (!c.transformer) return code;
     if (out->model && out->transformer) look_inside(out->model, &model);
@@ -367,21 +286,17 @@ static int find_pieces(finder *f, found *out)
     const int vae = !c.vae && !model.vae && !out->vae;
     if (!code && (text || vae) && !(code = need_catalog(f)))
         code = catalog_beside(&f->c, f->s, file, &place);
-    if (!code && text) code = find_piece(&f->c, f->s, PIECE_TEXT, &c, place, &out->text_encoder);
-    if (!code && vae) code = find_piece(&f->c, f->s, PIECE_VAE, &c, place, &out->vae);
+    if (!code && text) code = find_piece(&f->c, f->s, TEXT_ENCODER, &c, place, &out->text_encoder);
+    if (!code && vae) code = find_piece(&f->c, f->s, VAE, &c, place, &out->vae);
     if (!code && !out->tokenizer) code = find_tokenizer(f, &out->tokenizer);
     return code;
 }
 
 /* --- the model -------------------------------------------------------------------------------- */
 
+/* No model was named: the demo. */
 static int find_default(finder *f, found *out)
 {
-    const char *set = getenv("QWEN_MODEL");
-    if (set && *set) {
-        out->label = format_text("%s", is_id(set) ? set : base_name(set));
-        return find_name(f, MODEL, set, &out->model, &out->label);
-    }
     if (f->s->transformer) return CODE_DONE;
     out->model = find_demo();
     out->label = format_text("demo");
@@ -413,10 +328,11 @@ int find_model(const settings *s, found *out)
 {
     finder f = { .s = s };
     memset(out, 0, sizeof *out);
+    const char *set = getenv("QWEN_MODEL"), *name = s->model ? s->model : set && *set ? set : NULL;
     int code;
-    if (s->model) {
-        out->label = label_of(s->model);
-        code = out->label ? find_name(&f, MODEL, s->model, &out->model, &out->label) : no_memory();
+    if (name) {
+        out->label = label_of(name);
+        code = out->label ? find_name(&f, MODEL, name, &out->model, &out->label) : no_memory();
     } else {
         code = find_default(&f, out);
     }
@@ -435,9 +351,10 @@ int find_model(const settings *s, found *out)
     for (size_t i = 0; !code && i < sizeof pieces / sizeof *pieces; i++) {
         if (!pieces[i].name) continue;
         code = find_name(&f, pieces[i].option, pieces[i].name, pieces[i].path, NULL);
-        if (!code) code = piece_inside(pieces[i].path, options[pieces[i].option].component);
+        if (!code) code = piece_inside(pieces[i].path, takers[pieces[i].option].component);
     }
-    if (!code && out->model && !has_index(out->model)) code = piece_inside(&out->model, NULL);
+    if (!code && out->model && !directory_has(out->model, "model_index.json"))
+        code = piece_inside(&out->model, NULL);
     if (!code) code = find_pieces(&f, out);
     catalog_free(&f.c);
     if (code) found_free(out);
@@ -471,7 +388,7 @@ int find_any(const settings *s, const char *name, char **path)
     choice c = { 0 };
     char *slashed = with_slashes(name);
     int code = slashed ? need_catalog(&f) : no_memory();
-    if (!code) code = choose(&f.c, WANTED, slashed, &c);
+    if (!code) code = choose(&f.c, TAKERS, slashed, &c);
     if (!code && c.models > 1)
         code =
             complain(CODE_USAGE, "\"%s\" is ambiguous: it is %s; give the whole name", name, c.all);

@@ -341,6 +341,14 @@ static char *letters_of(const char *form)
     return out;
 }
 
+/* The smaller of `far` and 10 + the edit distance of two forms, if that is at most 2 and four letters
+ * or more were typed. */
+static int nearer(int far, const char *form, const char *typed)
+{
+    const int d = form && typed && strlen(typed) >= 4 ? edit_distance(typed, form) : 99;
+    return d <= 2 && d + 10 < far ? d + 10 : far;
+}
+
 int name_distance(const char *listed, const char *typed)
 {
     char *name = called(listed), *plain = name ? plain_form(name) : NULL;
@@ -351,28 +359,19 @@ int name_distance(const char *listed, const char *typed)
         const int n = (int)strlen(wanted), most = n < 4 ? 1 : n < 8 ? 2 : 3;
         const char *last = last_parts(plain, count_parts(wanted));
         char *model = model_form(base_name(plain), &family, &order);
-        char *model_wanted = model_form(base_name(wanted), &family, &order);
-        if (last) {
-            const int d = edit_distance(wanted, last);
-            far = d <= most ? d : far;
-        }
-        if (last && far && model && model_wanted && strlen(model_wanted) >= 4
-            && count_parts(wanted) == 1) {
-            const int d = edit_distance(model_wanted, model);
-            far = d <= 2 && d + 10 < far ? d + 10 : far;
-        }
-        char *letters = letters_of(base_name(plain));
-        char *typed_letters = letters_of(base_name(wanted));
-        if (far && letters && typed_letters && strlen(typed_letters) >= 4) {
-            const int d = edit_distance(typed_letters, letters);
-            far = d <= 2 && d + 10 < far ? d + 10 : far;
-        }
-        free(letters);
-        free(typed_letters);
+        char *typed_model = model_form(base_name(wanted), &family, &order);
+        char *letters = letters_of(base_name(plain)),
+             *typed_letters = letters_of(base_name(wanted));
+        const int d = last ? edit_distance(wanted, last) : 99;
+        far = d <= most ? d : far;
+        if (count_parts(wanted) == 1) far = nearer(far, model, typed_model);
+        far = nearer(far, letters, typed_letters);
         if (far == 1000 && n >= 3 && strstr(plain, wanted))
             far = 20 + (int)(strlen(plain) - strlen(wanted));
         free(model);
-        free(model_wanted);
+        free(typed_model);
+        free(letters);
+        free(typed_letters);
     }
     free(name);
     free(plain);

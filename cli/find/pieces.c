@@ -72,6 +72,89 @@ void look_inside(const char *path, contents *c)
     qwen_file_close(f);
 }
 
+/* --- options and what they take --------------------------------------------------------------- */
+
+const taker takers[TAKERS] = {
+    [MODEL] = { "model", "model", { "diffusers", "diffusion_models" }, NULL, { NULL } },
+    [TRANSFORMER] = { "transformer",
+                      "transformer",
+                      { "diffusion_models", "diffusers" },
+                      "transformer",
+                      { NULL } },
+    [TEXT_ENCODER] = { "text-encoder",
+                       "text encoder",
+                       { "text_encoders", "diffusers" },
+                       "text_encoder",
+                       { "qwen", "vl" } },
+    [VISION] = { "vision",
+                 "vision tower",
+                 { "text_encoders", "diffusers" },
+                 "text_encoder",
+                 { NULL } },
+    [VAE] = { "vae", "VAE", { "vae", "diffusers" }, "vae", { "qwen" } },
+    [CONTROLNET] = { "controlnet",
+                     "ControlNet",
+                     { "controlnet", "model_patches", "diffusers" },
+                     "controlnet",
+                     { NULL } },
+    [LORA] = { "lora", "LoRA", { "loras" }, NULL, { NULL } },
+    [TOKENIZER] = { "tokenizer", "tokenizer", { "diffusers" }, "tokenizer", { NULL } },
+};
+
+static int in_folders(const model_entry *e, const taker *w)
+{
+    for (int i = 0; i < 4 && w->folders[i]; i++)
+        if (!strcmp(e->folder, w->folders[i])) return 1;
+    return 0;
+}
+
+/* What a file is: one of the options, or TAKERS.  By its folder where its tensors do not say. */
+int entry_kind(const model_entry *e)
+{
+    contents c;
+    if (!strcmp(e->folder, "diffusers")) return MODEL;
+    look_inside(e->path, &c);
+    const int kind = c.transformer && (c.text || c.vae) ? MODEL
+                     : c.transformer                    ? TRANSFORMER
+                     : c.text                           ? TEXT_ENCODER
+                     : c.vae                            ? VAE
+                     : c.vision                         ? VISION
+                                                        : TAKERS;
+    for (int i = 0; kind == TAKERS && i < TAKERS; i++)
+        if (in_folders(e, &takers[i])) return i;
+    return kind;
+}
+
+/* Files of no type, and all in one, say by their tensors what they can serve as; what cannot be
+ * read may be anything, and is refused when it is opened (strictly: nothing). */
+static int holds(const model_entry *e, int option, int strictly)
+{
+    contents c;
+    look_inside(e->path, &c);
+    if (!c.readable) return !strictly;
+    switch (option) {
+    case MODEL:
+    case TRANSFORMER: return c.transformer;
+    case TEXT_ENCODER: return c.text;
+    case VISION: return c.vision;
+    case VAE: return c.vae;
+    case TOKENIZER: return 0;
+    default: return !c.transformer && !c.text && !c.vae && !c.vision;
+    }
+}
+
+int entry_serves(const model_entry *e, const char *option, int strictly)
+{
+    int i = 0;
+    while (i < TAKERS && strcmp(takers[i].option, option)) i++;
+    const int directory = !strcmp(e->folder, "diffusers");
+    if (i == TAKERS || (strictly && directory && i != MODEL && i != TOKENIZER)) return 0;
+    if (in_folders(e, &takers[i]))
+        return !strictly || strcmp(e->folder, "text_encoders") || holds(e, i, 1);
+    if (!strcmp(e->folder, "checkpoints")) return strictly ? i == MODEL : holds(e, i, 0);
+    return !*e->folder && holds(e, i, strictly);
+}
+
 /* --- directories ------------------------------------------------------------------------------ */
 
 /* The only GGUF file of a directory without other weights, mmproj aside; of a set the first part.
@@ -115,21 +198,8 @@ int piece_inside(char **path, const char *component)
 
 /* --- a piece that fits ------------------------------------------------------------------------ */
 
-typedef struct kind {
-    const char *what, *option, *folder, *component;
-    const char *word[2]; /* of a name that says what it is */
-} kind;
-static const kind kinds[] = {
-    [PIECE_TEXT] = { "text encoder",
-                     "text-encoder",
-                     "text_encoders",
-                     "text_encoder",
-                     { "qwen", "vl" } },
-    [PIECE_VAE] = { "VAE", "vae", "vae", "vae", { "qwen", NULL } },
-};
-
 /* Where the piece lies in an entry: in a model directory its component.  malloc'ed, or NULL. */
-static char *path_of(const model_entry *e, const kind *k)
+static char *path_of(const model_entry *e, const taker *k)
 {
     return strcmp(e->folder, "diffusers") ? format_text("%s", e->path)
                                           : path_join(e->path, k->component);
@@ -139,21 +209,21 @@ static char *path_of(const model_entry *e, const kind *k)
  * is Qwen2, if nothing beside it says otherwise. */
 static int fitness(const contents *c, int piece, const contents *of, const char *path)
 {
-    if (piece == PIECE_TEXT)
+    if (piece == TEXT_ENCODER)
         return !c->text || c->gives != of->reads ? 0 : c->vision || is_gguf(path) ? 2 : 1;
     if (!c->vae || c->vae_latents != of->latents) return 0;
     if (of->layered) return c->channels == 4 ? 2 : 0;
     return c->channels == 3 ? 2 : c->channels == 12;
 }
 
-static int rank_of(const model_entry *e, const kind *k, const contents *c, int fit, int place)
+static int rank_of(const model_entry *e, const taker *k, const contents *c, int fit, int place)
 {
-    const int tower = k == &kinds[PIECE_TEXT] && c->vision;
+    const int tower = k == &takers[TEXT_ENCODER] && c->vision;
     const int alone = !c->transformer && strcmp(e->folder, "diffusers");
-    const int says = name_has_word(e->name, k->word[0])
-                     && (!k->word[1] || name_has_word(e->name, k->word[1]));
+    const int says = name_has_word(e->name, k->words[0])
+                     && (!k->words[1] || name_has_word(e->name, k->words[1]));
     return fit << 5 | (place && e->place == place) << 4 | tower << 3 | says << 2
-           | (!strcmp(e->folder, k->folder) ? 2 : alone);
+           | (!strcmp(e->folder, k->folders[0]) ? 2 : alone);
 }
 
 static int may_hold(const model_entry *e, int place)
@@ -162,16 +232,10 @@ static int may_hold(const model_entry *e, int place)
            && strcmp(e->folder, "controlnet") && strcmp(e->folder, "model_patches");
 }
 
-static int same_file(const char *a, const char *b)
-{
-    struct stat x, y;
-    return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
-}
-
 int find_piece(const catalog *c, const settings *s, int piece, const contents *of, int place,
                char **path)
 {
-    const kind *k = &kinds[piece];
+    const taker *k = &takers[piece];
     const model_entry *best = NULL;
     int best_rank = 0, n[3] = { 0 };
     *path = NULL;

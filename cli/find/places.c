@@ -13,14 +13,6 @@
 #include <sys/stat.h>
 #include <yaml.h>
 
-static int exists_in(const char *directory, const char *name)
-{
-    char *path = path_join(directory, name);
-    const int is = path && path_exists(path);
-    free(path);
-    return is;
-}
-
 /* A folder of one type, unless it was searched already. */
 static int walk_folder(walk *w, const char *path, const char *type)
 {
@@ -208,15 +200,15 @@ static int scan_comfyui(walk *w, const char *path)
 /* Does a directory hold folders that only ComfyUI's models do? */
 static int is_models_folder(const char *path)
 {
-    return exists_in(path, "diffusion_models") || exists_in(path, "text_encoders")
-           || exists_in(path, "checkpoints");
+    return directory_has(path, "diffusion_models") || directory_has(path, "text_encoders")
+           || directory_has(path, "checkpoints");
 }
 
 static int is_comfyui(const char *path)
 {
     char *models = path_join(path, "models");
-    const int is = exists_in(path, "extra_model_paths.yaml") || (models && is_models_folder(models))
-                   || is_models_folder(path);
+    const int is = directory_has(path, "extra_model_paths.yaml")
+                   || (models && is_models_folder(models)) || is_models_folder(path);
     free(models);
     return is;
 }
@@ -347,15 +339,13 @@ static int scan_around(walk *w, const char *directory, int *is)
 
 int catalog_beside(catalog *c, const settings *s, const char *path, int *place)
 {
-    struct stat st, other;
+    struct stat st;
     *place = 0;
     if (stat(path, &st)) return CODE_DONE;
     for (size_t i = 0; i < c->n && !*place; i++)
         *place = strcmp(c->entry[i].path, path) ? 0 : c->entry[i].place;
     for (size_t i = 0; i < c->n && !*place; i++)
-        if (!stat(c->entry[i].path, &other) && st.st_dev == other.st_dev
-            && st.st_ino == other.st_ino)
-            *place = c->entry[i].place;
+        *place = same_file(c->entry[i].path, path) ? c->entry[i].place : 0;
     if (*place) return CODE_DONE;
     walk w = { .c = c, .s = s, .place = c->places + 1 };
     const size_t before = c->n;

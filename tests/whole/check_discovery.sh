@@ -162,6 +162,8 @@ plan 0 'VAE: Comfy-Org/Qwen-Image_ComfyUI/split_files/vae/qwen_image_vae.safeten
 # --- directories ---
 plan 0 '' --transformer "$tiny" --text-encoder "$tiny" --vae "$tiny"; silent 'none was found'
 plan 0 "text encoder: tiny ($tiny/text_encoder)" -m "$tiny/transformer"
+QWEN_MODEL=$tiny/; export QWEN_MODEL
+plan 0 ''; says '^tiny (t2i)'; unset QWEN_MODEL
 mkdir "$work/gguf"; ln -s "$comfy/text_encoders/qwen2.5-vl-medium-mmproj-Q8_0.gguf" "$work/gguf/"
 gzip -dc "$comfy/text_encoders/qwen2.5-vl-medium-Q8_0.gguf.gz" >"$work/gguf/t.gguf"
 plan 0 '' --transformer "$t2i" --text-encoder "$work/gguf" --vae "$vae"

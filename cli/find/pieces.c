@@ -264,7 +264,7 @@ int find_piece(const catalog *c, const settings *s, int piece, const contents *o
     }
     const int others = n[best_rank >> 5] > 1;
     notice(s, "%s: %s (%s)%s%s%s", k->what, best->name, *path,
-           best_rank >> 5 == 1 ? ", which draws at twice the size; no plain one was found" : "",
+           piece == VAE && best_rank >> 5 == 1 ? ", which draws at twice the size; no plain one was found" : "",
            others ? "; others fit too, choose with --" : "", others ? k->option : "");
     return CODE_DONE;
 }

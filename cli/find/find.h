@@ -1,4 +1,4 @@
-/* find.h - models, pieces and LoRAs by path, name or Hugging Face id. */
+/* find.h - models, pieces and LoRAs by path, name or Hugging Face id; doc/names.md has the rules. */
 #ifndef FIND_H
 #define FIND_H
 #include "cli.h"

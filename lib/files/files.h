@@ -37,21 +37,11 @@ int qw_store_put(qw_store *s, const char *name, qw_entry e, qw_error *err);
 /* Rebuilds the hash after names changed; two entries of one name are QWEN_EFORMAT. */
 int qw_store_index(qw_store *s, qw_error *err);
 int qw_store_rename(qw_store *s, qw_entry *e, const char *name, qw_error *err); /* no re-index */
-/* Memory that lives as long as the store; NULL with err set when there is none. */
-void *qw_store_own(qw_store *s, size_t bytes, qw_error *err);
-
 /* Parses JSON of one document; `where` begins the message. */
 int qw_json_bytes(const void *data, size_t bytes, const char *where, json_t **out, qw_error *err);
 int qw_safetensors_read(qw_store *s, int file, qw_error *err);
 int qw_gguf_read(qw_store *s, int file, qw_error *err);
-/* The entry of a linear layer's weight (or an embedding) as an operand [n][k], with its companions:
- * scales, block scales, rotation; what no operand can say is unpacked into memory of the store
- * (quantised.c). */
-int qw_layout(qw_store *s, const qw_entry *weight, const char *module, int64_t n, int64_t k,
-              qw_tensor *out, qw_error *err);
 /* Every marked layer: its format is known and its companions fit.  Reads the tables in the
  * headers. */
 int qw_layouts_check(qw_store *s, qw_error *err);
-/* "[2, 3]", for messages (loader.c). */
-void qw_shape_text(const qw_entry *e, char *out, size_t size);
 #endif

@@ -205,3 +205,11 @@ void qw_shape_text(const qw_entry *e, char *out, size_t size)
                                  (long long)e->dim[i]);
     if (used < size) snprintf(out + used, size - used, "]");
 }
+
+int qw_store_maps(const qw_store *s, const void *data)
+{
+    const unsigned char *p = data;
+    for (int i = 0; i < s->files; i++)
+        if (p >= s->file[i].map && p < s->file[i].map + s->file[i].bytes) return 1;
+    return 0;
+}

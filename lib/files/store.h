@@ -72,4 +72,16 @@ const char *qw_store_metadata(const qw_store *s, const char *key);
 int qw_store_count(const qw_store *s, const char *prefix);
 /* Entries no net has taken, but for known markers and companions (scales, masks, time_conv ...). */
 int qw_store_unused(const qw_store *s, void (*each)(void *user, const qw_entry *e), void *user);
+
+/* The entry of a linear layer's weight (or an embedding) as an operand [n][k], with its companions:
+ * scales, block scales, rotation; what no operand can say is unpacked into memory of the store
+ * (quantised.c). */
+int qw_layout(qw_store *s, const qw_entry *weight, const char *module, int64_t n, int64_t k,
+              qw_tensor *out, qw_error *err);
+/* Memory that lives as long as the store; NULL with err set when there is none. */
+void *qw_store_own(qw_store *s, size_t bytes, qw_error *err);
+/* Does this address lie in the mapping of one of its files? */
+int qw_store_maps(const qw_store *s, const void *data);
+/* "[2, 3]", for messages. */
+void qw_shape_text(const qw_entry *e, char *out, size_t size);
 #endif

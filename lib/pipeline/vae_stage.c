@@ -5,7 +5,6 @@
  * of the whole picture, to the device's rounding (on the reference devices: bit by bit).  What it
  * costs is the rows that are computed twice. */
 #include "pipeline/pipeline.h"
-#include "weights/residency.h"
 
 /* Bytes that the maps may take beside the weights: the VAE's, and on a device of its own memory
  * those of every net that is there.  0: no bound is known. */

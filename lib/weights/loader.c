@@ -1,5 +1,4 @@
 /* loader.c - how a net takes its weights: by canonical name, with the shape it expects. */
-#include "files/files.h"
 #include "weights/residency.h"
 #include <stdarg.h>
 #include <stdlib.h>

@@ -10,7 +10,6 @@
  * slots. */
 #define _DEFAULT_SOURCE /* madvise */
 #include "weights/residency.h"
-#include "files/files.h"
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -123,14 +122,6 @@ void *qw_residency_keep(qw_residency *s, const void *data, size_t bytes, qw_erro
     return p;
 }
 
-static int in_mapping(const qw_store *store, const void *data)
-{
-    const unsigned char *p = data;
-    for (int i = 0; i < store->files; i++)
-        if (p >= store->file[i].map && p < store->file[i].map + store->file[i].bytes) return 1;
-    return 0;
-}
-
 int qw_residency_matrix(qw_residency *s, qw_group *g, const qw_store *store, qw_tensor *t,
                         qw_error *err)
 {
@@ -144,7 +135,7 @@ int qw_residency_matrix(qw_residency *s, qw_group *g, const qw_store *store, qw_
     }
     matrix *m = &g->matrix[g->matrices++];
     const size_t plain = (size_t)t->dim[0] * qw_row_bytes(t->dtype, t->stride[0]);
-    *m = (matrix){ .view = t, .host = *t, .mapped = in_mapping(store, t->data) };
+    *m = (matrix){ .view = t, .host = *t, .mapped = qw_store_maps(store, t->data) };
     const qw_pack_request q = { .size = sizeof q, .w = t, .parts = 1 };
     m->bytes = s->dev->host ? plain : s->dev->packed(s->dev, &q);
     m->bytes = s->dev->host ? m->bytes : (m->bytes + 255) & ~(size_t)255;

@@ -1,9 +1,8 @@
-/* residency.h - what the loader and vae_stage.c ask of residency.c. */
+/* residency.h - what the loader asks of residency.c. */
 #ifndef QW_RESIDENCY_H
 #define QW_RESIDENCY_H
 #include "weights/weights.h"
 
-qw_device *qw_residency_device(const qw_residency *s);
 /* Copies bytes to device memory that stays; NULL with err set when there is none. */
 void *qw_residency_keep(qw_residency *s, const void *data, size_t bytes, qw_error *err);
 /* Registers a matrix of a group.  On a host device it stays where it lies; else *t is made to point

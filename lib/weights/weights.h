@@ -31,6 +31,7 @@ typedef struct qw_group qw_group;
 /* memory: device bytes for weights to stay under; 0: what is free. */
 int qw_residency_new(qw_residency **out, qw_device *dev, uint64_t memory, qw_error *err);
 void qw_residency_free(qw_residency *s);
+qw_device *qw_residency_device(const qw_residency *s);
 /* NULL: no memory. */
 qw_group *qw_group_new(qw_residency *s, const char *format, ...) QW_PRINTF(2, 3);
 /* After the last load: decides which groups are kept and which stream; moves the kept ones. */

@@ -81,8 +81,8 @@ static double difference(const qwen_array *a, const qwen_array *b)
     return size > 0 ? most / size : most;
 }
 
-static void told(comparison *c, const char *name, const char *verdict, const char *shape, double e,
-                 int differs)
+static void report(comparison *c, const char *name, const char *verdict, const char *shape,
+                   double e, int differs)
 {
     if (!c->s->json)
         printf("%-24s %-20s %-9s %s\n", name, shape, verdict, differs ? "DIFFERS" : "");
@@ -109,7 +109,7 @@ static int compare_tensor(comparison *c, qwen_file *a, qwen_file *b, const char 
     }
     if (!has(b, name, &tb)) {
         c->missing++;
-        told(c, name, "missing", shape, INFINITY, 1);
+        report(c, name, "missing", shape, INFINITY, 1);
         return CODE_DONE;
     }
     int status = qwen_file_read(a, name, &x);
@@ -123,7 +123,7 @@ static int compare_tensor(comparison *c, qwen_file *a, qwen_file *b, const char 
         snprintf(verdict, sizeof verdict, fits ? "%.3g" : "shape", e);
         c->different += differs;
         c->same += !differs;
-        told(c, name, verdict, shape, e, differs);
+        report(c, name, verdict, shape, e, differs);
     }
     qwen_array_free(&x);
     qwen_array_free(&y);

@@ -8,7 +8,7 @@ typedef struct list {
     const settings *s;
 } list;
 
-static int each(void *user, const qwen_device_info *d)
+static int print_device(void *user, const qwen_device_info *d)
 {
     list *l = user;
     json_array_append_new(l->all, json_pack("{s:s,s:s,s:f,s:s,s:I,s:b,s:s?}", "name", d->name,
@@ -28,7 +28,7 @@ int run_devices(settings *s)
         json_decref(l.all);
         return complain(CODE_USAGE, "devices takes no argument, found \"%s\"", s->words.item[0]);
     }
-    const int status = qwen_devices(each, &l);
+    const int status = qwen_devices(print_device, &l);
     char *text = s->json ? json_dumps(l.all, JSON_INDENT(2)) : NULL;
     json_decref(l.all);
     if (text) printf("%s\n", text);

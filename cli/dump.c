@@ -61,7 +61,7 @@ int dump_open(dump **out, const char *path, const text_list *only)
     return code;
 }
 
-static int wanted(const dump *d, const char *name)
+static int is_selected(const dump *d, const char *name)
 {
     for (size_t i = 0; i < d->only->n; i++)
         if (!fnmatch(d->only->item[i], name, 0)) return 1;
@@ -87,7 +87,7 @@ static void spool_as_float(dump *d, const qwen_array *a)
 
 void dump_add(dump *d, const char *name, const qwen_array *a)
 {
-    if (d->failed || !wanted(d, name)) return;
+    if (d->failed || !is_selected(d, name)) return;
     for (size_t i = 0; i < d->n; i++) /* told twice: the first holds */
         if (!strcmp(d->tensor[i].name, name)) return;
     if (d->n == d->room) {

@@ -19,13 +19,13 @@ typedef struct session { /* what the callbacks of a run share */
     uint64_t seed;
 } session;
 
-static int tell(void *user, const qwen_progress *now)
+static int on_progress(void *user, const qwen_progress *now)
 {
     session *x = user;
     return progress_show(&x->bar, now) || dump_failed(x->dump); /* a full disk: no use going on */
 }
 
-static void tap(void *user, const char *name, const qwen_array *a)
+static void on_tensor(void *user, const char *name, const qwen_array *a)
 {
     session *x = user;
     if (x->dump) dump_add(x->dump, name, a);
@@ -102,7 +102,7 @@ static int prepare(session *x)
 }
 
 /* What only the opened model tells: layers, and transparency. */
-static int settle(session *x)
+static int check_layers(session *x)
 {
     const settings *s = x->s;
     if (!strcmp(x->j.info.variant, "layered")) {
@@ -232,7 +232,7 @@ static int write_pictures(session *x, int64_t run, const char *prompt, qwen_resu
 }
 
 /* torch-cuda draws in the order of a card's threads: a notice where that order shows. */
-static void tell_threads(const session *x, const qwen_result *r)
+static void warn_of_threads(const session *x, const qwen_result *r)
 {
     enum { FEWEST = 82 * 1536 }; /* of the cards that have a name: the 3090's */
     const int64_t numbers = (int64_t)r->width * r->height / 4; /* 16 channels of 1/8 by 1/8 */
@@ -278,7 +278,7 @@ static int draw(session *x, int64_t run, const char *prompt)
     }
     if (status) return library_failed(x, status);
     progress_end(&x->bar);
-    if (run == 0) tell_threads(x, &r);
+    if (run == 0) warn_of_threads(x, &r);
     code = interrupted() ? library_failed(x, QWEN_ECANCELLED)
                          : write_results(x, run, prompt, &r, seconds_now() - started);
     qwen_result_free(&r);
@@ -290,8 +290,8 @@ static int draw_all(session *x)
     const int count = x->s->count ? x->s->count : 1;
     int64_t run = 0;
     int code = CODE_DONE;
-    x->j.req.progress = tell;
-    x->j.req.tap = x->s->dump || x->preview ? tap : NULL;
+    x->j.req.progress = on_progress;
+    x->j.req.tap = x->s->dump || x->preview ? on_tensor : NULL;
     x->j.req.user = x;
     x->j.bar = &x->bar;
     for (size_t p = 0; p < x->prompts.n && !code; p++) {
@@ -312,7 +312,7 @@ int run_generate(settings *s)
     interrupt_install();
     int code = prepare(&x);
     if (!code) code = job_open(&x.j);
-    if (!code) code = settle(&x);
+    if (!code) code = check_layers(&x);
     if (!code && interrupted()) code = cancelled(&x);
     if (!code && s->preview) code = preview_open(&x.preview, s, &x.j.opt, s->output);
     if (!code) {

@@ -24,7 +24,7 @@ static int print_json(json_t *o)
 /* --- models ----------------------------------------------------------------------------------- */
 
 /* A key that may come for each component is a list; another that comes again becomes one. */
-static void take_line(void *user, const char *key, const char *value)
+static void add_line(void *user, const char *key, const char *value)
 {
     line_list *l = user;
     json_t *text = json_string(value), *before = json_object_get(l->all, key);
@@ -43,7 +43,7 @@ static int inspect_model(const settings *s, const char *path)
 {
     line_list l = { json_object(), s };
     char error[1024] = "";
-    const int status = qwen_inspect(path, take_line, &l, error, sizeof error);
+    const int status = qwen_inspect(path, add_line, &l, error, sizeof error);
     int code = CODE_DONE;
     if (s->json) {
         if (*error) json_object_set_new(l.all, "error", json_string(error));

@@ -3,10 +3,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct told {
+typedef struct description {
     char kind[64], variant[32], dtype[32];
     int incomplete;
-} told;
+} description;
 
 /* The type that most bytes of a file have, or of a model directory's transformer. */
 static void find_dtype(const model_entry *e, char *out, size_t size)
@@ -34,9 +34,9 @@ static void find_dtype(const model_entry *e, char *out, size_t size)
     free(inside);
 }
 
-static void take_line(void *user, const char *key, const char *value)
+static void add_line(void *user, const char *key, const char *value)
 {
-    told *t = user;
+    description *t = user;
     if (!strcmp(key, "kind") && !*t->kind) snprintf(t->kind, sizeof t->kind, "%s", value);
     else if (!strcmp(key, "variant") && !*t->variant)
         snprintf(t->variant, sizeof t->variant, "%s", value);
@@ -51,7 +51,7 @@ static void size_text(uint64_t bytes, char out[24])
     snprintf(out, 24, x < 9.95 && k ? "%.1f %s" : "%.0f %s", x, unit[k]);
 }
 
-static int print_json(const catalog *c, const told *t)
+static int print_json(const catalog *c, const description *t)
 {
     json_t *all = json_array();
     for (size_t i = 0; i < c->n; i++)
@@ -81,7 +81,7 @@ static void print_cell(const char *text, int width)
     printf("%s%*s", text, width - width_of(text) + 2, "");
 }
 
-static int print_table(const catalog *c, const told *t)
+static int print_table(const catalog *c, const description *t)
 {
     static const char incomplete[] = ", incomplete";
     int name = 4, kind = 4;
@@ -134,10 +134,10 @@ static int has_variant(const char *kind)
            || !strcmp(kind, "all-in-one checkpoint");
 }
 
-static void tell(const model_entry *e, told *t)
+static void describe(const model_entry *e, description *t)
 {
     char error[8] = "";
-    const int status = qwen_inspect(e->path, take_line, t, error, sizeof error);
+    const int status = qwen_inspect(e->path, add_line, t, error, sizeof error);
     if (!*t->kind) snprintf(t->kind, sizeof t->kind, "%s", status ? "unreadable" : "unknown");
     if (!has_variant(t->kind)) *t->variant = 0;
     find_dtype(e, t->dtype, sizeof t->dtype);
@@ -147,7 +147,7 @@ static void tell(const model_entry *e, told *t)
 int run_models(settings *s)
 {
     catalog c = { 0 };
-    told *t = NULL;
+    description *t = NULL;
     if (s->words.n)
         return complain(CODE_USAGE, "models takes no argument, found \"%s\"", s->words.item[0]);
     int code = catalog_make(&c, s);
@@ -156,7 +156,7 @@ int run_models(settings *s)
     if (!code && s->names) code = print_names(&c);
     else if (!code && !(t = calloc(c.n + 1, sizeof *t))) code = no_memory();
     else if (!code) {
-        for (size_t i = 0; i < c.n; i++) tell(&c.entry[i], &t[i]);
+        for (size_t i = 0; i < c.n; i++) describe(&c.entry[i], &t[i]);
         code = s->json ? print_json(&c, t) : print_table(&c, t);
     }
     free(t);

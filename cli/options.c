@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef enum kind {
+typedef enum value_kind {
     FLAG,
     TEXT,
     LIST,
@@ -23,13 +23,13 @@ typedef enum kind {
     SIZE,
     EXTEND, /* int[2]; int[4] */
     CHOICE  /* one of the words of `argument` */
-} kind;
+} value_kind;
 
 typedef struct row {
     unsigned who;
     char letter;
     const char *name;
-    kind kind;
+    value_kind kind;
     size_t at;
     const char *argument; /* how help names the value; of CHOICE: the words */
     double lo, hi;
@@ -438,7 +438,7 @@ static const row *row_lettered(unsigned who, char letter)
     return NULL;
 }
 
-static int take(settings *s, const row *r, const char *value)
+static int set_option(settings *s, const row *r, const char *value)
 {
     s->given[r - rows] = 1;
     return set_value(s, r, value);
@@ -458,12 +458,12 @@ static int long_option(settings *s, unsigned who, int argc, char **argv, int *i)
     if (r->kind == FLAG)
         return equals
                    ? complain(CODE_USAGE, "--%s takes no value, found \"%s\"", r->name, equals + 1)
-                   : take(s, r, NULL);
-    if (equals) return take(s, r, equals + 1);
+                   : set_option(s, r, NULL);
+    if (equals) return set_option(s, r, equals + 1);
     if (*i + 1 >= argc)
         return complain(CODE_USAGE, "--%s: expected a value (%s), found the end of the command",
                         r->name, r->argument);
-    return take(s, r, argv[++*i]);
+    return set_option(s, r, argv[++*i]);
 }
 
 static int short_options(settings *s, unsigned who, int argc, char **argv, int *i)
@@ -476,15 +476,15 @@ static int short_options(settings *s, unsigned who, int argc, char **argv, int *
                             (unsigned char)*c < 0x80 ? shown : argv[*i]);
         }
         if (r->kind == FLAG) {
-            const int code = take(s, r, NULL);
+            const int code = set_option(s, r, NULL);
             if (code) return code;
             continue;
         }
-        if (c[1]) return take(s, r, c[1] == '=' ? c + 2 : c + 1);
+        if (c[1]) return set_option(s, r, c[1] == '=' ? c + 2 : c + 1);
         if (*i + 1 >= argc)
             return complain(CODE_USAGE, "-%c: expected a value (%s), found the end of the command",
                             *c, r->argument);
-        return take(s, r, argv[++*i]);
+        return set_option(s, r, argv[++*i]);
     }
     return CODE_DONE;
 }

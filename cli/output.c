@@ -21,7 +21,7 @@ void output_interrupted(void)
     if (unlink_pending) unlink(unlink_path);
 }
 
-static void remember(const char *path)
+static void set_unlink_path(const char *path)
 {
     unlink_pending = 0;
     if (path && strlen(path) < sizeof unlink_path) {
@@ -30,7 +30,7 @@ static void remember(const char *path)
     }
 }
 
-static int cannot(const char *path, int why)
+static int cannot_write(const char *path, int why)
 {
     return complain(CODE_WRITE, "%s: cannot be written: %s", path, strerror(why));
 }
@@ -94,14 +94,14 @@ int output_open(output *o, const char *path)
     } else if ((fd = open_beside(o->path, &o->temporary)) < 0) {
         why = errno;
     } else {
-        remember(o->temporary);
+        set_unlink_path(o->temporary);
         fchmod(fd, wanted_mode(o->path));
         o->file = fdopen(fd, "wb");
         why = errno;
         if (!o->file) close(fd);
     }
     if (o->file) return CODE_DONE;
-    const int code = cannot(path, why);
+    const int code = cannot_write(path, why);
     output_close(o, 0);
     return code;
 }
@@ -136,8 +136,8 @@ int output_close(output *o, int keep)
     if (o->temporary && o->file && keep && !why && rename(o->temporary, o->path)) why = errno;
     if (o->temporary && (!o->file || !keep || why)) unlink(o->temporary);
     else if (o->temporary) sync_directory(o->path);
-    if (o->temporary) remember(NULL);
-    if (o->file && keep && why) code = cannot(o->path, why);
+    if (o->temporary) set_unlink_path(NULL);
+    if (o->file && keep && why) code = cannot_write(o->path, why);
     free(o->path);
     free(o->temporary);
     memset(o, 0, sizeof *o);

@@ -14,16 +14,16 @@ typedef struct op_list {
     int failed;
 } op_list;
 
-typedef struct notes { /* what a plan tells on the way */
+typedef struct collected { /* what a plan tells on the way */
     op_list ops;
     qwen_geometry *picture;
     size_t pictures;
     int failed;
-} notes;
+} collected;
 
-static void take_picture(void *user, const qwen_geometry *g)
+static void add_picture(void *user, const qwen_geometry *g)
 {
-    notes *n = user;
+    collected *n = user;
     qwen_geometry *more = realloc(n->picture, (n->pictures + 1) * sizeof *more);
     n->failed |= !more;
     if (!more) return;
@@ -31,9 +31,9 @@ static void take_picture(void *user, const qwen_geometry *g)
     n->picture[n->pictures++] = *g;
 }
 
-static void take_op(void *user, const char *line, int64_t count)
+static void add_op(void *user, const char *line, int64_t count)
 {
-    op_list *l = &((notes *)user)->ops;
+    op_list *l = &((collected *)user)->ops;
     op_line *more = l->failed ? NULL : realloc(l->item, (l->n + 1) * sizeof *more);
     if (more) l->item = more;
     l->failed |= !more || !(l->item[l->n].line = format_text("%s", line));
@@ -62,7 +62,7 @@ static void print_flops(const char *what, double flops)
     if (flops > 0) printf("  %-28s %10.4g\n", what, flops / 1e12);
 }
 
-static void print_pictures(const notes *n)
+static void print_pictures(const collected *n)
 {
     for (size_t i = 0; i < n->pictures; i++) {
         const qwen_geometry *g = &n->picture[i];
@@ -75,7 +75,7 @@ static void print_pictures(const notes *n)
     }
 }
 
-static void print_text(const job *j, const qwen_plan_report *r, const notes *n)
+static void print_text(const job *j, const qwen_plan_report *r, const collected *n)
 {
     const op_list *ops = &n->ops;
     const double all = r->flops_text + r->flops_vision + r->flops_encode + r->flops_denoise
@@ -110,7 +110,7 @@ static void print_text(const job *j, const qwen_plan_report *r, const notes *n)
         printf("%8lld  %s\n", (long long)ops->item[i].count, ops->item[i].line);
 }
 
-static json_t *pictures_json(const notes *n)
+static json_t *pictures_json(const collected *n)
 {
     json_t *all = json_array();
     for (size_t i = 0; i < n->pictures; i++) {
@@ -127,7 +127,7 @@ static json_t *pictures_json(const notes *n)
     return all;
 }
 
-static int print_json(const job *j, const qwen_plan_report *r, const notes *n)
+static int print_json(const job *j, const qwen_plan_report *r, const collected *n)
 {
     const op_list *ops = &n->ops;
     json_t *list = json_array();
@@ -168,11 +168,11 @@ static int print_json(const job *j, const qwen_plan_report *r, const notes *n)
     return CODE_DONE;
 }
 
-static int plan(job *j, settings *s)
+static int print_plan(job *j, settings *s)
 {
-    notes n = { .ops = { 0 } };
+    collected n = { .ops = { 0 } };
     qwen_plan_report r = {
-        .size = sizeof r, .ops = s->ops ? take_op : NULL, .geometry = take_picture, .user = &n
+        .size = sizeof r, .ops = s->ops ? add_op : NULL, .geometry = add_picture, .user = &n
     };
     const int status = qwen_plan(j->q, &j->req, &r);
     int code = status                     ? complain(code_of(status), "%s", qwen_error(j->q))
@@ -197,7 +197,7 @@ int run_plan(settings *s)
     if (!code) code = prompts_read(s, &prompts, &storage);
     if (!code) code = job_begin(&j, s);
     if (!code) code = job_open(&j);
-    if (!code) code = plan(&j, s);
+    if (!code) code = print_plan(&j, s);
     job_close(&j);
     free(prompts.item);
     free(storage);

@@ -86,7 +86,7 @@ static int columns(void)
 }
 
 /* Part of the phase that is done, 0..1. */
-static double part_of(const qwen_progress *now)
+static double share_done(const qwen_progress *now)
 {
     const double block = now->blocks > 0 ? fmin(1, (double)now->block / now->blocks) : 0;
     return now->steps > 0 ? fmin(1, (now->step + block) / now->steps) : 0;
@@ -95,7 +95,7 @@ static double part_of(const qwen_progress *now)
 static void draw_bar(progress *p, const qwen_progress *now, double t)
 {
     char left[64], time[32] = "", bar[128];
-    const double part = part_of(now), spent = t - p->phase_started;
+    const double part = share_done(now), spent = t - p->phase_started;
     const int several = p->pictures > 1, done = now->steps > 0 && now->step >= now->steps;
     if (done) time_text(spent, time);
     else if (part > 0 && spent > 0.5) time_text(spent * (1 - part) / part, time);
@@ -121,7 +121,7 @@ void progress_line(progress *p)
 }
 
 /* A line when a phase begins, and one for each tenth of long ones. */
-static void tell_line(progress *p, const qwen_progress *now, int new_phase, double t)
+static void print_line(progress *p, const qwen_progress *now, int new_phase, double t)
 {
     char time[32];
     const int every = now->steps > 20 ? (now->steps + 9) / 10 : 1;
@@ -155,7 +155,7 @@ int progress_show(progress *p, const qwen_progress *now)
         p->shown = 0;
     }
     if (p->style == 1) {
-        tell_line(p, now, new_phase, t);
+        print_line(p, now, new_phase, t);
     } else if (new_phase || now->step != p->step || t - p->shown > 0.1) {
         if (now->step != p->step || now->step < now->steps) draw_bar(p, now, t);
         p->shown = t;

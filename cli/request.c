@@ -20,7 +20,7 @@ static int check_side(const char *option, int n)
                             option, n);
 }
 
-static int take_sizes(settings *s)
+static int set_sizes(settings *s)
 {
     const int sides = s->width || s->height;
     if ((s->size[0] && sides) || (s->aspect && (s->size[0] || sides)))
@@ -111,7 +111,7 @@ int prompts_read(settings *s, text_list *prompts, char **storage)
     return code ? code : list_add(prompts, s->prompt);
 }
 
-static int take_template(job *j)
+static int set_template(job *j)
 {
     static const char *const names[] = { "t2i", "edit", "edit-plus" };
     const settings *s = j->s;
@@ -343,11 +343,11 @@ int job_begin(job *j, settings *s)
     memset(j, 0, sizeof *j);
     j->s = s;
     int code = check_together(s);
-    if (!code) code = take_sizes(s);
+    if (!code) code = set_sizes(s);
     if (!code) code = check_utf8("negative", s->negative);
     if (!code) code = check_utf8("system", s->system);
     fill_request(j);
-    if (!code) code = take_template(j);
+    if (!code) code = set_template(j);
     if (!code) code = read_pictures(j);
     if (!code && s->latents) code = read_noise(j);
     if (!code && s->embeds) code = read_embeds(j);
@@ -356,7 +356,7 @@ int job_begin(job *j, settings *s)
 
 /* --- the model -------------------------------------------------------------------------------- */
 
-static void take_log(void *user, int level, const char *line)
+static void on_log(void *user, int level, const char *line)
 {
     job *j = user;
     if (j->s->quiet || (level > 0 && !j->s->verbose)) return;
@@ -424,7 +424,7 @@ int job_open(job *j)
                              .memory = s->memory,
                              .threads = s->threads,
                              .strict = s->strict,
-                             .log = take_log,
+                             .log = on_log,
                              .user = j };
     int status = qwen_open(&j->q, &j->opt);
     j->info.size = sizeof j->info;

@@ -85,7 +85,7 @@ static int print_ids(qwen_tokenizer *t, const char *text, size_t bytes, int json
     return ferror(stdout) ? flush_stdout() : CODE_DONE;
 }
 
-static int do_text(qwen_tokenizer *t, const char *text, size_t bytes)
+static int tokenize_text(qwen_tokenizer *t, const char *text, size_t bytes)
 {
     size_t n;
     char *good = repaired(text, bytes, &n);
@@ -94,7 +94,7 @@ static int do_text(qwen_tokenizer *t, const char *text, size_t bytes)
     return code;
 }
 
-static int do_line(qwen_tokenizer *t, const char *line, size_t bytes, long long number)
+static int tokenize_line(qwen_tokenizer *t, const char *line, size_t bytes, long long number)
 {
     size_t n;
     json_error_t error;
@@ -117,7 +117,7 @@ static int do_line(qwen_tokenizer *t, const char *line, size_t bytes, long long 
     return code;
 }
 
-static int do_lines(qwen_tokenizer *t, const char *data, size_t bytes)
+static int tokenize_lines(qwen_tokenizer *t, const char *data, size_t bytes)
 {
     long long number = 1;
     int code = CODE_DONE;
@@ -125,7 +125,7 @@ static int do_lines(qwen_tokenizer *t, const char *data, size_t bytes)
         const char *stop = memchr(data, '\n', (size_t)(end - data));
         stop = stop ? stop : end;
         if (strspn(data, " \t\r") < (size_t)(stop - data))
-            code = do_line(t, data, (size_t)(stop - data), number);
+            code = tokenize_line(t, data, (size_t)(stop - data), number);
         data = stop + 1;
     }
     return code;
@@ -180,10 +180,10 @@ int run_tokenize(settings *s)
     const int status = code ? QWEN_OK : qwen_tokenizer_open(&t, path);
     if (status) code = complain(code_of(status), "%s", qwen_tokenizer_error(t));
     if (!code && !s->words.n) code = read_file("-", (uint64_t)1 << 30, &data, &bytes);
-    if (!code && s->jsonl) code = do_lines(t, data, bytes);
+    if (!code && s->jsonl) code = tokenize_lines(t, data, bytes);
     else if (!code)
-        code = s->words.n ? do_text(t, s->words.item[0], strlen(s->words.item[0]))
-                          : do_text(t, data, bytes);
+        code = s->words.n ? tokenize_text(t, s->words.item[0], strlen(s->words.item[0]))
+                          : tokenize_text(t, data, bytes);
     const int flushed = flush_stdout();
     free(data);
     qwen_tokenizer_close(t);

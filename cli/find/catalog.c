@@ -39,8 +39,8 @@ const char *type_named(const char *name)
 
 /* --- entries ---------------------------------------------------------------------------------- */
 
-static int add(walk *w, const char *name, const char *path, const char *type, uint64_t bytes,
-               int incomplete)
+static int add_entry(walk *w, const char *name, const char *path, const char *type, uint64_t bytes,
+                     int incomplete)
 {
     catalog *c = w->c;
     int shadowed = 0;
@@ -120,7 +120,7 @@ static int listing_has(const listing *l, const char *name)
 }
 
 /* The children of *here: nonzero for a directory that is on the way to it already. */
-static int enter(chain *here, const struct stat *st, const chain *above)
+static int chain_add(chain *here, const struct stat *st, const chain *above)
 {
     *here = (chain){ .device = st->st_dev, .inode = st->st_ino, .above = above };
     for (const chain *a = above; a; a = a->above)
@@ -160,7 +160,7 @@ static uint64_t tree_bytes(const char *path, const chain *above, int depth, int 
         char *inside = path_join(path, l.name[i]);
         if (inside && stat(inside, &st)) *broken = 1;
         else if (inside && !S_ISDIR(st.st_mode)) bytes += (uint64_t)st.st_size;
-        else if (inside && !enter(&here, &st, above))
+        else if (inside && !chain_add(&here, &st, above))
             bytes += tree_bytes(inside, &here, depth + 1, broken);
         if (ends_with(l.name[i], ".safetensors.index.json"))
             *broken |= !index_whole(path, l.name[i]);
@@ -186,29 +186,29 @@ int walk_model(walk *w, const char *name, const char *path, int *is)
     chain here;
     int broken = 0;
     char *index = path_join(path, "model_index.json");
-    *is = index && !lstat(index, &st) && !stat(path, &st) && !enter(&here, &st, NULL);
+    *is = index && !lstat(index, &st) && !stat(path, &st) && !chain_add(&here, &st, NULL);
     free(index);
     if (!*is) return CODE_DONE;
     const uint64_t bytes = tree_bytes(path, &here, 0, &broken);
-    return add(w, name, path, "diffusers", bytes, broken || parts_missing(path));
+    return add_entry(w, name, path, "diffusers", bytes, broken || parts_missing(path));
 }
 
 /* --- sets of files ---------------------------------------------------------------------------- */
 
-typedef struct set {
+typedef struct shard_set {
     size_t stem;
     int parts, found;
     uint64_t bytes;
-} set;
+} shard_set;
 
 /* The set that the file `at` of a sorted listing begins; 0 if it belongs to one that began before
  * it, or to none. */
-static int set_begins(const listing *l, const char *directory, size_t at, set *out)
+static int set_begins(const listing *l, const char *directory, size_t at, shard_set *out)
 {
     int part, parts;
     const char *first = l->name[at], *extension = first + name_stem(first);
     const size_t stem = name_part(first, &part, &parts);
-    *out = (set){ .stem = stem, .parts = stem ? parts : 0 };
+    *out = (shard_set){ .stem = stem, .parts = stem ? parts : 0 };
     for (size_t i = 0; out->stem && i < l->n; i++) {
         int other, of;
         struct stat st;
@@ -235,7 +235,7 @@ static int part_of_set(const char *name)
 
 /* Safetensors are opened through their index, GGUF through the first part. */
 static int add_set(walk *w, const listing *l, const char *directory, const char *before, size_t at,
-                   const set *s, const char *type)
+                   const shard_set *s, const char *type)
 {
     const char *first = l->name[at], *extension = first + name_stem(first);
     char *index = format_text("%.*s%s.index.json", (int)s->stem, first, extension);
@@ -243,8 +243,8 @@ static int add_set(walk *w, const listing *l, const char *directory, const char 
     const int indexed = index && listing_has(l, index);
     const int gguf = is_gguf(first);
     char *path = path_join(directory, indexed ? index : first);
-    const int code = index && name && path ? add(w, name, path, type, s->bytes,
-                                                 s->found < s->parts || (!gguf && !indexed))
+    const int code = index && name && path ? add_entry(w, name, path, type, s->bytes,
+                                                       s->found < s->parts || (!gguf && !indexed))
                                            : no_memory();
     free(index);
     free(name);
@@ -279,7 +279,7 @@ static int add_component(walk *w, const listing *l, const char *path, const char
         free(inside);
     }
     char *name = format_text("%.*s", (int)strlen(before) - 1, before);
-    const int code = name ? add(w, name, path, type, bytes, !index_whole(path, index))
+    const int code = name ? add_entry(w, name, path, type, bytes, !index_whole(path, index))
                           : no_memory();
     free(name);
     return code;
@@ -287,8 +287,8 @@ static int add_component(walk *w, const listing *l, const char *path, const char
 
 /* --- the search ------------------------------------------------------------------------------- */
 
-static int scan(walk *w, const char *path, const char *before, const char *type, int depth,
-                const chain *here);
+static int scan_directory(walk *w, const char *path, const char *before, const char *type,
+                          int depth, const chain *here);
 
 /* One thing in a directory, which is that of the chain `here`. */
 static int scan_name(walk *w, const char *path, const char *name, const char *before,
@@ -302,15 +302,16 @@ static int scan_name(walk *w, const char *path, const char *name, const char *be
     if (!inside || !full || !below) code = no_memory();
     else if (stat(inside, &st)) /* a link whose file is gone */
         code = is_model_file(name) && !lstat(inside, &st) && S_ISLNK(st.st_mode)
-                   ? add(w, full, inside, type, 0, 1)
+                   ? add_entry(w, full, inside, type, 0, 1)
                    : CODE_DONE;
     else if (S_ISREG(st.st_mode) && is_model_file(name))
-        code = add(w, full, inside, type, (uint64_t)st.st_size, 0);
-    else if (S_ISDIR(st.st_mode) && !enter(&deeper, &st, here)
+        code = add_entry(w, full, inside, type, (uint64_t)st.st_size, 0);
+    else if (S_ISDIR(st.st_mode) && !chain_add(&deeper, &st, here)
              && !(code = walk_model(w, full, inside, &is)) && !is
              && (*type || depth || !type_named(name)))
-        code = scan(w, inside, below, !*type && type_named(name) ? type_named(name) : type,
-                    depth - 1, &deeper);
+        code = scan_directory(w, inside, below,
+                              !*type && type_named(name) ? type_named(name) : type, depth - 1,
+                              &deeper);
     free(inside);
     free(full);
     free(below);
@@ -318,14 +319,14 @@ static int scan_name(walk *w, const char *path, const char *name, const char *be
 }
 
 /* Below depth 0 a component is looked for and nothing else. */
-static int scan(walk *w, const char *path, const char *before, const char *type, int depth,
-                const chain *here)
+static int scan_directory(walk *w, const char *path, const char *before, const char *type,
+                          int depth, const chain *here)
 {
     listing l;
     int component = 0, code = listing_make(&l, path);
     if (!code) code = add_component(w, &l, path, before, type, &component);
     for (size_t i = 0; i < l.n && !code && depth >= 0; i++) {
-        set s;
+        shard_set s;
         if (!part_of_set(l.name[i]))
             code = scan_name(w, path, l.name[i], before, type, depth, here);
         else if (!component && set_begins(&l, path, i, &s))
@@ -354,7 +355,9 @@ int walk_directory(walk *w, const char *path, const char *before, const char *ty
     }
     const int failed = !up;
     free(up);
-    return failed ? no_memory() : n ? scan(w, path, before, type, depth, above) : CODE_DONE;
+    return failed ? no_memory()
+           : n    ? scan_directory(w, path, before, type, depth, above)
+                  : CODE_DONE;
 }
 
 int walk_first(walk *w, const char *path, const char *type)

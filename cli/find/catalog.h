@@ -71,7 +71,7 @@ enum {
     ANSWER_WHOLE
 };
 typedef struct answer {
-    int how;       /* ANSWER_* */
+    int grade;     /* ANSWER_* */
     int other;     /* ANSWER_BEGINS: the rest says that it is another model */
     int precision; /* 0: not said; then the nearer to what was published */
     char *model;   /* the name without precision; malloc'ed, NULL if none */
@@ -92,7 +92,7 @@ size_t name_part(const char *name, int *part, int *parts);
 
 typedef struct contents { /* what the names of a file's tensors say */
     int readable, transformer, layered, text, vision, vae;
-    int64_t reads, gives;         /* width of the transformer's text, and of the encoder's */
+    int64_t text_in, text_out;    /* width of the transformer's text, and of the encoder's */
     int64_t latents, vae_latents; /* channels that the transformer and the VAE have */
     int64_t channels;             /* of the VAE's picture */
 } contents;
@@ -102,18 +102,18 @@ void look_inside(const char *path, contents *c);
 int piece_inside(char **path, const char *component);
 
 /* An option that takes a model, a piece or a LoRA. */
-typedef struct taker {
+typedef struct file_option {
     const char *option, *what;
     const char *folders[4]; /* types of the files it takes, its own first */
     const char *component;  /* its directory inside a model directory, or NULL */
     const char *words[2];   /* of names that say what the file is */
-} taker;
-enum { MODEL, TRANSFORMER, TEXT_ENCODER, VISION, VAE, CONTROLNET, LORA, TOKENIZER, TAKERS };
-extern const taker takers[TAKERS];
+} file_option;
+enum { MODEL, TRANSFORMER, TEXT_ENCODER, VISION, VAE, CONTROLNET, LORA, TOKENIZER, FILE_OPTIONS };
+extern const file_option file_options[FILE_OPTIONS];
 /* The option that takes an entry, by its tensors, else by its folder; TAKERS: none. */
 int entry_kind(const model_entry *e);
 
 /* The piece that fits a transformer, of which `of` is known: *path, or NULL if there is none. */
-int find_piece(const catalog *c, const settings *s, int piece, const contents *of, int place,
-               char **path);
+int find_piece(const catalog *c, const settings *s, int piece, const contents *transformer,
+               int place, char **path);
 #endif

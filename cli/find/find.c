@@ -38,21 +38,21 @@ static int choice_add(choice *c, const model_entry *e)
  * are the same; names without a precision are if what is left differs. */
 static int differs(const model_entry *a, const answer *x, const model_entry *b, const answer *y)
 {
-    if (x->how >= ANSWER_ALIKE) return strcmp(a->name, b->name) != 0;
+    if (x->grade >= ANSWER_ALIKE) return strcmp(a->name, b->name) != 0;
     return !x->model || !y->model || strcmp(x->model, y->model);
 }
 
 /* Takes an entry's answer into account; a.model is owned here. */
-static int choice_take(choice *c, const model_entry *e, answer a)
+static int choice_offer(choice *c, const model_entry *e, answer a)
 {
-    if (a.how < c->answer.how || !a.how) {
+    if (a.grade < c->answer.grade || !a.grade) {
         free(a.model);
         return CODE_DONE;
     }
-    if (a.how > c->answer.how) choice_free(c);
+    if (a.grade > c->answer.grade) choice_free(c);
     const int first = !c->best, other = !first && differs(c->best, &c->answer, e, &a);
     c->models += first || other;
-    if (first || (!other && a.how < ANSWER_ALIKE && a.precision < c->answer.precision)) {
+    if (first || (!other && a.grade < ANSWER_ALIKE && a.precision < c->answer.precision)) {
         free(c->answer.model);
         c->answer = a;
         c->best = e;
@@ -73,10 +73,10 @@ static int choose(const catalog *c, int option, const char *name, choice *out)
         if (e->shadowed) continue;
         code = name_answers(e->name, name, &a);
         const int barred = a.other && option != LORA && option != CONTROLNET;
-        if (code || barred || a.how < out->answer.how || !a.how
-            || (option != TAKERS && !entry_serves(e, takers[option].option, 0)))
+        if (code || barred || a.grade < out->answer.grade || !a.grade
+            || (option != FILE_OPTIONS && !entry_serves(e, file_options[option].option, 0)))
             free(a.model);
-        else code = choice_take(out, e, a);
+        else code = choice_offer(out, e, a);
     }
     if (code) choice_free(out);
     return code;
@@ -98,9 +98,9 @@ static char *near_names(const catalog *c, int option, const char *name, int ids)
             free(a.model);
             break;
         }
-        const int d = a.how ? a.other ? 5 : 0 : name_distance(e->name, name);
+        const int d = a.grade ? a.other ? 5 : 0 : name_distance(e->name, name);
         free(a.model);
-        if (d >= 1000 || !entry_serves(e, takers[option].option, 0)) continue;
+        if (d >= 1000 || !entry_serves(e, file_options[option].option, 0)) continue;
         int at = n < MOST ? n++ : MOST;
         for (; at && far[at - 1] > d; at--) {
             far[at] = far[at - 1];
@@ -119,30 +119,30 @@ static char *near_names(const catalog *c, int option, const char *name, int ids)
 }
 
 /* The name is listed, but is something else: says so.  CODE_DONE: it is not. */
-static int something_else(const catalog *c, int option, const char *name)
+static int complain_other_kind(const catalog *c, int option, const char *name)
 {
     choice all;
-    int code = choose(c, TAKERS, name, &all);
-    if (!code && all.best && all.answer.how > ANSWER_BEGINS) {
+    int code = choose(c, FILE_OPTIONS, name, &all);
+    if (!code && all.best && all.answer.grade > ANSWER_BEGINS) {
         const int kind = entry_kind(all.best);
-        if (kind < TAKERS && kind != option)
+        if (kind < FILE_OPTIONS && kind != option)
             code = complain(CODE_MALFORMED, "--%s: %s (%s) is a %s, not a %s%s; --%s takes it",
-                            takers[option].option, all.best->name, all.best->path,
-                            takers[kind].what, takers[option].what,
-                            option == MODEL ? " that draws" : "", takers[kind].option);
+                            file_options[option].option, all.best->name, all.best->path,
+                            file_options[kind].what, file_options[option].what,
+                            option == MODEL ? " that draws" : "", file_options[kind].option);
     }
     choice_free(&all);
     return code;
 }
 
 /* Says that nothing answers to the name, and what could have been meant. */
-static int missing(const catalog *c, int option, const char *name, const char *where)
+static int complain_missing(const catalog *c, int option, const char *name, const char *where)
 {
-    const char *o = takers[option].option;
+    const char *o = file_options[option].option;
     const size_t last = strlen(name);
     const int file = name[0] == '/' || name[0] == '.' || (last && name[last - 1] == '/')
                      || is_model_file(name);
-    int code = something_else(c, option, name);
+    int code = complain_other_kind(c, option, name);
     if (code) return code;
     char *near = near_names(c, option, name, where != NULL);
     if (near)
@@ -193,15 +193,15 @@ static int find_listed(finder *f, int option, const char *name, const char *wher
     if (!code) code = choose(&f->c, option, name, &c);
     if (!code && c.models > 1)
         code = complain(CODE_USAGE, "--%s: \"%s\" is ambiguous: it is %s; give the whole name",
-                        takers[option].option, name, c.all);
+                        file_options[option].option, name, c.all);
     else if (!code && c.best) code = copy_path(path, c.best->path);
-    else if (!code) code = missing(&f->c, option, name, where);
+    else if (!code) code = complain_missing(&f->c, option, name, where);
     if (!code) {
         char more[64] = "";
-        if (c.answer.how < ANSWER_ALIKE && c.n > 1)
+        if (c.answer.grade < ANSWER_ALIKE && c.n > 1)
             snprintf(more, sizeof more, "; the list has %d more precision%s of it", c.n - 1,
                      c.n > 2 ? "s" : "");
-        notice(f->s, "%s: %s (%s)%s", takers[option].what, c.best->name, c.best->path, more);
+        notice(f->s, "%s: %s (%s)%s", file_options[option].what, c.best->name, c.best->path, more);
         if (listed) {
             free(*listed);
             *listed = format_text("%s", is_id(c.best->name) && !strcmp(c.best->folder, "diffusers")
@@ -228,7 +228,7 @@ static int find_name(finder *f, int option, const char *name, char **path, char 
     *path = NULL;
     if (!*name)
         return complain(CODE_USAGE, "--%s: expected a path or a name, found \"\"",
-                        takers[option].option);
+                        file_options[option].option);
     if (path_exists(name)) return copy_path(path, name);
     if (!strcmp(name, "demo") && (*path = find_demo()) && path_exists(*path)) return CODE_DONE;
     free(*path);
@@ -351,7 +351,7 @@ int find_model(const settings *s, found *out)
     for (size_t i = 0; !code && i < sizeof pieces / sizeof *pieces; i++) {
         if (!pieces[i].name) continue;
         code = find_name(&f, pieces[i].option, pieces[i].name, pieces[i].path, NULL);
-        if (!code) code = piece_inside(pieces[i].path, takers[pieces[i].option].component);
+        if (!code) code = piece_inside(pieces[i].path, file_options[pieces[i].option].component);
     }
     if (!code && out->model && !directory_has(out->model, "model_index.json"))
         code = piece_inside(&out->model, NULL);
@@ -388,7 +388,7 @@ int find_any(const settings *s, const char *name, char **path)
     choice c = { 0 };
     char *slashed = with_slashes(name);
     int code = slashed ? need_catalog(&f) : no_memory();
-    if (!code) code = choose(&f.c, TAKERS, slashed, &c);
+    if (!code) code = choose(&f.c, FILE_OPTIONS, slashed, &c);
     if (!code && c.models > 1)
         code =
             complain(CODE_USAGE, "\"%s\" is ambiguous: it is %s; give the whole name", name, c.all);

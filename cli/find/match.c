@@ -247,7 +247,7 @@ int name_has_word(const char *name, const char *word)
 /* --- answers ---------------------------------------------------------------------------------- */
 
 /* A generic file name is called by the directory above it; malloc'ed, or NULL. */
-static char *called(const char *listed)
+static char *called_name(const char *listed)
 {
     static const char *const generic[] = { "diffusion_pytorch_model", "model", "pytorch_model" };
     const char *last = base_name(listed);
@@ -259,7 +259,7 @@ static char *called(const char *listed)
 }
 
 /* To the letter: WHOLE, STEM, LAST or NONE. */
-static int letters(const char *listed, const char *typed)
+static int answer_by_letters(const char *listed, const char *typed)
 {
     const size_t n = strlen(typed);
     const char *last = last_parts(listed, count_parts(typed));
@@ -278,7 +278,7 @@ static int other_extension(const char *listed, const char *typed)
 }
 
 /* The answer by words, of the plain forms of a name's last parts and of what was typed. */
-static int by_words(const char *plain, const char *typed, answer *out)
+static int answer_by_words(const char *plain, const char *typed, answer *out)
 {
     int family, of_typed, order, code = CODE_DONE;
     const char *last = base_name(plain), *last_typed = base_name(typed);
@@ -289,16 +289,16 @@ static int by_words(const char *plain, const char *typed, answer *out)
     if (!model || !wanted) {
         code = no_memory();
     } else if (!strcmp(plain, typed)) {
-        out->how = ANSWER_ALIKE;
+        out->grade = ANSWER_ALIKE;
     } else if (same_above && !strcmp(model, wanted) && (*wanted || (family && of_typed))
                && precision_there(last, last_typed)) {
-        out->how = ANSWER_MODEL;
+        out->grade = ANSWER_MODEL;
     } else if (same_above && begins(last_typed, last)) {
-        out->how = ANSWER_BEGINS;
+        out->grade = ANSWER_BEGINS;
         out->other = says_other(last + strlen(last_typed));
     } else if (same_above && precision_there(last, last_typed)
                && (*wanted ? begins(wanted, model) : family && of_typed)) {
-        out->how = ANSWER_BEGINS;
+        out->grade = ANSWER_BEGINS;
         out->other = says_other(model + strlen(wanted));
     }
     free(wanted);
@@ -308,16 +308,16 @@ static int by_words(const char *plain, const char *typed, answer *out)
 
 int name_answers(const char *listed, const char *typed, answer *out)
 {
-    *out = (answer){ .how = letters(listed, typed) };
-    char *name = called(listed), *plain = name ? plain_form(name) : NULL;
+    *out = (answer){ .grade = answer_by_letters(listed, typed) };
+    char *name = called_name(listed), *plain = name ? plain_form(name) : NULL;
     char *wanted = plain_form(typed);
     const char *last = plain && wanted ? last_parts(plain, count_parts(wanted)) : NULL;
-    const int how = out->how;
+    const int grade = out->grade;
     int code = name && plain && wanted ? CODE_DONE : no_memory();
     if (!code && last && *wanted && !other_extension(listed, typed))
-        code = by_words(last, wanted, out);
-    if (how) {
-        out->how = how;
+        code = answer_by_words(last, wanted, out);
+    if (grade) {
+        out->grade = grade;
         out->other = 0;
     }
     free(name);
@@ -327,7 +327,7 @@ int name_answers(const char *listed, const char *typed, answer *out)
 }
 
 /* The words of a form without those of a precision, joined; malloc'ed, or NULL. */
-static char *letters_of(const char *form)
+static char *joined_words(const char *form)
 {
     char *out = malloc(strlen(form) + 1);
     size_t k = 0, n;
@@ -351,7 +351,7 @@ static int nearer(int far, const char *form, const char *typed)
 
 int name_distance(const char *listed, const char *typed)
 {
-    char *name = called(listed), *plain = name ? plain_form(name) : NULL;
+    char *name = called_name(listed), *plain = name ? plain_form(name) : NULL;
     char *wanted = plain_form(typed);
     int far = 1000;
     if (plain && wanted && *wanted) {
@@ -360,8 +360,8 @@ int name_distance(const char *listed, const char *typed)
         const char *last = last_parts(plain, count_parts(wanted));
         char *model = model_form(base_name(plain), &family, &order);
         char *typed_model = model_form(base_name(wanted), &family, &order);
-        char *letters = letters_of(base_name(plain)),
-             *typed_letters = letters_of(base_name(wanted));
+        char *letters = joined_words(base_name(plain)),
+             *typed_letters = joined_words(base_name(wanted));
         const int d = last ? edit_distance(wanted, last) : 99;
         far = d <= most ? d : far;
         if (count_parts(wanted) == 1) far = nearer(far, model, typed_model);

@@ -24,7 +24,7 @@ static void look_at(const qwen_file_tensor *t, contents *c, signs *s)
     const char *n = t->name;
     if (ends_with(n, "txt_norm.weight") && t->rank == 1) {
         s->norm = 1;
-        c->reads = t->dim[0];
+        c->text_in = t->dim[0];
     } else if (strstr(n, "transformer_blocks.0.img_mod.")) {
         s->blocks = 1;
     } else if (ends_with(n, "addition_t_embedding.weight")) {
@@ -42,7 +42,7 @@ static void look_at(const qwen_file_tensor *t, contents *c, signs *s)
     } else if ((ends_with(n, "layers.0.input_layernorm.weight")
                 || !strcmp(n, "blk.0.attn_norm.weight"))
                && t->rank == 1) {
-        c->gives = t->dim[0];
+        c->text_out = t->dim[0];
     } else if (strstr(n, "visual.blocks.0.") || !strncmp(n, "v.blk.0.", 8)) {
         c->vision = 1;
     } else if ((ends_with(n, "decoder.conv1.weight") || ends_with(n, "decoder.conv_in.weight"))
@@ -67,14 +67,14 @@ void look_inside(const char *path, contents *c)
     for (int64_t i = 0; c->readable && i < qwen_file_count(f); i++)
         if (!qwen_file_tensor_at(f, i, &t)) look_at(&t, c, &s);
     c->transformer = s.norm && s.blocks && !s.control;
-    c->text = s.bias && !s.key_norm && c->gives;
+    c->text = s.bias && !s.key_norm && c->text_out;
     c->vae = s.decoder && s.gamma;
     qwen_file_close(f);
 }
 
 /* --- options and what they take --------------------------------------------------------------- */
 
-const taker takers[TAKERS] = {
+const file_option file_options[FILE_OPTIONS] = {
     [MODEL] = { "model", "model", { "diffusers", "diffusion_models" }, NULL, { NULL } },
     [TRANSFORMER] = { "transformer",
                       "transformer",
@@ -101,7 +101,7 @@ const taker takers[TAKERS] = {
     [TOKENIZER] = { "tokenizer", "tokenizer", { "diffusers" }, "tokenizer", { NULL } },
 };
 
-static int in_folders(const model_entry *e, const taker *w)
+static int in_folders(const model_entry *e, const file_option *w)
 {
     for (int i = 0; i < 4 && w->folders[i]; i++)
         if (!strcmp(e->folder, w->folders[i])) return 1;
@@ -119,9 +119,9 @@ int entry_kind(const model_entry *e)
                      : c.text                           ? TEXT_ENCODER
                      : c.vae                            ? VAE
                      : c.vision                         ? VISION
-                                                        : TAKERS;
-    for (int i = 0; kind == TAKERS && i < TAKERS; i++)
-        if (in_folders(e, &takers[i])) return i;
+                                                        : FILE_OPTIONS;
+    for (int i = 0; kind == FILE_OPTIONS && i < FILE_OPTIONS; i++)
+        if (in_folders(e, &file_options[i])) return i;
     return kind;
 }
 
@@ -146,10 +146,10 @@ static int holds(const model_entry *e, int option, int strictly)
 int entry_serves(const model_entry *e, const char *option, int strictly)
 {
     int i = 0;
-    while (i < TAKERS && strcmp(takers[i].option, option)) i++;
+    while (i < FILE_OPTIONS && strcmp(file_options[i].option, option)) i++;
     const int directory = !strcmp(e->folder, "diffusers");
-    if (i == TAKERS || (strictly && directory && i != MODEL && i != TOKENIZER)) return 0;
-    if (in_folders(e, &takers[i]))
+    if (i == FILE_OPTIONS || (strictly && directory && i != MODEL && i != TOKENIZER)) return 0;
+    if (in_folders(e, &file_options[i]))
         return !strictly || strcmp(e->folder, "text_encoders") || holds(e, i, 1);
     if (!strcmp(e->folder, "checkpoints")) return strictly ? i == MODEL : holds(e, i, 0);
     return !*e->folder && holds(e, i, strictly);
@@ -199,7 +199,7 @@ int piece_inside(char **path, const char *component)
 /* --- a piece that fits ------------------------------------------------------------------------ */
 
 /* Where the piece lies in an entry: in a model directory its component.  malloc'ed, or NULL. */
-static char *path_of(const model_entry *e, const taker *k)
+static char *path_of(const model_entry *e, const file_option *k)
 {
     return strcmp(e->folder, "diffusers") ? format_text("%s", e->path)
                                           : path_join(e->path, k->component);
@@ -207,18 +207,21 @@ static char *path_of(const model_entry *e, const taker *k)
 
 /* 0: it does not fit; else the greater the better.  A language model in safetensors without a tower
  * is Qwen2, if nothing beside it says otherwise. */
-static int fitness(const contents *c, int piece, const contents *of, const char *path)
+static int fitness(const contents *c, int piece, const contents *transformer, const char *path)
 {
     if (piece == TEXT_ENCODER)
-        return !c->text || c->gives != of->reads ? 0 : c->vision || is_gguf(path) ? 2 : 1;
-    if (!c->vae || c->vae_latents != of->latents) return 0;
-    if (of->layered) return c->channels == 4 ? 2 : 0;
+        return !c->text || c->text_out != transformer->text_in ? 0
+               : c->vision || is_gguf(path)                    ? 2
+                                                               : 1;
+    if (!c->vae || c->vae_latents != transformer->latents) return 0;
+    if (transformer->layered) return c->channels == 4 ? 2 : 0;
     return c->channels == 3 ? 2 : c->channels == 12;
 }
 
-static int rank_of(const model_entry *e, const taker *k, const contents *c, int fit, int place)
+static int rank_of(const model_entry *e, const file_option *k, const contents *c, int fit,
+                   int place)
 {
-    const int tower = k == &takers[TEXT_ENCODER] && c->vision;
+    const int tower = k == &file_options[TEXT_ENCODER] && c->vision;
     const int alone = !c->transformer && strcmp(e->folder, "diffusers");
     const int says = name_has_word(e->name, k->words[0])
                      && (!k->words[1] || name_has_word(e->name, k->words[1]));
@@ -232,10 +235,10 @@ static int may_hold(const model_entry *e, int place)
            && strcmp(e->folder, "controlnet") && strcmp(e->folder, "model_patches");
 }
 
-int find_piece(const catalog *c, const settings *s, int piece, const contents *of, int place,
-               char **path)
+int find_piece(const catalog *c, const settings *s, int piece, const contents *transformer,
+               int place, char **path)
 {
-    const taker *k = &takers[piece];
+    const file_option *k = &file_options[piece];
     const model_entry *best = NULL;
     int best_rank = 0, n[3] = { 0 };
     *path = NULL;
@@ -245,7 +248,7 @@ int find_piece(const catalog *c, const settings *s, int piece, const contents *o
         char *at = may_hold(e, place) ? path_of(e, k) : NULL;
         if (!at) continue;
         look_inside(at, &inside);
-        const int fit = fitness(&inside, piece, of, at);
+        const int fit = fitness(&inside, piece, transformer, at);
         const int rank = fit ? rank_of(e, k, &inside, fit, place) : 0;
         n[fit] += !*path || !same_file(at, *path);
         if (rank > best_rank) {
@@ -264,7 +267,9 @@ int find_piece(const catalog *c, const settings *s, int piece, const contents *o
     }
     const int others = n[best_rank >> 5] > 1;
     notice(s, "%s: %s (%s)%s%s%s", k->what, best->name, *path,
-           piece == VAE && best_rank >> 5 == 1 ? ", which draws at twice the size; no plain one was found" : "",
+           piece == VAE && best_rank >> 5 == 1
+               ? ", which draws at twice the size; no plain one was found"
+               : "",
            others ? "; others fit too, choose with --" : "", others ? k->option : "");
     return CODE_DONE;
 }

@@ -59,7 +59,7 @@ static char *expand(const char *text)
 }
 
 /* `path` below `base`, unless it is absolute. */
-static char *below(const char *base, const char *path)
+static char *join_below(const char *base, const char *path)
 {
     return path[0] == '/' ? format_text("%s", path) : path_join(base, path);
 }
@@ -87,7 +87,7 @@ static int scan_lines(walk *w, const char *base, const char *lines, const char *
     while (*lines && !code) {
         const int n = (int)strcspn(lines, "\n");
         char *line = format_text("%.*s", n, lines), *expanded = line ? expand(line) : NULL;
-        char *path = expanded ? below(base, expanded) : NULL;
+        char *path = expanded ? join_below(base, expanded) : NULL;
         if (!path) code = no_memory();
         else if (*expanded) code = walk_folder(w, path, type);
         free(line);
@@ -104,7 +104,8 @@ static int scan_section(walk *w, yaml_document_t *doc, const yaml_node_t *sectio
                         const char *beside)
 {
     const char *base = scalar(member(doc, section, "base_path"));
-    char *expanded = expand(base ? base : ""), *root = expanded ? below(beside, expanded) : NULL;
+    char *expanded = expand(base ? base : ""),
+         *root = expanded ? join_below(beside, expanded) : NULL;
     int code = root ? CODE_DONE : no_memory();
     for (yaml_node_pair_t *p = section->data.mapping.pairs.start;
          !code && p < section->data.mapping.pairs.top; p++) {

@@ -17,7 +17,7 @@ typedef struct reader {
     png_bytep *rows;
 } reader;
 
-static void take(png_structp png, png_bytep to, size_t n)
+static void read_bytes(png_structp png, png_bytep to, size_t n)
 {
     reader *r = png_get_io_ptr(png);
     if (n > r->bytes - r->at) png_error(png, "the file ends too early");
@@ -54,7 +54,7 @@ static void close_reader(reader *r)
 static void read_header(reader *r, int *animated)
 {
     static png_byte actl[] = "acTL";
-    png_set_read_fn(r->png, r, take);
+    png_set_read_fn(r->png, r, read_bytes);
     png_set_user_limits(r->png, 1 << 20, 1 << 20);
     png_set_chunk_malloc_max(r->png, 64 << 20);
     png_set_keep_unknown_chunks(r->png, PNG_HANDLE_CHUNK_ALWAYS, actl, 1);

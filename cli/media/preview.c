@@ -15,7 +15,7 @@ struct preview {
     char *path;
     qwen_array t, x; /* step.t; the latents of this step, packed */
     int64_t z, h, w; /* of the latent, from the noise */
-    int written, told;
+    int written, warned;
 };
 
 int preview_open(preview **out, const settings *s, const qwen_options *handle, const char *beside)
@@ -47,7 +47,7 @@ void preview_close(preview *p)
     free(p);
 }
 
-static void keep(qwen_array *to, const qwen_array *from)
+static void copy_array(qwen_array *to, const qwen_array *from)
 {
     const size_t bytes = (size_t)array_count(from)
                          * (from->dtype == QWEN_F64 ? sizeof(double) : sizeof(float));
@@ -73,7 +73,7 @@ static float *unpacked_end(const preview *p, const qwen_array *v, double sigma)
     return out;
 }
 
-static int show(preview *p, const qwen_array *v, double sigma)
+static int write_preview(preview *p, const qwen_array *v, double sigma)
 {
     qwen_array latent = { .dtype = QWEN_F32, .rank = 3, .dim = { p->z, p->h, p->w } },
                decoded = { 0 };
@@ -103,16 +103,16 @@ void preview_tensor(preview *p, const char *name, const qwen_array *a)
         p->h = a->dim[a->rank - 2];
         p->w = a->dim[a->rank - 1];
     } else if (!strcmp(name, "step.t")) {
-        keep(&p->t, a);
+        copy_array(&p->t, a);
     } else if (!strncmp(name, "latents.", 8)) {
-        keep(&p->x, a);
+        copy_array(&p->x, a);
     } else if (!strncmp(name, "v.", 2)) {
         const long step = strtol(name + 2, &end, 10);
         const int64_t n = p->z * p->h * p->w;
         if (*end || step < 0 || !p->t.data || step >= array_count(&p->t) || !p->x.data
             || array_count(a) < n || array_count(&p->x) < n || !n || interrupted())
             return;
-        if (show(p, a, array_at(&p->t, step)) && !p->told++)
+        if (write_preview(p, a, array_at(&p->t, step)) && !p->warned++)
             notice(p->s, "no preview could be made");
     }
 }

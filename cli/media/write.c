@@ -53,7 +53,7 @@ char *picture_name(const char *pattern, int64_t number, int several)
 
 /* --- PNG -------------------------------------------------------------------------------------- */
 
-static void put(png_structp png, png_bytep from, size_t n)
+static void write_bytes(png_structp png, png_bytep from, size_t n)
 {
     output *o = png_get_io_ptr(png);
     errno = 0;
@@ -63,7 +63,7 @@ static void put(png_structp png, png_bytep from, size_t n)
     }
 }
 
-static void flush(png_structp png) { (void)png; }
+static void flush_nothing(png_structp png) { (void)png; }
 
 static void fail(png_structp png, png_const_charp message)
 {
@@ -84,7 +84,7 @@ static void png_body(png_structp png, png_infop info, const qwen_array *a, png_t
 {
     if (setjmp(png_jmpbuf(png))) return;
     const png_uint_32 h = (png_uint_32)a->dim[0], w = (png_uint_32)a->dim[1];
-    png_set_write_fn(png, o, put, flush);
+    png_set_write_fn(png, o, write_bytes, flush_nothing);
     png_set_user_limits(png, 1 << 20, 1 << 20);
     png_set_IHDR(png, info, w, h, 8, a->dim[2] == 4 ? PNG_COLOR_TYPE_RGB_ALPHA : PNG_COLOR_TYPE_RGB,
                  PNG_INTERLACE_NONE, PNG_COMPRESSION_TYPE_DEFAULT, PNG_FILTER_TYPE_DEFAULT);

@@ -1,4 +1,4 @@
-/* compare.c - the subcommand that says where B parts from A: dumps by tensor, pictures by pixel. */
+/* compare.c - the subcommand that compares two dumps by tensor, or two pictures by pixel. */
 #include "media/media.h"
 #include <errno.h>
 #include <math.h>
@@ -15,8 +15,8 @@ typedef struct comparison {
 
 /* --- dumps ------------------------------------------------------------------------------------ */
 
-/* Names in order of computation: the metadata's, else the file's.  Each is the file's own string or
- * in *text. */
+/* Names in order of computation: those of the metadata "order", copied to *text, else those of the
+ * file, which are its own strings. */
 static int order_of(const qwen_file *f, text_list *names, char **text)
 {
     const char *order = qwen_file_metadata(f, "order");
@@ -36,7 +36,8 @@ static int order_of(const qwen_file *f, text_list *names, char **text)
     return code;
 }
 
-/* Where in the order of computation a name stands, for files whose own order says nothing. */
+/* The place of a name in the order of computation, for files without a metadata "order"; 99 for a
+ * name that no stage has. */
 static int stage_rank(const char *name)
 {
     static const char *const stages[] = {
@@ -170,7 +171,7 @@ static int compare_dumps(const settings *s, qwen_file *a, qwen_file *b)
     text_list names = { 0 };
     char *text = NULL;
     int code = order_of(a, &names, &text);
-    if (text) c.first_rank = -1; /* the file's order holds */
+    if (text) c.first_rank = -1; /* the order of the metadata holds */
     const int own_order = c.first_rank < 0;
     for (size_t i = 0; i < names.n && !code; i++) {
         code = compare_tensor(&c, a, b, names.item[i]);
@@ -189,13 +190,13 @@ static int compare_dumps(const settings *s, qwen_file *a, qwen_file *b)
 
 /* --- pictures --------------------------------------------------------------------------------- */
 
-/* Component k of pixel i; a picture without alpha is opaque. */
+/* Channel k of pixel i, 0..255; a picture without alpha is opaque. */
 static int level(const qwen_array *a, int64_t i, int64_t k)
 {
     return k < a->dim[2] ? ((const uint8_t *)a->data)[i * a->dim[2] + k] : 255;
 }
 
-/* Levels of 8 bits. */
+/* Compares 8-bit levels; prints the largest difference, how many values differ, and PSNR. */
 static int compare_pictures(const settings *s, const qwen_array *a, const qwen_array *b)
 {
     const int64_t channels = a->dim[2] > b->dim[2] ? a->dim[2] : b->dim[2],

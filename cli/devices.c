@@ -1,4 +1,4 @@
-/* devices.c - the subcommand that lists what can compute, and why the rest cannot. */
+/* devices.c - the subcommand that lists devices, and why those that cannot be opened cannot. */
 #include "cli.h"
 #include <stdlib.h>
 #include <string.h>

@@ -1,8 +1,8 @@
 /* dump.c - tensors out to a safetensors file in the order they were computed, and tensors in.
  *
- * A header of a safetensors file names all tensors with their places and comes first, but what a
- * run will compute is known only at its end: data go to an unnamed file, which is copied behind the
- * header. Metadata "order" lists the names in order of computation, a line each. */
+ * The header of a safetensors file names all tensors with their offsets and comes first, but the
+ * tensors of a run are complete only at its end: data go to an unnamed file, which is copied behind
+ * the header.  Metadata "order" lists the names in order of computation, a line each. */
 #include "cli.h"
 #include <errno.h>
 #include <fnmatch.h>
@@ -75,7 +75,7 @@ static void spool(dump *d, const void *data, size_t bytes)
     d->bytes += bytes;
 }
 
-/* `image` is F32 whatever the device; everything else is as computed. */
+/* `image` is written as F32 on every device; all other tensors keep their type. */
 static void spool_as_float(dump *d, const qwen_array *a)
 {
     const int64_t n = array_count(a);
@@ -88,7 +88,7 @@ static void spool_as_float(dump *d, const qwen_array *a)
 void dump_add(dump *d, const char *name, const qwen_array *a)
 {
     if (d->failed || !is_selected(d, name)) return;
-    for (size_t i = 0; i < d->n; i++) /* told twice: the first holds */
+    for (size_t i = 0; i < d->n; i++) /* a name that comes again keeps its first tensor */
         if (!strcmp(d->tensor[i].name, name)) return;
     if (d->n == d->room) {
         const size_t room = d->room ? 2 * d->room : 256;
@@ -119,7 +119,7 @@ void dump_add(dump *d, const char *name, const qwen_array *a)
 
 int dump_failed(const dump *d) { return d && d->failed; }
 
-/* The names, a line each. */
+/* The names, a line each; malloc'ed, or NULL. */
 static char *order_of(const dump *d)
 {
     size_t bytes = 1;
@@ -159,7 +159,7 @@ static json_t *header(const dump *d, const char *recipe)
     return NULL;
 }
 
-/* The unnamed file's bytes behind what o holds. */
+/* Copies the unnamed file's bytes behind what o holds. */
 static void copy_spool(dump *d, output *o)
 {
     enum { CHUNK = 1 << 16 };

@@ -13,8 +13,8 @@ typedef struct session { /* what the callbacks of a run share */
     dump *dump;
     preview *preview;
     text_list prompts;
-    char *storage;             /* of the prompts */
-    int64_t pictures, per_run; /* of all runs; of one: the layers */
+    char *storage;             /* owns the text of the prompts */
+    int64_t pictures, per_run; /* pictures of all runs; layers of one run */
     int64_t written;
     uint64_t seed;
 } session;
@@ -22,7 +22,7 @@ typedef struct session { /* what the callbacks of a run share */
 static int on_progress(void *user, const qwen_progress *now)
 {
     session *x = user;
-    return progress_show(&x->bar, now) || dump_failed(x->dump); /* a full disk: no use going on */
+    return progress_show(&x->bar, now) || dump_failed(x->dump); /* the dump failed: stop */
 }
 
 static void on_tensor(void *user, const char *name, const qwen_array *a)
@@ -101,7 +101,7 @@ static int prepare(session *x)
     return code ? code : check_files(x);
 }
 
-/* What only the opened model tells: layers, and transparency. */
+/* Checks of --output that need the opened model: the number of layers, and transparency. */
 static int check_layers(session *x)
 {
     const settings *s = x->s;
@@ -188,8 +188,8 @@ static void put_seconds(json_t *o, const qwen_result *r, double total)
                                   r->seconds_denoise, "decode", r->seconds_decode, "total", total));
 }
 
-/* The object of one picture.  Its seed may be beyond JSON integers as Jansson has them, and is put
- * in by hand. */
+/* Prints the object of one picture.  JSON_INTEGER ends at 2^63 in Jansson, so the seed is printed
+ * by printf. */
 static int print_json(const session *x, const char *file, const qwen_result *r, const char *prompt,
                       double total)
 {
@@ -231,10 +231,11 @@ static int write_pictures(session *x, int64_t run, const char *prompt, qwen_resu
     return code;
 }
 
-/* torch-cuda draws in the order of a card's threads: a notice where that order shows. */
+/* torch-cuda draws in an order that depends on the number of a card's threads: a notice if the
+ * picture has more numbers than the smallest card has threads. */
 static void warn_of_threads(const session *x, const qwen_result *r)
 {
-    enum { FEWEST = 82 * 1536 }; /* of the cards that have a name: the 3090's */
+    enum { FEWEST = 82 * 1536 }; /* threads of the 3090, the fewest of the cards that rng.c names */
     const int64_t numbers = (int64_t)r->width * r->height / 4; /* 16 channels of 1/8 by 1/8 */
     if (x->s->rng && !strcmp(x->s->rng, "torch-cuda") && numbers > FEWEST)
         notice(x->s, "The noise of torch-cuda depends on the GPU at this size; this is an H100's, "

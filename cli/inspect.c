@@ -1,4 +1,4 @@
-/* inspect.c - the subcommand that says what a path is: a model, a LoRA, a dump, a picture. */
+/* inspect.c - the subcommand that describes a file: a model, a LoRA, a dump, a picture. */
 #include "find/find.h"
 #include "media/media.h"
 #include <errno.h>
@@ -23,7 +23,8 @@ static int print_json(json_t *o)
 
 /* --- models ----------------------------------------------------------------------------------- */
 
-/* A key that may come for each component is a list; another that comes again becomes one. */
+/* Keys that come once for each component are always a list; another key becomes one when it comes
+ * again. */
 static void add_line(void *user, const char *key, const char *value)
 {
     line_list *l = user;
@@ -96,7 +97,7 @@ static int inspect_picture(const settings *s, const char *path, const char *data
 
 /* --- dumps ------------------------------------------------------------------------------------ */
 
-/* A file of stages: written by us, or with their names. */
+/* A dump has a metadata "order", or tensors with names of stages. */
 static int is_dump(const qwen_file *f)
 {
     static const char *const names[] = { "text.ids", "text.embeds", "noise",    "sigmas",
@@ -183,7 +184,7 @@ static int inspect_dump(const settings *s, qwen_file *f)
 
 /* --- any -------------------------------------------------------------------------------------- */
 
-/* The path itself, or what it names. */
+/* The path itself if it exists, else the path of that name. */
 static int find_path(settings *s, char **path)
 {
     found f;

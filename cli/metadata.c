@@ -1,4 +1,4 @@
-/* metadata.c - the recipe of a picture: what was used, as JSON in its metadata, and back.
+/* metadata.c - the recipe of a picture: its options as JSON in its metadata, written and read.
  *
  * Keys are the names of options.  Files are recorded by name without directories; inputs with their
  * SHA-256, so that a recipe does not silently use another picture of the same name. */
@@ -15,7 +15,7 @@ static void put_text(json_t *o, const char *key, const char *value)
     if (value) json_object_set_new(o, key, json_string(value));
 }
 
-/* A component's directory goes by the name of the model that it is in. */
+/* A component's directory is recorded by the name of the model directory that holds it. */
 static void put_file(json_t *o, const char *key, const char *path)
 {
     static const char *const parts[] = { "transformer", "text_encoder", "vae", "controlnet",
@@ -101,7 +101,7 @@ static void put_numbers(json_t *o, const settings *s, const job *j, const qwen_r
     if (s->sigmas.n) json_object_set(o, "sigmas", sigmas);
     json_decref(sigmas);
     if (s->strength > 0) json_object_set_new(o, "strength", json_real(s->strength));
-    else if (res->strength > 0) /* for people: as an option it would choose the task */
+    else if (res->strength > 0) /* no option of this name: --strength would choose another task */
         json_object_set_new(o, "default-strength", json_real(res->strength));
     if (s->layers) json_object_set_new(o, "layers", json_integer(s->layers));
     if (s->reference_area)
@@ -143,7 +143,7 @@ json_t *recipe_make(const settings *s, const job *j, const char *prompt, const q
                                                    : NULL);
         if (res->seed <= INT64_MAX)
             json_object_set_new(o, "seed", json_integer((json_int_t)res->seed));
-        else put_text(o, "seed", seed); /* JSON's integers end at 2^63 in many readers */
+        else put_text(o, "seed", seed); /* many readers of JSON read integers up to 2^63 only */
         put_model(o, s, j);
         put_numbers(o, s, j, res);
         if (j->template_file || s->template_text)
@@ -161,7 +161,8 @@ json_t *recipe_make(const settings *s, const job *j, const char *prompt, const q
 
 /* --- in --------------------------------------------------------------------------------------- */
 
-/* A value as text, in a string that the recipe keeps.  NULL: not a value of an option. */
+/* A value as text, in a string that the array `kept` owns.  NULL: an option cannot have this
+ * value. */
 static const char *as_text(json_t *kept, json_t *v)
 {
     char number[40];
@@ -211,8 +212,9 @@ static int set_sigmas(settings *s, json_t *kept, json_t *list)
     return code;
 }
 
-/* The file that was used: here, else beside the picture of the recipe; one of the recorded hash
- * goes before one that merely has the name.  malloc'ed; NULL without memory. */
+/* The path of an input: in the working directory, or beside the picture that holds the recipe.
+ * A file of the recorded hash is preferred; *same: it has that hash.  malloc'ed; NULL without
+ * memory. */
 static char *input_path(const settings *s, const char *plain, const char *hash, int *same)
 {
     const int directory = (int)(base_name(s->from) - s->from);
@@ -232,7 +234,7 @@ static char *input_path(const settings *s, const char *plain, const char *hash, 
     return out;
 }
 
-/* An input is here or beside the picture of the recipe, and is the same file. */
+/* Sets the option of an input to its path; a missing file or another hash is an error. */
 static int set_input(settings *s, json_t *kept, const char *key, json_t *o)
 {
     const char *file = json_string_value(json_object_get(o, "file")),
@@ -271,7 +273,7 @@ static int is_flag(const char *key)
     return !strcmp(key, "lora-partial") || !strcmp(key, "no-paste");
 }
 
-/* Options beside --from that make a key of the recipe meaningless. */
+/* Nonzero: the options beside --from replace this key of the recipe. */
 static int superseded(const settings *s, const json_t *recipe, const char *key)
 {
     if (option_given(s, key)) return 1;
@@ -339,7 +341,7 @@ static int set_key(settings *s, json_t *recipe, json_t *kept, const char *key, j
             if (!text || (json_is_boolean(v) && !is_flag(key))) return wrong_value(s, key);
             return option_default(s, key, text) ? wrong_value(s, key) : CODE_DONE;
         }
-    return CODE_DONE; /* for people, or of a later version */
+    return CODE_DONE; /* keys for readers only, and those of later versions */
 }
 
 static int set_all(settings *s, json_t *recipe, json_t *kept)

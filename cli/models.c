@@ -1,4 +1,4 @@
-/* models.c - the subcommand that lists what is found by name. */
+/* models.c - the subcommand that lists what can be found by name. */
 #include "find/find.h"
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +8,7 @@ typedef struct description {
     int incomplete;
 } description;
 
-/* The type that most bytes of a file have, or of a model directory's transformer. */
+/* The type of most bytes of a file, or of a model directory's transformer. */
 static void find_dtype(const model_entry *e, char *out, size_t size)
 {
     struct {
@@ -68,7 +68,7 @@ static int print_json(const catalog *c, const description *t)
     return code;
 }
 
-/* Columns: width in characters, not bytes. */
+/* Width in characters, not bytes. */
 static int width_of(const char *s)
 {
     int n = 0;
@@ -111,7 +111,7 @@ static int print_names(const catalog *c)
     return flush_stdout();
 }
 
-/* What --kind asks for, without what an earlier place hides. */
+/* Removes entries that an earlier place shadows, and those that --kind does not ask for. */
 static void keep_asked(catalog *c, const char *kind)
 {
     size_t n = 0;
@@ -127,7 +127,7 @@ static void keep_asked(catalog *c, const char *kind)
     c->n = n;
 }
 
-/* Only what draws has a variant. */
+/* Only models and transformers have a variant. */
 static int has_variant(const char *kind)
 {
     return !strcmp(kind, "transformer") || !strcmp(kind, "model directory")

@@ -1,8 +1,8 @@
-/* options.c - one table of options for all subcommands: parsing, messages and help come from it.
+/* options.c - one table of options for all subcommands, from which they are parsed and explained.
  *
- * Long options take "--name value" and "--name=value", short ones "-x value" and "-xvalue"; short
- * flags may be joined.  What follows a lone "--" is no option.  The last of a repeated option wins,
- * lists collect. */
+ * Long options are "--name value" or "--name=value", short ones "-x value" or "-xvalue"; short
+ * flags may be joined.  Arguments after a lone "--" are no options.  The last of a repeated option
+ * counts; lists collect. */
 #include "cli.h"
 #include <errno.h>
 #include <math.h>
@@ -16,7 +16,7 @@ typedef enum value_kind {
     LIST,
     INTEGER, /* int, lo..hi */
     NUMBER,  /* double, lo..hi */
-    NUMBERS, /* a list of them */
+    NUMBERS, /* a list of doubles */
     AREA,
     BYTES,
     UNSIGNED, /* int64_t pixels; uint64_t with a suffix; uint64_t */
@@ -31,7 +31,7 @@ typedef struct row {
     const char *name;
     value_kind kind;
     size_t at;
-    const char *argument; /* how help names the value; of CHOICE: the words */
+    const char *argument; /* name of the value in --help; of CHOICE: the words */
     double lo, hi;
     const char *help;
 } row;
@@ -240,7 +240,7 @@ int list_add(text_list *l, const char *text)
     return CODE_DONE;
 }
 
-/* Decimal numbers only: no hexadecimal, no infinity.  *end is where it stopped. */
+/* Decimal numbers only: no hexadecimal, no infinity.  *end is behind the number. */
 static int read_number(const char *text, double *x, const char **end)
 {
     char *stop;
@@ -327,7 +327,7 @@ static int set_unsigned(const row *r, const char *value, uint64_t *x)
     return CODE_DONE;
 }
 
-/* "8G", "1.5GiB", "500M", "1000000". */
+/* A size in bytes: "8G", "1.5GiB", "500M", "1000000". */
 static int set_bytes(const row *r, const char *value, uint64_t *x)
 {
     static const char suffix[] = "KMGT";
@@ -518,13 +518,13 @@ int option_default(settings *s, const char *name, const char *value)
 {
     const row *r = row_named(FOR_GENERATE, name, strlen(name));
     if (!r || s->given[r - rows] == 1) return CODE_DONE;
-    s->given[r - rows] = 2; /* by the recipe; a list may go on */
+    s->given[r - rows] = 2; /* set by the recipe; further items of a list may follow */
     return set_value(s, r, value);
 }
 
 /* --- help ------------------------------------------------------------------------------------- */
 
-/* Text from column `column` on, broken before column 100. */
+/* Prints text from column `column` on, broken before column 100. */
 static void print_wrapped(FILE *to, const char *text, int column)
 {
     int at = column;

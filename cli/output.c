@@ -12,7 +12,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* The temporary file of now, for a second Ctrl-C: the one thing that a signal handler must know. */
+/* Path of the open temporary file, for the signal handler: a second Ctrl-C removes it. */
 static volatile sig_atomic_t unlink_pending;
 static char unlink_path[4096];
 
@@ -35,7 +35,7 @@ static int cannot_write(const char *path, int why)
     return complain(CODE_WRITE, "%s: cannot be written: %s", path, strerror(why));
 }
 
-/* The file that a path names: through links as far as they lead somewhere.  malloc'ed, or NULL. */
+/* The file that a path names, links followed as far as they lead somewhere.  malloc'ed, or NULL. */
 static char *resolve(const char *path)
 {
     struct stat st;
@@ -43,7 +43,7 @@ static char *resolve(const char *path)
     return real ? real : format_text("%s", path);
 }
 
-/* "dir/.name.XXXXXX", opened; *temporary is malloc'ed.  -1: errno says why. */
+/* Opens "dir/.name.XXXXXX"; *temporary is malloc'ed.  -1 with errno on failure. */
 static int open_beside(const char *path, char **temporary)
 {
     const char *name = base_name(path);
@@ -106,8 +106,8 @@ int output_open(output *o, const char *path)
     return code;
 }
 
-/* Makes the name itself last: the directory is flushed.  Not all systems can; that is no failure.
- */
+/* Flushes the directory, so that the renamed file survives a crash.  Some systems cannot; that is
+ * no failure. */
 static void sync_directory(const char *path)
 {
     const char *name = base_name(path);

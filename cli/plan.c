@@ -1,5 +1,5 @@
-/* plan.c - the subcommand that says what a run would cost: memory, arithmetic, and every operation.
- */
+/* plan.c - the subcommand that prints what a run would cost: memory, arithmetic, every
+ * operation. */
 #include "request.h"
 #include <stdlib.h>
 #include <string.h>
@@ -14,7 +14,7 @@ typedef struct op_list {
     int failed;
 } op_list;
 
-typedef struct collected { /* what a plan tells on the way */
+typedef struct collected { /* what the callbacks of qwen_plan add to */
     op_list ops;
     qwen_geometry *picture;
     size_t pictures;
@@ -186,7 +186,7 @@ static int print_plan(job *j, settings *s)
     return code ? code : flush_stdout();
 }
 
-/* A prompt matters for the cost by its length alone: without one it is a short one. */
+/* The cost depends on the length of the prompt only; without a prompt an empty one is planned. */
 int run_plan(settings *s)
 {
     job j = { 0 };

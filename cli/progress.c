@@ -1,4 +1,4 @@
-/* progress.c - how far it is: a bar on a terminal, lines elsewhere; and Ctrl-C. */
+/* progress.c - progress of a run: a bar on a terminal, lines elsewhere; and signals. */
 #include "cli.h"
 #include <math.h>
 #include <signal.h>
@@ -9,7 +9,7 @@
 
 static volatile sig_atomic_t signals;
 
-/* The first asks the run to stop, the second ends the program, removing a half-written file. */
+/* The first signal stops the run; the second removes a half-written file and ends the program. */
 static void on_signal(int number)
 {
     if (signals) {
@@ -31,7 +31,7 @@ void interrupt_install(void)
     sigaction(SIGTERM, &a, NULL);
     struct sigaction old;
     if (!sigaction(SIGHUP, NULL, &old) && old.sa_handler != SIG_IGN) sigaction(SIGHUP, &a, NULL);
-    signal(SIGPIPE, SIG_IGN); /* a write that fails says so */
+    signal(SIGPIPE, SIG_IGN); /* fwrite fails instead, and the failure is reported */
     signal(SIGXFSZ, SIG_IGN);
 }
 
@@ -85,7 +85,7 @@ static int columns(void)
     return !ioctl(STDERR_FILENO, TIOCGWINSZ, &w) && w.ws_col > 0 ? w.ws_col : 80;
 }
 
-/* Part of the phase that is done, 0..1. */
+/* The part of the phase that is done, 0..1. */
 static double share_done(const qwen_progress *now)
 {
     const double block = now->blocks > 0 ? fmin(1, (double)now->block / now->blocks) : 0;
@@ -120,7 +120,7 @@ void progress_line(progress *p)
     p->line = 0;
 }
 
-/* A line when a phase begins, and one for each tenth of long ones. */
+/* Prints a line when a phase begins and after each step; of more than 20 steps after each tenth. */
 static void print_line(progress *p, const qwen_progress *now, int new_phase, double t)
 {
     char time[32];

@@ -1,4 +1,4 @@
-/* request.c - what the options say, as the structs of the library. */
+/* request.c - options as structs of the library. */
 #include "request.h"
 #include "media/media.h"
 #include <errno.h>
@@ -144,7 +144,7 @@ static int set_template(job *j)
 
 /* --- tensors ---------------------------------------------------------------------------------- */
 
-/* The name of a packed latent in the file, for the message. */
+/* Copies the name of a packed latent of the file, for the message; nonzero: it has one. */
 static int packed_name(const char *path, char *name, size_t size)
 {
     qwen_file *f = NULL;
@@ -243,7 +243,7 @@ static int read_control(job *j)
     j->req.control_end = option_given(j->s, "control-end") ? j->s->control_end : 1;
     if (j->req.control_strength == 0 && j->req.control_start == 0 && j->req.control_end == 0)
         j->req.control_end =
-            1; /* all zero would mean the defaults; at strength 0 the end is all the same */
+            1; /* all three zero would mean the defaults; at strength 0 the end changes nothing */
     return code;
 }
 
@@ -270,7 +270,7 @@ static int read_pictures(job *j)
     return code;
 }
 
-/* What makes no sense together, said before anything is read. */
+/* Options that contradict each other or need another, checked before any file is read. */
 static int check_together(const settings *s)
 {
     const int extend = s->extend[0] || s->extend[1] || s->extend[2] || s->extend[3];
@@ -333,7 +333,7 @@ static void fill_request(job *j)
                          .condition_area = s->condition_area,
                          .tiling = s->tiling };
     memcpy(r->extend, s->extend, sizeof r->extend);
-    if (option_given(s, "guidance")) /* 0 would mean the default; up to 1 all are one pass */
+    if (option_given(s, "guidance")) /* 0 would mean the default; up to 1: one pass */
         r->guidance = s->guidance > 0 ? s->guidance : 1;
     if (s->guidance_norm) r->guidance_norm = !strcmp(s->guidance_norm, "on") ? 1 : 2;
 }
@@ -364,7 +364,7 @@ static void on_log(void *user, int level, const char *line)
     notice(j->s, "%s", line);
 }
 
-/* "name:0.8"; a whole name that exists wins.  *name is malloc'ed. */
+/* Splits "name:0.8" at its last colon, unless a file has the whole name.  *name is malloc'ed. */
 static int split_lora(const char *text, char **name, double *strength)
 {
     struct stat st;
@@ -377,7 +377,7 @@ static int split_lora(const char *text, char **name, double *strength)
         if (!colon[1] || (!*end && !isfinite(x)))
             return complain(CODE_USAGE, "--lora: expected a strength after the colon, found \"%s\"",
                             text);
-        if (*end) colon = NULL; /* no number: it belongs to the name */
+        if (*end) colon = NULL; /* no number: the colon belongs to the name */
         else *strength = x;
     }
     *name = format_text("%.*s", (int)(colon && stat(text, &st) ? colon - text : (long)strlen(text)),

@@ -1,4 +1,4 @@
-/* say.c - what all subcommands use: messages, text, files as a whole. */
+/* say.c - what all subcommands use: messages, text, whole files. */
 #include "cli.h"
 #include <errno.h>
 #include <stdarg.h>
@@ -36,7 +36,7 @@ int64_t utf8_invalid(const char *text, size_t bytes)
     return -1;
 }
 
-/* One line on stderr: what could move the cursor or is not UTF-8 is shown as \xNN. */
+/* Prints one line on stderr.  Control characters and bytes that are not UTF-8 become \xNN. */
 static void say_line(const char *before, const char *text)
 {
     const unsigned char *s = (const unsigned char *)text;
@@ -146,7 +146,7 @@ int same_file(const char *a, const char *b)
     return !stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
-/* The rest of `from`, at most `most` bytes. */
+/* Reads the rest of `from`, at most `most` bytes. */
 static int read_all(FILE *from, const char *path, uint64_t most, char **data, size_t *bytes)
 {
     char *all = NULL;

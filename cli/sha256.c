@@ -1,4 +1,4 @@
-/* sha256.c - SHA-256 of a file (FIPS 180-4), to know an input again. */
+/* sha256.c - SHA-256 of a file (FIPS 180-4), by which a recipe identifies its inputs. */
 #include "cli.h"
 #include <string.h>
 

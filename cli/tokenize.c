@@ -4,7 +4,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* U+FFFD for every byte that is no part of UTF-8.  malloc'ed, a zero after its end. */
+/* Replaces bytes that are not UTF-8 by U+FFFD.  malloc'ed, with a zero byte after its end. */
 static char *repaired(const char *text, size_t bytes, size_t *out_bytes)
 {
     size_t used = 0;
@@ -20,8 +20,7 @@ static char *repaired(const char *text, size_t bytes, size_t *out_bytes)
         if (!bytes) break;
         memcpy(out + used, "\xef\xbf\xbd", 3);
         used += 3;
-        /* a sequence that was begun well counts as one: as many continuation bytes as could belong
-         * to it */
+        /* the longest beginning of a well-formed sequence becomes one U+FFFD */
         const unsigned char first = (unsigned char)*text;
         const size_t most = first >= 0xf0 && first < 0xf5   ? 3
                             : first >= 0xe0 && first < 0xf0 ? 2
@@ -54,7 +53,7 @@ static int hex4(const char *s)
     return x;
 }
 
-/* JSON escapes of half a surrogate pair become U+FFFD in place: such text is no UTF-8 either. */
+/* Replaces JSON escapes of half a surrogate pair by that of U+FFFD, in place. */
 static void repair_surrogates(char *json)
 {
     for (char *s = json; *s; s++) {
@@ -131,7 +130,7 @@ static int tokenize_lines(qwen_tokenizer *t, const char *data, size_t bytes)
     return code;
 }
 
-/* What was named, or the directory of the model's. */
+/* The path of the tokenizer: that of --tokenizer, else that of the model. */
 static int tokenizer_path(settings *s, found *f, const char **path)
 {
     const char *named = s->tokenizer;
@@ -148,9 +147,9 @@ static int tokenizer_path(settings *s, found *f, const char **path)
     }
     if (named && s->model)
         return complain(CODE_READ, "--tokenizer: %s: there is no such directory", named);
-    if (named) s->model = named; /* the tokenizer of a model of that name */
+    if (named) s->model = named; /* --tokenizer names a model: the tokenizer in it */
     const int quiet = s->quiet;
-    s->quiet = 1; /* which model lends its tokenizer is no news */
+    s->quiet = 1; /* no notice on the model that the tokenizer is found in */
     const int code = find_model(s, f);
     s->quiet = quiet;
     if (code) return code;

@@ -1,4 +1,4 @@
-/* cache.c - models that have no path of the user's: the demo, and ids of the Hugging Face cache. */
+/* cache.c - the demo's directory, and ids in the Hugging Face cache. */
 #include "find/catalog.h"
 #include <ctype.h>
 #include <stdlib.h>
@@ -7,7 +7,8 @@
 
 /* --- the demo --------------------------------------------------------------------------------- */
 
-/* Beside the program, when it has been moved or not been installed: malloc'ed, or NULL. */
+/* The demo's directory relative to the program, which may be moved or not installed; malloc'ed, or
+ * NULL. */
 static char *demo_beside(void)
 {
     static const char *const places[] = { "../share/libqwen/demo", "../data/demo",
@@ -51,7 +52,7 @@ char *find_cache(void)
     return path_join(user && *user ? user : ".", ".cache/huggingface/hub");
 }
 
-/* "org/name" or "org/name@revision", in the letters that such ids have. */
+/* Only the letters that ids may have count; a path with two slashes is no id. */
 int is_id(const char *name)
 {
     const char *slash = strchr(name, '/'), *at = strchr(name, '@');
@@ -62,7 +63,7 @@ int is_id(const char *name)
     return slash + 1 < name + n && !memchr(slash + 1, '/', n - (size_t)(slash + 1 - name));
 }
 
-/* The first line of a small file, without white space at its end; malloc'ed, or NULL. */
+/* The first word of a small file; malloc'ed, or NULL if it could leave the directory. */
 static char *first_line(const char *path)
 {
     char line[256] = "";
@@ -73,7 +74,7 @@ static char *first_line(const char *path)
     return got && *line && !strchr(line, '/') && line[0] != '.' ? format_text("%s", line) : NULL;
 }
 
-/* A snapshot with a model_index.json, else any: the first by name, for want of refs/main. */
+/* Without refs/main: the first snapshot by name with a model_index.json, else the first. */
 static char *any_snapshot(const char *snapshots)
 {
     listing l;
@@ -119,7 +120,7 @@ int find_id(const char *id, char **path, char **where)
         ;
     else if (!path_is_directory(folder))
         not_there(where, format_text("%s is no directory", folder));
-    else if (!commit && at) { /* the revision itself may be the commit */
+    else if (!commit && at) { /* the revision may be a commit itself */
         *path = strchr(revision, '/') ? NULL : path_join(snapshots, revision);
         if (!*path || !path_is_directory(*path))
             not_there(where, format_text("%s has neither refs/%s nor snapshots/%s", folder,

@@ -1,8 +1,8 @@
 /* catalog.c - the entries of a directory: files, sets of shards, components, model directories.
  *
  * The name of a file is its path below the folder of its type.  Files NAME-00001-of-00003.EXT are
- * one entry, NAME.EXT; a directory whose shards have an index is one entry, the directory.  What
- * cannot be whole (a link into nowhere, a part that is not there) is listed as incomplete. */
+ * one entry, NAME.EXT; a directory whose shards have an index is one entry, the directory.  An
+ * entry with a link into nowhere or a missing part is incomplete. */
 #include "find/catalog.h"
 #include <dirent.h>
 #include <stdlib.h>
@@ -49,7 +49,7 @@ static int add_entry(walk *w, const char *name, const char *path, const char *ty
         if (shadowed && c->entry[i].place == w->place) return CODE_DONE;
     }
     if (c->n >= MOST_ENTRIES) return CODE_DONE;
-    if (!(c->n & (c->n - 1))) { /* room for a power of two */
+    if (!(c->n & (c->n - 1))) { /* the array has room for a power of two of entries */
         model_entry *more = realloc(c->entry, (c->n ? 2 * c->n : 1) * sizeof *more);
         if (!more) return no_memory();
         c->entry = more;
@@ -119,7 +119,7 @@ static int listing_has(const listing *l, const char *name)
     return l->name && bsearch(&name, l->name, l->n, sizeof *l->name, by_name);
 }
 
-/* The children of *here: nonzero for a directory that is on the way to it already. */
+/* Makes *here the link of a directory, after those above it; nonzero: it is one of them, a loop. */
 static int chain_add(chain *here, const struct stat *st, const chain *above)
 {
     *here = (chain){ .device = st->st_dev, .inode = st->st_ino, .above = above };
@@ -128,7 +128,7 @@ static int chain_add(chain *here, const struct stat *st, const chain *above)
     return 0;
 }
 
-/* Do all shards of an index lie beside it?  One that cannot be read is not whole. */
+/* Nonzero if all shards of an index lie beside it; an index that cannot be read has none. */
 static int index_whole(const char *directory, const char *name)
 {
     char *path = path_join(directory, name);
@@ -170,7 +170,7 @@ static uint64_t tree_bytes(const char *path, const chain *above, int depth, int 
     return bytes;
 }
 
-/* A whole model has these; without one it can serve for its other pieces. */
+/* Nonzero: a directory of a whole model is missing; the others can still serve as pieces. */
 static int parts_missing(const char *path)
 {
     static const char *const parts[] = { "transformer", "text_encoder", "vae", "tokenizer" };
@@ -201,8 +201,8 @@ typedef struct shard_set {
     uint64_t bytes;
 } shard_set;
 
-/* The set that the file `at` of a sorted listing begins; 0 if it belongs to one that began before
- * it, or to none. */
+/* Nonzero if the file `at` of a sorted listing is the first of a set of shards: then *out is the
+ * set. */
 static int set_begins(const listing *l, const char *directory, size_t at, shard_set *out)
 {
     int part, parts;
@@ -233,7 +233,7 @@ static int part_of_set(const char *name)
     return name_part(name, &part, &parts) != 0;
 }
 
-/* Safetensors are opened through their index, GGUF through the first part. */
+/* The path of a set: of safetensors its index, of GGUF its first part. */
 static int add_set(walk *w, const listing *l, const char *directory, const char *before, size_t at,
                    const shard_set *s, const char *type)
 {
@@ -252,7 +252,7 @@ static int add_set(walk *w, const listing *l, const char *directory, const char 
     return code;
 }
 
-/* The one index of a component's directory, or NULL. */
+/* The only index of a component's directory, or NULL. */
 static const char *only_index(const listing *l)
 {
     const char *index = NULL;
@@ -264,7 +264,7 @@ static const char *only_index(const listing *l)
     return index;
 }
 
-/* A directory with shards and their index: *is, and one entry. */
+/* A directory with shards and their index is one entry; *is: it was one. */
 static int add_component(walk *w, const listing *l, const char *path, const char *before,
                          const char *type, int *is)
 {
@@ -290,7 +290,7 @@ static int add_component(walk *w, const listing *l, const char *path, const char
 static int scan_directory(walk *w, const char *path, const char *before, const char *type,
                           int depth, const chain *here);
 
-/* One thing in a directory, which is that of the chain `here`. */
+/* Adds what one name in a directory stands for; `here` is the chain of the directory. */
 static int scan_name(walk *w, const char *path, const char *name, const char *before,
                      const char *type, int depth, const chain *here)
 {
@@ -300,7 +300,7 @@ static int scan_name(walk *w, const char *path, const char *name, const char *be
     char *inside = path_join(path, name), *full = format_text("%s%s", before, name);
     char *below = format_text("%s%s/", before, name);
     if (!inside || !full || !below) code = no_memory();
-    else if (stat(inside, &st)) /* a link whose file is gone */
+    else if (stat(inside, &st)) /* a link into nowhere */
         code = is_model_file(name) && !lstat(inside, &st) && S_ISLNK(st.st_mode)
                    ? add_entry(w, full, inside, type, 0, 1)
                    : CODE_DONE;
@@ -318,7 +318,7 @@ static int scan_name(walk *w, const char *path, const char *name, const char *be
     return code;
 }
 
-/* Below depth 0 a component is looked for and nothing else. */
+/* At depth -1 a directory can be a component; its files are not listed. */
 static int scan_directory(walk *w, const char *path, const char *before, const char *type,
                           int depth, const chain *here)
 {

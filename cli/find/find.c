@@ -1,8 +1,8 @@
-/* find.c - from what the user calls a model, or a piece of one, to a path.
+/* find.c - the path of a model, of its pieces and of LoRAs, from what the user named.
  *
- * A name is, in this order: a path that exists; "demo"; an id in the Hugging Face cache; a name
- * that `qwen-image models` lists (places.c), by the rules of match.c.  A transformer alone gets the
- * other pieces from the same list, by what they hold (pieces.c). */
+ * doc/names.md has the rules.  A name is, in this order: a path that exists; "demo"; an id in the
+ * Hugging Face cache; a name that `qwen-image models` lists (places.c), compared by match.c.  A
+ * transformer alone gets the other pieces from the same list, by their tensors (pieces.c). */
 #include "find/catalog.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -10,12 +10,12 @@
 
 /* --- a name ----------------------------------------------------------------------------------- */
 
-/* What was typed, among what an option takes. */
+/* The entries that answer best to a name, among those an option can have. */
 typedef struct choice {
     const model_entry *best;
     answer answer; /* of the best */
-    char *all;     /* the names of those that answer as well, with commas */
-    int n, models; /* how many these are, and how many different models */
+    char *all;     /* names of the entries that answer as well, with commas */
+    int n, models; /* number of these; of different models among them */
 } choice;
 
 static void choice_free(choice *c)
@@ -34,15 +34,15 @@ static int choice_add(choice *c, const model_entry *e)
     return all ? CODE_DONE : no_memory();
 }
 
-/* Is b, which answers as well as a, another model?  Names to the letter and alike are, unless they
- * are the same; names without a precision are if what is left differs. */
+/* Nonzero if b, which answers as well as a, is another model: under ANSWER_ALIKE and better if the
+ * names differ, below if the names without precision differ. */
 static int differs(const model_entry *a, const answer *x, const model_entry *b, const answer *y)
 {
     if (x->grade >= ANSWER_ALIKE) return strcmp(a->name, b->name) != 0;
     return !x->model || !y->model || strcmp(x->model, y->model);
 }
 
-/* Takes an entry's answer into account; a.model is owned here. */
+/* Offers an entry with its answer to the choice, which keeps the best; a.model is freed or kept. */
 static int choice_offer(choice *c, const model_entry *e, answer a)
 {
     if (a.grade < c->answer.grade || !a.grade) {
@@ -62,7 +62,7 @@ static int choice_offer(choice *c, const model_entry *e, answer a)
     return choice_add(c, e);
 }
 
-/* The best answers to a name.  option TAKERS: among all that is listed. */
+/* The best answers to a name.  option FILE_OPTIONS: among all entries. */
 static int choose(const catalog *c, int option, const char *name, choice *out)
 {
     int code = CODE_DONE;
@@ -82,8 +82,8 @@ static int choose(const catalog *c, int option, const char *name, choice *out)
     return code;
 }
 
-/* The names that may have been meant, nearest first; malloc'ed, NULL if there are none.  ids: only
- * of the cache. */
+/* Up to five names that are near, nearest first; malloc'ed, NULL if there are none.  ids: only
+ * ids. */
 static char *near_names(const catalog *c, int option, const char *name, int ids)
 {
     enum { MOST = 5 };
@@ -94,7 +94,7 @@ static char *near_names(const catalog *c, int option, const char *name, int ids)
         const model_entry *e = &c->entry[i];
         answer a = { 0 };
         if (e->shadowed || (ids && !is_id(e->name))) continue;
-        if (name_answers(e->name, name, &a)) { /* no memory, and said: no suggestion either */
+        if (name_answers(e->name, name, &a)) { /* no memory: no suggestion */
             free(a.model);
             break;
         }
@@ -118,7 +118,7 @@ static char *near_names(const catalog *c, int option, const char *name, int ids)
     return list;
 }
 
-/* The name is listed, but is something else: says so.  CODE_DONE: it is not. */
+/* Complains if the name is listed as something else than the option takes; else CODE_DONE. */
 static int complain_other_kind(const catalog *c, int option, const char *name)
 {
     choice all;
@@ -135,7 +135,7 @@ static int complain_other_kind(const catalog *c, int option, const char *name)
     return code;
 }
 
-/* Says that nothing answers to the name, and what could have been meant. */
+/* Complains that no entry answers to the name, with near names if there are any. */
 static int complain_missing(const catalog *c, int option, const char *name, const char *where)
 {
     const char *o = file_options[option].option;
@@ -170,7 +170,7 @@ static int copy_path(char **path, const char *from)
     return *path ? CODE_DONE : no_memory();
 }
 
-/* The catalog is made when a name needs it. */
+/* A search that makes its catalog when the first name needs it. */
 typedef struct finder {
     const settings *s;
     catalog c;
@@ -184,7 +184,7 @@ static int need_catalog(finder *f)
     return catalog_make(&f->c, f->s);
 }
 
-/* The path of a listed name.  *listed, if not NULL: what it is called, for the recipe. */
+/* The path of a listed name.  *listed, if not NULL, becomes its name in the recipe. */
 static int find_listed(finder *f, int option, const char *name, const char *where, char **path,
                        char **listed)
 {
@@ -214,7 +214,7 @@ static int find_listed(finder *f, int option, const char *name, const char *wher
     return code;
 }
 
-/* Backslashes of a name from Windows become what they mean; malloc'ed, or NULL. */
+/* The name with slashes for Windows' backslashes; malloc'ed, or NULL. */
 static char *with_slashes(const char *name)
 {
     char *out = format_text("%s", name);
@@ -243,7 +243,8 @@ static int find_name(finder *f, int option, const char *name, char **path, char 
 
 /* --- the pieces of a transformer -------------------------------------------------------------- */
 
-/* The published tokenizer, that came with this program; else that of a directory that is found. */
+/* The published tokenizer, which comes with the demo; else that of the first model directory
+ * listed. */
 static int find_tokenizer(finder *f, char **path)
 {
     char *demo = find_demo(), *own = demo ? path_join(demo, "tokenizer") : NULL;
@@ -268,7 +269,8 @@ static int find_tokenizer(finder *f, char **path)
     return code;
 }
 
-/* What a file, or the directory of a transformer alone, leaves out. */
+/* Finds the text encoder, VAE and tokenizer that a file, or the directory of a transformer,
+ * lacks. */
 static int find_pieces(finder *f, found *out)
 {
     const char *file = out->transformer ? out->transformer : out->model;
@@ -279,7 +281,7 @@ static int find_pieces(finder *f, found *out)
     if (!c.transformer) return code;
     if (out->model && out->transformer) look_inside(out->model, &model);
     if (f->s->variant && !strcmp(f->s->variant, "layered")) c.layered = 1;
-    /* an all-in-one file that was given as the transformer alone */
+    /* an all-in-one file given as --transformer */
     if (!out->model && c.text && !out->text_encoder) code = copy_path(&out->text_encoder, file);
     if (!code && !out->model && c.vae && !out->vae) code = copy_path(&out->vae, file);
     const int text = !c.text && !model.text && !out->text_encoder && !f->s->embeds;
@@ -294,7 +296,7 @@ static int find_pieces(finder *f, found *out)
 
 /* --- the model -------------------------------------------------------------------------------- */
 
-/* No model was named: the demo. */
+/* No model was named: the demo, unless --transformer is given. */
 static int find_default(finder *f, found *out)
 {
     if (f->s->transformer) return CODE_DONE;
@@ -311,7 +313,8 @@ static int find_default(finder *f, found *out)
     return CODE_DONE;
 }
 
-/* "dir/Qwen-Image/" is called Qwen-Image, an id is called by itself. */
+/* The name of a model in the recipe: Qwen-Image for "dir/Qwen-Image/", an id for itself; malloc'ed,
+ * or NULL. */
 static char *label_of(const char *name)
 {
     size_t n = strlen(name);

@@ -1,4 +1,4 @@
-/* find.h - models, pieces and LoRAs by path, name or Hugging Face id; doc/names.md has the rules. */
+/* find.h - models, pieces and LoRAs by path, name or id; doc/names.md has the rules. */
 #ifndef FIND_H
 #define FIND_H
 #include "cli.h"
@@ -12,7 +12,8 @@ typedef struct found { /* paths for qwen_options; owned */
 int find_model(const settings *s, found *out);
 void found_free(found *f);
 int find_lora(const settings *s, const char *name, char **path); /* *path is malloc'ed */
-/* The path of a listed entry of any kind; a copy of the name if none has it.  *path is malloc'ed. */
+/* The path of a listed entry of any kind, or a copy of the name if none answers; *path is
+ * malloc'ed. */
 int find_any(const settings *s, const char *name, char **path);
 /* "org/name" or "org/name@revision"? */
 int is_id(const char *name);
@@ -34,7 +35,7 @@ typedef struct catalog {
 int catalog_make(catalog *c, const settings *s); /* on failure too catalog_free is needed */
 int catalog_demo(catalog *c, const settings *s); /* adds the demo */
 void catalog_free(catalog *c);
-/* Can the option of that name (model, vae, lora ...) take the entry?  strictly: an entry that cannot
- * be read serves nothing, and a model directory serves as model and tokenizer only. */
+/* Nonzero: the entry can be a value of the option of that name (model, vae, lora ...).  strictly:
+ * an entry that cannot be read serves no option, a model directory only model and tokenizer. */
 int entry_serves(const model_entry *e, const char *option, int strictly);
 #endif

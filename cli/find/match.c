@@ -1,7 +1,7 @@
-/* match.c - does a listed name answer to what was typed?
+/* match.c - how well a listed name fits what was typed: rules R1 to R7 of doc/names.md.
  *
  * Names are compared without the extension of a model file, and as many of their last parts as were
- * typed.  From the best answer to the least:
+ * typed.  From the best answer to the worst:
  *
  *   WHOLE   the listed name, to the letter
  *   STEM    the same without its extension
@@ -11,7 +11,7 @@
  *           without "qwen image" at the beginning; a precision that was typed must be there
  *   BEGINS  what was typed is the beginning of that, or of the name ALIKE, and ends with a word
  *
- * A file that every component's directory has (model.safetensors) is called by its directory. */
+ * A file name that every component's directory has (model.safetensors) stands for its directory. */
 #include "find/catalog.h"
 #include <ctype.h>
 #include <stdlib.h>
@@ -19,7 +19,7 @@
 
 /* --- extensions ------------------------------------------------------------------------------- */
 
-/* Case is ignored, up to n characters. */
+/* Compares up to n characters; case is ignored. */
 static int same_letters(const char *a, const char *b, size_t n)
 {
     for (size_t i = 0; i < n; i++)
@@ -55,7 +55,7 @@ int ends_with(const char *s, const char *end)
 
 static int separates(char c) { return c == '-' || c == '_' || c == '.' || c == ' '; }
 
-/* Where "-00001-of-00003" begins that ends the first n letters of a name, or 0. */
+/* The offset at which "-00001-of-00003" begins that ends the first n letters of a name, or 0. */
 static size_t part_at(const char *name, size_t n, int *part, int *parts)
 {
     const size_t k = strlen("-00001-of-00003");
@@ -75,7 +75,7 @@ size_t name_part(const char *name, int *part, int *parts)
     return is_model_file(name) ? part_at(name, name_stem(name), part, parts) : 0;
 }
 
-/* A part of a set may be meant by its name. */
+/* The length without the number of a part: the name of any part stands for its set. */
 static size_t without_part(const char *name, size_t n)
 {
     int part, parts;
@@ -125,7 +125,7 @@ static int count_parts(const char *name)
 
 /* --- words ------------------------------------------------------------------------------------ */
 
-/* The next word of a plain form, in the last part; 0 at the end. */
+/* The length of the next word of a plain form's last part; 0 at the end. */
 static size_t next_word(const char **at)
 {
     while (**at == '-') ++*at;
@@ -137,7 +137,8 @@ static int is_word(const char *s, size_t n, const char *word)
     return strlen(word) == n && !strncmp(s, word, n);
 }
 
-/* The words that say how numbers are kept, with their order; 99: one that says no more. */
+/* Words of a precision with their order, the nearest to the published numbers first; 99: no
+ * order. */
 static const struct {
     const char *word;
     int order;
@@ -154,8 +155,8 @@ static const struct {
 };
 static const char *const after_q[] = { "k", "s", "m", "l", "xl", "xs", "xxs", "nl", "0", "1" };
 
-/* 0: no word of a precision.  `q` tells, and is told, whether the word before it was "q4" or what
- * belongs to that. */
+/* The order of a word of a precision, 0 for any other word.  *q in: the word before was "q4" or a
+ * part of that ("k", "m"), so that such a part may follow; out: the same of this word. */
 static int precision_word(const char *s, size_t n, int *q)
 {
     const int inside = *q;
@@ -173,7 +174,7 @@ static int precision_word(const char *s, size_t n, int *q)
     return 0;
 }
 
-/* Does the name have all words of a precision that were typed? */
+/* Nonzero: the name has all words of a precision that were typed. */
 static int precision_there(const char *plain, const char *typed)
 {
     int q = 0;
@@ -187,8 +188,8 @@ static int precision_there(const char *plain, const char *typed)
     return 1;
 }
 
-/* The words that are left without those of a precision and "qwen image" before them.  *family: it
- * was there; *order: of the precision.  malloc'ed, or NULL. */
+/* The words that are left without those of a precision and without "qwen image" before them.
+ * *family: the name began with that; *order: of its precision, 0: none.  malloc'ed, or NULL. */
 static char *model_form(const char *last, int *family, int *order)
 {
     char *out = malloc(strlen(last) + 1);
@@ -210,14 +211,14 @@ static char *model_form(const char *last, int *family, int *order)
     return out;
 }
 
-/* Is a the beginning of b, up to the end of a word? */
+/* Nonzero: a is the beginning of b, up to the end of a word. */
 static int begins(const char *a, const char *b)
 {
     const size_t n = strlen(a);
     return n && !strncmp(a, b, n) && (!b[n] || b[n] == '-');
 }
 
-/* Do the words after what was typed make another model of it? */
+/* Nonzero: the words after what was typed make it another model. */
 static int says_other(const char *rest)
 {
     static const char *const words[] = { "edit",       "layered", "plus",      "control",
@@ -246,7 +247,7 @@ int name_has_word(const char *name, const char *word)
 
 /* --- answers ---------------------------------------------------------------------------------- */
 
-/* A generic file name is called by the directory above it; malloc'ed, or NULL. */
+/* The name without a file name that all components have (model.safetensors); malloc'ed, or NULL. */
 static char *called_name(const char *listed)
 {
     static const char *const generic[] = { "diffusion_pytorch_model", "model", "pytorch_model" };
@@ -258,7 +259,7 @@ static char *called_name(const char *listed)
     return format_text("%s", listed);
 }
 
-/* To the letter: WHOLE, STEM, LAST or NONE. */
+/* WHOLE, STEM, LAST or NONE. */
 static int answer_by_letters(const char *listed, const char *typed)
 {
     const size_t n = strlen(typed);
@@ -270,14 +271,15 @@ static int answer_by_letters(const char *listed, const char *typed)
                : ANSWER_NONE;
 }
 
-/* Another extension than that of the file was typed. */
+/* Nonzero: an extension was typed, and the file has another. */
 static int other_extension(const char *listed, const char *typed)
 {
     const char *a = listed + name_stem(listed), *b = typed + name_stem(typed);
     return *b && (strlen(a) != strlen(b) || !same_letters(a, b, strlen(b)));
 }
 
-/* The answer by words, of the plain forms of a name's last parts and of what was typed. */
+/* ALIKE, MODEL, BEGINS or NONE, from the plain forms of the name's last parts and of what was
+ * typed. */
 static int answer_by_words(const char *plain, const char *typed, answer *out)
 {
     int family, of_typed, order, code = CODE_DONE;
@@ -326,7 +328,7 @@ int name_answers(const char *listed, const char *typed, answer *out)
     return code;
 }
 
-/* The words of a form without those of a precision, joined; malloc'ed, or NULL. */
+/* The words of a form joined, without those of a precision; malloc'ed, or NULL. */
 static char *joined_words(const char *form)
 {
     char *out = malloc(strlen(form) + 1);
@@ -341,8 +343,8 @@ static char *joined_words(const char *form)
     return out;
 }
 
-/* The smaller of `far` and 10 + the edit distance of two forms, if that is at most 2 and four letters
- * or more were typed. */
+/* The smaller of `far` and 10 + the edit distance of two forms; that counts up to 2, and from four
+ * letters typed on. */
 static int nearer(int far, const char *form, const char *typed)
 {
     const int d = form && typed && strlen(typed) >= 4 ? edit_distance(typed, form) : 99;

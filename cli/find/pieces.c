@@ -1,12 +1,9 @@
-/* pieces.c - what files hold, and the pieces that fit a transformer.
+/* pieces.c - what files hold by their tensors, and the piece that fits a transformer.
  *
- * A candidate is told by the names and shapes of its tensors, never by its own name: a text encoder
- * has biases on its keys, no norms of them, and the width that the transformer reads; a VAE has the
- * transformer's latent channels and no group norms.  Of those that fit, the first is taken in this
- * order: a VAE of plain size before one that doubles it; the transformer's own place before others;
- * a text encoder with its vision tower before one without; a name that says so (qwen; vl of a text
- * encoder) before others; a folder of the piece's own type, then a file of the piece alone, before
- * all-in-one files and model directories; the order of the list. */
+ * Names and shapes of tensors decide, never the file's name: a text encoder has biases on its keys,
+ * no norms of them, and the width that the transformer reads; a VAE has the transformer's latent
+ * channels and no group norms.  doc/names.md, rules F, has the order of those that fit; rank_of
+ * packs it into bits. */
 #include "find/catalog.h"
 #include <dirent.h>
 #include <stdlib.h>
@@ -30,7 +27,7 @@ static void look_at(const qwen_file_tensor *t, contents *c, signs *s)
     } else if (ends_with(n, "addition_t_embedding.weight")) {
         c->layered = 1;
     } else if (ends_with(n, "proj_out.bias") && !strstr(n, "coder.") && t->rank == 1) {
-        c->latents = t->dim[0] / 4; /* of patches 2 x 2 */
+        c->latents = t->dim[0] / 4; /* a token is 2 x 2 points */
     } else if (ends_with(n, "controlnet_x_embedder.weight")
                || ends_with(n, "controlnet_blocks.0.x_rms.weight")
                || ends_with(n, "control_img_in.weight")) {
@@ -62,7 +59,7 @@ void look_inside(const char *path, contents *c)
     qwen_file *f = NULL;
     qwen_file_tensor t;
     signs s = { 0 };
-    *c = (contents){ .latents = 16 }; /* what was published */
+    *c = (contents){ .latents = 16 }; /* as published */
     c->readable = !qwen_file_open(&f, path);
     for (int64_t i = 0; c->readable && i < qwen_file_count(f); i++)
         if (!qwen_file_tensor_at(f, i, &t)) look_at(&t, c, &s);
@@ -108,7 +105,7 @@ static int in_folders(const model_entry *e, const file_option *w)
     return 0;
 }
 
-/* What a file is: one of the options, or TAKERS.  By its folder where its tensors do not say. */
+/* By tensors; a file whose tensors do not decide is judged by its folder. */
 int entry_kind(const model_entry *e)
 {
     contents c;
@@ -125,8 +122,8 @@ int entry_kind(const model_entry *e)
     return kind;
 }
 
-/* Files of no type, and all in one, say by their tensors what they can serve as; what cannot be
- * read may be anything, and is refused when it is opened (strictly: nothing). */
+/* Nonzero: the tensors of a file of no type, or of one all-in-one file, can serve the option.  An
+ * unreadable file can (not strictly), and fails when it is opened. */
 static int holds(const model_entry *e, int option, int strictly)
 {
     contents c;
@@ -157,8 +154,8 @@ int entry_serves(const model_entry *e, const char *option, int strictly)
 
 /* --- directories ------------------------------------------------------------------------------ */
 
-/* The only GGUF file of a directory without other weights, mmproj aside; of a set the first part.
- * malloc'ed; NULL: there is no such file. */
+/* The path of the only GGUF file of a directory without other weights, mmproj aside; of a set its
+ * first part.  malloc'ed, or NULL. */
 static char *only_gguf(const char *directory)
 {
     listing l;
@@ -171,7 +168,7 @@ static char *only_gguf(const char *directory)
         int part = 0, parts;
         if (!is_model_file(name) || (gguf && name_has_word(name, "mmproj"))) continue;
         if (gguf && name_part(name, &part, &parts) && part > 1)
-            continue; /* the first part stands for all */
+            continue; /* the first part stands for the set */
         others += !gguf || one;
         one = gguf && !one ? name : one;
     }
@@ -198,15 +195,15 @@ int piece_inside(char **path, const char *component)
 
 /* --- a piece that fits ------------------------------------------------------------------------ */
 
-/* Where the piece lies in an entry: in a model directory its component.  malloc'ed, or NULL. */
+/* The path of the piece in an entry: in a model directory its component.  malloc'ed, or NULL. */
 static char *path_of(const model_entry *e, const file_option *k)
 {
     return strcmp(e->folder, "diffusers") ? format_text("%s", e->path)
                                           : path_join(e->path, k->component);
 }
 
-/* 0: it does not fit; else the greater the better.  A language model in safetensors without a tower
- * is Qwen2, if nothing beside it says otherwise. */
+/* 0: it does not fit; 2 fits better than 1.  A language model in safetensors without a vision tower
+ * is Qwen2, unless a configuration beside it says otherwise. */
 static int fitness(const contents *c, int piece, const contents *transformer, const char *path)
 {
     if (piece == TEXT_ENCODER)

@@ -1,11 +1,4 @@
-/* places.c - where models are looked for.
- *
- * In order: the folders of --models, those of $QWEN_MODELS (with colons between), the working
- * directory if it is a ComfyUI folder, ComfyUI in it and in the home directory, the Hugging Face
- * cache, the files of the working directory.  A ComfyUI folder is its base, with `models` in it, or
- * that folder itself; an extra_model_paths.yaml in the base adds directories.  In the cache an
- * entry is called org/name, or org/name/file where the repository holds single files.  Where two
- * places have the same type and name, the first holds. */
+/* places.c - the places where models are searched: rules P1 to P5 of doc/names.md. */
 #include "find/catalog.h"
 #include <errno.h>
 #include <stdlib.h>
@@ -13,7 +6,7 @@
 #include <sys/stat.h>
 #include <yaml.h>
 
-/* A folder of one type, unless it was searched already. */
+/* Searches a folder as one type, unless that was done already. */
 static int walk_folder(walk *w, const char *path, const char *type)
 {
     const int first = walk_first(w, path, type);
@@ -24,7 +17,7 @@ static int walk_folder(walk *w, const char *path, const char *type)
 
 /* --- extra_model_paths.yaml ------------------------------------------------------------------- */
 
-/* "~" and "$NAME" or "${NAME}" at any place are replaced; malloc'ed, or NULL. */
+/* Replaces "~" at the beginning and "$NAME" or "${NAME}" anywhere; malloc'ed, or NULL. */
 static char *expand(const char *text)
 {
     char *out = format_text("%s", "");
@@ -58,7 +51,7 @@ static char *expand(const char *text)
     return out;
 }
 
-/* `path` below `base`, unless it is absolute. */
+/* `path` below `base`, unless it is absolute; malloc'ed, or NULL. */
 static char *join_below(const char *base, const char *path)
 {
     return path[0] == '/' ? format_text("%s", path) : path_join(base, path);
@@ -80,7 +73,7 @@ static const char *scalar(const yaml_node_t *n)
     return n && n->type == YAML_SCALAR_NODE ? (const char *)n->data.scalar.value : NULL;
 }
 
-/* The directories of one type, a line each. */
+/* Searches the directories of one type, a line each. */
 static int scan_lines(walk *w, const char *base, const char *lines, const char *type)
 {
     int code = CODE_DONE;
@@ -99,7 +92,7 @@ static int scan_lines(walk *w, const char *base, const char *lines, const char *
     return code;
 }
 
-/* One section: base_path, and directories by type. */
+/* Searches one section: base_path, and directories by type. */
 static int scan_section(walk *w, yaml_document_t *doc, const yaml_node_t *section,
                         const char *beside)
 {
@@ -127,7 +120,7 @@ static int is_default(yaml_document_t *doc, const yaml_node_t *section)
                || !strcmp(v, "on"));
 }
 
-/* Sections of the wanted kind: with is_default before, the others after ComfyUI's own folders. */
+/* Searches the sections with is_default (defaults 1), or the others. */
 static int scan_yaml(walk *w, const char *base, int defaults)
 {
     yaml_parser_t parser;
@@ -177,7 +170,7 @@ static int scan_models_folder(walk *w, const char *models)
     return code ? code : walk_directory(w, models, "", "", 0);
 }
 
-/* A ComfyUI folder: its base, or its models. */
+/* Searches a ComfyUI folder: its base, or its models. */
 static int scan_comfyui(walk *w, const char *path)
 {
     char *inside = path_join(path, "models"), *parent = path_join(path, "..");
@@ -198,7 +191,7 @@ static int scan_comfyui(walk *w, const char *path)
     return code;
 }
 
-/* Does a directory hold folders that only ComfyUI's models do? */
+/* Nonzero: the directory has folders that only ComfyUI's models have. */
 static int is_models_folder(const char *path)
 {
     return directory_has(path, "diffusion_models") || directory_has(path, "text_encoders")
@@ -308,7 +301,7 @@ int catalog_demo(catalog *c, const settings *s)
 
 /* --- what lies beside a file ------------------------------------------------------------------ */
 
-/* The last `/NAME` of a path is cut off; 0 when nothing is left. */
+/* Cuts off the last `/NAME` of a path; 0 when nothing is left. */
 static int cut_last(char *path)
 {
     char *slash = strrchr(path, '/');
@@ -317,8 +310,8 @@ static int cut_last(char *path)
     return 1;
 }
 
-/* From the directory of a file upwards: *is the models folder of a ComfyUI, or the model directory;
- * else that directory's files. */
+/* Searches the ComfyUI folder or the model directory that holds a directory (*is 1), else the files
+ * of the directory. */
 static int scan_around(walk *w, const char *directory, int *is)
 {
     char *at = format_text("%s", directory);
@@ -361,7 +354,7 @@ int catalog_beside(catalog *c, const settings *s, const char *path, int *place)
     real = realpath(directory, NULL);
     const int code = real ? scan_around(&w, real, &is) : CODE_DONE;
     for (size_t i = before; i < c->n; i++)
-        c->entry[i].place = w.place; /* scan_comfyui may have counted on */
+        c->entry[i].place = w.place; /* scan_comfyui may have begun another place */
     c->places = w.place;
     *place = is ? w.place : 0;
     free(real);

@@ -1,9 +1,9 @@
 /* edges.c - Canny's edges, for control pictures: white lines on black.
  *
- * As OpenCV's Canny(image, 100, 200), which control pictures are usually made with: 3x3 Sobel
- * (border pixels repeated), magnitude |dx| + |dy| of the channel where it is largest, thinning
- * along the gradient's direction in steps of 45 degrees, then hysteresis: what is above 200, and
- * what is above 100 and touches it. */
+ * As OpenCV's Canny(image, 100, 200), by which control pictures are usually made: 3x3 Sobel (border
+ * pixels repeated), magnitude |dx| + |dy| of the channel where it is largest, thinning along the
+ * gradient's direction in steps of 45 degrees, then hysteresis: magnitudes above 200, and
+ * those above 100 that touch them. */
 #include "media/media.h"
 #include <stdlib.h>
 #include <string.h>
@@ -37,13 +37,14 @@ static gradient gradient_at(const qwen_array *a, int64_t y, int64_t x)
     return best;
 }
 
-/* A magnitude, 0 outside the picture. */
+/* The magnitude at (y, x), 0 outside the picture. */
 static int size_at(const gradient *g, int64_t h, int64_t w, int64_t y, int64_t x)
 {
     return y < 0 || y >= h || x < 0 || x >= w ? 0 : g[y * w + x].size;
 }
 
-/* Is it a ridge?  Directions are told by tan 22.5 and tan 67.5 degrees in 15 bits. */
+/* Nonzero: the magnitude is largest along its gradient.  Tan 22.5 and tan 67.5 degrees, in 15 bits,
+ * separate the directions. */
 static int is_ridge(const gradient *g, int64_t h, int64_t w, int64_t y, int64_t x)
 {
     const gradient *p = &g[y * w + x];
@@ -57,7 +58,7 @@ static int is_ridge(const gradient *g, int64_t h, int64_t w, int64_t y, int64_t 
     return p->size > size_at(g, h, w, y - 1, x - s) && p->size > size_at(g, h, w, y + 1, x + s);
 }
 
-/* Weak neighbours of strong ones become strong.  stack has room for every pixel. */
+/* Makes weak neighbours of strong pixels strong.  stack has room for every pixel. */
 static void grow(uint8_t *class, int64_t h, int64_t w, int64_t *stack)
 {
     int64_t n = 0;

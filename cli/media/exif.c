@@ -1,4 +1,4 @@
-/* exif.c - how EXIF data say that a picture is to be turned. */
+/* exif.c - the orientation of a picture in its EXIF data. */
 #include "media/decode.h"
 #include <string.h>
 

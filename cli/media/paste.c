@@ -1,7 +1,7 @@
-/* paste.c - puts back the pixels that an inpaint mask keeps.
+/* paste.c - puts the input picture's pixels back where an inpaint mask keeps them.
  *
- * The VAE changes a kept region a little, and the mask works on latents of 8x8 pixels; the file
- * that is written has the original there.  A dump's `image` has not. */
+ * The VAE changes a kept region a little, and the mask works on latents of 8x8 pixels; the file has
+ * the original pixels there.  The tensor `image` of a dump has the model's. */
 #include "media/media.h"
 #include <string.h>
 

@@ -1,4 +1,4 @@
-/* picture.c - pictures in: JPEG, WebP, PNG through png.c; turned as their EXIF data say. */
+/* picture.c - pictures in: JPEG, WebP, PNG through png.c; turned upright by their EXIF data. */
 #include "media/decode.h"
 #include <errno.h>
 #include <jpeglib.h>
@@ -20,7 +20,7 @@ int picture_kind(const char *data, size_t bytes)
     return PICTURE_NONE;
 }
 
-/* Pixels [h][w][c] so that orientation 1 is right; 5 to 8 exchange width and height. */
+/* Turns the pixels [h][w][c] from `orientation` to 1; 5 to 8 exchange width and height. */
 static int turn(qwen_array *a, int orientation)
 {
     const int64_t h = a->dim[0], w = a->dim[1], c = a->dim[2];
@@ -61,14 +61,14 @@ static void jpeg_fail(j_common_ptr c)
     longjmp(r->back, 1);
 }
 
-/* A truncated file is an error, other oddities are not. */
+/* A truncated file is an error; other warnings are not. */
 static void jpeg_warn(j_common_ptr c, int level)
 {
     if (level < 0 && (c->err->msg_code == JWRN_JPEG_EOF || c->err->msg_code == JWRN_HIT_MARKER))
         jpeg_fail(c);
 }
 
-/* Inks as Pillow takes them: inverted, with Adobe's marker or without. */
+/* Inks of CMYK to RGB as Pillow does: inverted, with Adobe's marker or without. */
 static void from_cmyk(const unsigned char *in, uint8_t *out, int64_t n)
 {
     for (int64_t i = 0; i < n; i++, in += 4)
@@ -155,7 +155,7 @@ static void webp_orientation(const WebPData *file, int *orientation)
     WebPDemuxDelete(d);
 }
 
-/* The first frame of an animation, on its canvas. */
+/* Decodes the first frame of an animation on its canvas. */
 static int webp_first(const char *path, const WebPData *file, qwen_array *out)
 {
     WebPAnimDecoder *d = WebPAnimDecoderNew(file, NULL);
@@ -201,7 +201,7 @@ static int webp_decode(const char *path, const char *data, size_t bytes, qwen_ar
 
 /* --- any -------------------------------------------------------------------------------------- */
 
-/* A sentence for files that are no picture we read. */
+/* Complains of a file that is no PNG, JPEG or WebP, by the name of its format if it is known. */
 static int not_a_picture(const char *path, const char *data, size_t bytes)
 {
     static const struct {
@@ -231,7 +231,8 @@ static int not_a_picture(const char *path, const char *data, size_t bytes)
                     "%s: expected a PNG, JPEG or WebP picture, found something else", path);
 }
 
-/* The sizes that a JPEG or WebP file claims must be ones we hold; 0: they are not known yet. */
+/* Checks the size that a file's header claims, before memory is allocated; a JPEG without a frame
+ * header passes here and fails in the decoder. */
 static int check_claim(const char *path, int kind, const char *data, size_t bytes)
 {
     int w = 0, h = 0;

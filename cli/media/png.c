@@ -86,8 +86,8 @@ static void find_orientation(reader *r, int *orientation)
 #endif
 }
 
-/* All that libpng may leave through longjmp; what must survive lies behind pointers.  0: a picture.
- */
+/* All calls of libpng that may leave through longjmp; locals that must survive lie in *r and *out.
+ * 0: decoded. */
 static int decode(reader *r, qwen_array *out, int *orientation, int *animated)
 {
     if (setjmp(png_jmpbuf(r->png))) return -1;

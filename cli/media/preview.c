@@ -1,8 +1,7 @@
-/* preview.c - the picture as it comes into being: what each step believes the end to be.
+/* preview.c - the picture that a step's velocity leads to, written after each step.
  *
  * Flow matching: x = (1 - sigma) picture + sigma noise, and the velocity is noise - picture, so
- * that x - sigma v is the picture.  A second handle decodes it, because the first is in the middle
- * of its run. */
+ * that x - sigma v is the picture.  A second handle decodes it, because the first is running. */
 #include "media/media.h"
 #include <math.h>
 #include <stdlib.h>
@@ -13,8 +12,8 @@ struct preview {
     const settings *s;
     qwen *q;
     char *path;
-    qwen_array t, x; /* step.t; the latents of this step, packed */
-    int64_t z, h, w; /* of the latent, from the noise */
+    qwen_array t, x; /* tensor step.t; the latents of this step, packed */
+    int64_t z, h, w; /* shape of the latent, from the tensor noise */
     int written, warned;
 };
 
@@ -59,8 +58,8 @@ static void copy_array(qwen_array *to, const qwen_array *from)
     to->data = data;
 }
 
-/* Packed [rows][4 z], of a token the 2x2 of each channel, to [z][h][w]; the first picture if there
- * are several. */
+/* x - sigma v, from packed [rows][4 z], a token 2x2 points of each channel, to [z][h][w]; of
+ * several pictures the first.  malloc'ed, or NULL. */
 static float *unpacked_end(const preview *p, const qwen_array *v, double sigma)
 {
     const int64_t cols = p->w / 2, f = 4 * p->z;

@@ -18,7 +18,7 @@ int picture_format(const char *path)
     return !strcasecmp(dot, ".webp") ? PICTURE_WEBP : PICTURE_NONE;
 }
 
-/* The end of "%d" or "%0Nd" at s, and N; NULL if there is neither. */
+/* The end of "%d" or "%0Nd" at s, with *width N; NULL if there is neither. */
 static const char *number_field(const char *s, int *width)
 {
     *width = 0;
@@ -69,7 +69,7 @@ static void fail(png_structp png, png_const_charp message)
 {
     output *o = png_get_error_ptr(png);
     (void)message;
-    if (!o->failed) o->failed = ENOMEM; /* all else has been excluded */
+    if (!o->failed) o->failed = ENOMEM; /* write_bytes sets all other failures */
     longjmp(png_jmpbuf(png), 1);
 }
 

@@ -27,8 +27,8 @@ static void read_keys(const qw_attention_args *a, double *k, double *v, double *
     const int64_t nk = a->k.dim[0], hk = a->k.dim[1], d = a->k.dim[2];
     for (int64_t j = 0; j < nk; j++)
         for (int64_t h = 0; h < hk; h++) {
-            ref_get(&a->k, j, h, 0, k + (j * hk + h) * d);
-            ref_get(&a->v, j, h, 0, row);
+            qw_row_get(&a->k, j, h, 0, k + (j * hk + h) * d);
+            qw_row_get(&a->v, j, h, 0, row);
             for (int64_t c = 0; c < d; c++) v[(h * d + c) * nk + j] = row[c];
         }
 }
@@ -57,10 +57,10 @@ int ref_attention(qw_device *dev, const qw_attention_args *a)
         const int64_t first = a->first ? a->first[i] : 0, last = a->last ? a->last[i] : nk;
         for (int64_t h = 0; h < hq; h++) {
             const int64_t g = h / (hq / hk);
-            ref_get(&a->q, i, h, 0, q);
+            qw_row_get(&a->q, i, h, 0, q);
             one(q, k + (first * hk + g) * d, hk * d, v + g * d * nk + first, nk, last - first, d,
                 a->scale, s, q);
-            ref_put(&a->y, i, h, 0, q);
+            qw_row_put(&a->y, i, h, 0, q);
         }
     }
     free(k);

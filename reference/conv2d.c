@@ -29,7 +29,7 @@ static void picture_rows(const qw_conv2d_args *a, int64_t i, double *rows)
         double *p = rows + u * wi * ci;
         if (row < 0 || row >= hi * a->up) memset(p, 0, (size_t)(wi * ci) * sizeof *p);
         else
-            for (int64_t c = 0; c < wi; c++) ref_get(&a->x, row / a->up, c, 0, p + c * ci);
+            for (int64_t c = 0; c < wi; c++) qw_row_get(&a->x, row / a->up, c, 0, p + c * ci);
     }
 }
 
@@ -53,7 +53,7 @@ int ref_conv2d(qw_device *dev, const qw_conv2d_args *a)
     }
     for (int64_t o = 0; o < co; o++)
         for (int64_t uv = 0; uv < kh * kw; uv++)
-            ref_get(&a->w, o, uv / kw, uv % kw, w + (o * kh * kw + uv) * ci);
+            qw_row_get(&a->w, o, uv / kw, uv % kw, w + (o * kh * kw + uv) * ci);
     REF_PARALLEL(threads)
     for (int64_t i = 0; i < ho; i++) {
         double *rows = room + ref_thread() * each, *patch = rows + seen, *y = patch + k;
@@ -62,10 +62,10 @@ int ref_conv2d(qw_device *dev, const qw_conv2d_args *a)
         for (int64_t o = 0; o < co; o++) res[o] = 0;
         for (int64_t j = 0; j < wo; j++) {
             window(a, rows, j, patch);
-            if (qw_present(&a->res)) ref_get(&a->res, i, j, 0, res);
+            if (qw_present(&a->res)) qw_row_get(&a->res, i, j, 0, res);
             for (int64_t o = 0; o < co; o++)
                 y[o] = res[o] + ref_get1(&a->bias, o, 0, 0) + ref_dot(w + o * k, patch, k);
-            ref_put(&a->y, i, j, 0, y);
+            qw_row_put(&a->y, i, j, 0, y);
         }
     }
     free(w);

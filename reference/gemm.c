@@ -18,14 +18,14 @@ static int slab(qw_device *dev, const qw_gemm_args *a)
         return QWEN_ENOMEM;
     }
     for (int64_t i = 0; i < m; i++) {
-        ref_get(&a->x, i, 0, 0, x + i * k);
-        if (r) ref_get(&a->x2, i, 0, 0, x2 + i * r);
+        qw_row_get(&a->x, i, 0, 0, x + i * k);
+        if (r) qw_row_get(&a->x2, i, 0, 0, x2 + i * r);
     }
     REF_PARALLEL(threads)
     for (int64_t j = 0; j < n; j++) {
         double *w = x + (m + ref_thread()) * k, *w2 = x2 + (m + ref_thread()) * r;
-        ref_get(&a->w, j, 0, 0, w);
-        if (r) ref_get(&a->w2, j, 0, 0, w2);
+        qw_row_get(&a->w, j, 0, 0, w);
+        if (r) qw_row_get(&a->w2, j, 0, 0, w2);
         const double bias = ref_get1(&a->bias, j, 0, 0), gate = ref_get1(&a->gate, j, 0, 1);
         for (int64_t i = 0; i < m; i++) {
             const double z = ref_dot(x + i * k, w, k) + ref_dot(x2 + i * r, w2, r) + bias;

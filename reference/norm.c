@@ -15,14 +15,14 @@ int ref_rms_norm(qw_device *dev, const qw_rms_norm_args *a)
     const int threads = ref_threads(dev, m, 4 * n);
     double *w = ref_room(1 + threads, n);
     if (!w) return QWEN_ENOMEM;
-    ref_get(&a->w, 0, 0, 0, w);
+    qw_row_get(&a->w, 0, 0, 0, w);
     REF_PARALLEL(threads)
     for (int64_t i = 0; i < m; i++) {
         double *x = w + (1 + ref_thread()) * n;
-        ref_get(&a->x, i, 0, 0, x);
+        qw_row_get(&a->x, i, 0, 0, x);
         const double r = 1 / sqrt(ref_dot(x, x, n) / (double)n + a->eps);
         for (int64_t j = 0; j < n; j++) x[j] = ref_act(a->act, x[j] * r * w[j]);
-        ref_put(&a->y, i, 0, 0, x);
+        qw_row_put(&a->y, i, 0, 0, x);
     }
     free(w);
     return QWEN_OK;
@@ -42,14 +42,14 @@ int ref_ln_mod(qw_device *dev, const qw_ln_mod_args *a)
     REF_PARALLEL(threads)
     for (int64_t i = 0; i < m; i++) {
         double *x = room + ref_thread() * n, mean = 0;
-        ref_get(&a->x, i, 0, 0, x);
+        qw_row_get(&a->x, i, 0, 0, x);
         for (int64_t j = 0; j < n; j++) mean += x[j];
         mean /= (double)n;
         for (int64_t j = 0; j < n; j++) x[j] -= mean;
         const double r = 1 / sqrt(ref_dot(x, x, n) / (double)n + a->eps);
         for (int64_t j = 0; j < n; j++)
             x[j] = x[j] * r * (1 + ref_get1(&a->scale, j, 0, 0)) + ref_get1(&a->shift, j, 0, 0);
-        ref_put(&a->y, i, 0, 0, x);
+        qw_row_put(&a->y, i, 0, 0, x);
     }
     free(room);
     return QWEN_OK;

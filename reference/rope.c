@@ -18,14 +18,14 @@ int ref_norm_rope(qw_device *dev, const qw_norm_rope_args *a)
     const int threads = ref_threads(dev, n, 6 * heads * d);
     double *w = ref_room(1 + 2 * threads, d);
     if (!w) return QWEN_ENOMEM;
-    if (qw_present(&a->w)) ref_get(&a->w, 0, 0, 0, w);
+    if (qw_present(&a->w)) qw_row_get(&a->w, 0, 0, 0, w);
     REF_PARALLEL(threads)
     for (int64_t i = 0; i < n; i++) {
         double *x = w + (1 + 2 * ref_thread()) * d, *c = x + d, *s = c + d / 2;
-        ref_get(&a->cos, i, 0, 0, c);
-        ref_get(&a->sin, i, 0, 0, s);
+        qw_row_get(&a->cos, i, 0, 0, c);
+        qw_row_get(&a->sin, i, 0, 0, s);
         for (int64_t h = 0; h < heads; h++) {
-            ref_get(&a->x, i, h, 0, x);
+            qw_row_get(&a->x, i, h, 0, x);
             if (qw_present(&a->w)) {
                 const double r = 1 / sqrt(ref_dot(x, x, d) / (double)d + a->eps);
                 for (int64_t j = 0; j < d; j++) x[j] *= r * w[j];
@@ -35,7 +35,7 @@ int ref_norm_rope(qw_device *dev, const qw_norm_rope_args *a)
                 x[step * p] = z0 * c[p] - z1 * s[p];
                 x[step * p + other] = z1 * c[p] + z0 * s[p];
             }
-            ref_put(&a->x, i, h, 0, x);
+            qw_row_put(&a->x, i, h, 0, x);
         }
     }
     free(w);

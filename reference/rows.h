@@ -5,10 +5,6 @@
 #define REF_ROWS_H
 #include <qwen/backend.h>
 
-/* A row of any operand dtype, from unaligned memory, scales of every kind applied. */
-void ref_get(const qw_tensor *t, int64_t i, int64_t j, int64_t k, double *x);
-/* Rounds once, to nearest even.  I8: quantises the row and stores its scale too. */
-void ref_put(const qw_tensor *t, int64_t i, int64_t j, int64_t k, const double *x);
 /* Element i of a vector or (i, j) of a matrix of floats; `absent` for an absent operand. */
 double ref_get1(const qw_tensor *t, int64_t i, int64_t j, double absent);
 void ref_put1(const qw_tensor *t, int64_t i, int64_t j, double x);

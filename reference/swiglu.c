@@ -15,9 +15,9 @@ int ref_swiglu(qw_device *dev, const qw_swiglu_args *a)
     REF_PARALLEL(threads)
     for (int64_t i = 0; i < m; i++) {
         double *x = room + ref_thread() * 2 * n;
-        ref_get(&a->x, i, 0, 0, x);
+        qw_row_get(&a->x, i, 0, 0, x);
         for (int64_t j = 0; j < n; j++) x[j] = ref_act(QW_SILU, x[j]) * x[n + j];
-        ref_put(&a->y, i, 0, 0, x);
+        qw_row_put(&a->y, i, 0, 0, x);
     }
     free(room);
     return QWEN_OK;

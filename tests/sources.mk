@@ -1,6 +1,6 @@
 # the tests, by the room that each looks into
 unit_tests = \
-	check_tensor check_op_table check_run check_registry check_ops check_reference \
+	check_tensor check_rows check_op_table check_run check_registry check_ops check_reference \
 	check_conform check_safetensors check_gguf check_store check_broken check_kinds \
 	check_names check_config check_quantised check_loader check_lora check_residency \
 	check_streaming check_vae check_layouts check_tokenizer check_rng check_schedule \
@@ -16,6 +16,9 @@ testing_sources = tests/testing.h tests/values.h tests/values.c tests/files.h te
 check_tensor_SOURCES = tests/core/check_tensor.c
 check_tensor_CPPFLAGS = $(test_cppflags)
 check_tensor_LDADD = $(unit_libs)
+check_rows_SOURCES = tests/core/check_rows.c
+check_rows_CPPFLAGS = $(test_cppflags)
+check_rows_LDADD = $(unit_libs)
 check_op_table_SOURCES = tests/core/check_op_table.c
 check_op_table_CPPFLAGS = $(test_cppflags)
 check_op_table_LDADD = $(unit_libs)

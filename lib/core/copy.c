@@ -22,40 +22,10 @@ unsigned char *qw_run_at(const qw_tensor *t, const qw_runs *s, int64_t i)
     return (unsigned char *)t->data + qw_row_bytes(t->dtype, e);
 }
 
-void qw_numbers_put(qw_dtype type, const double *x, int64_t n, void *out)
-{
-    for (int64_t i = 0; i < n; i++) switch (type) {
-        case QW_F64: ((double *)out)[i] = x[i]; break;
-        case QW_F16: ((uint16_t *)out)[i] = qw_f32_to_f16((float)x[i]); break;
-        case QW_BF16: ((uint16_t *)out)[i] = qw_f32_to_bf16((float)x[i]); break;
-        case QW_I32: ((int32_t *)out)[i] = (int32_t)x[i]; break;
-        default: ((float *)out)[i] = (float)x[i]; break;
-        }
-}
-
-void qw_numbers_get(qw_dtype type, const void *in, int64_t n, double *x)
-{
-    float part[256];
-    if (type == QW_F64) memcpy(x, in, (size_t)n * sizeof *x);
-    else if (type == QW_I32)
-        for (int64_t i = 0; i < n; i++) x[i] = ((const int32_t *)in)[i];
-    else
-        for (int64_t i = 0; i < n; i += 256) {
-            const int64_t k = n - i < 256 ? n - i : 256;
-            qw_decode_f32(type, (const unsigned char *)in + qw_row_bytes(type, i), k, part);
-            for (int64_t j = 0; j < k; j++) x[i + j] = part[j];
-        }
-}
-
-static int number_type(qw_dtype t)
-{
-    return t == QW_F64 || t == QW_F32 || t == QW_F16 || t == QW_BF16 || t == QW_I32;
-}
-
 void qw_put(qw_run *r, qw_tensor dst, const double *src)
 {
     if (r->error.status || qw_is_plan(r->dev)) return;
-    if (!number_type(dst.dtype)) {
+    if (!qw_stores_numbers(dst.dtype)) {
         qw_run_fail(r, QWEN_EARG, "numbers cannot be put into a tensor of type %s",
                     qw_dtype_name(dst.dtype));
         return;

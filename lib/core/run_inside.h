@@ -15,10 +15,6 @@ typedef struct qw_runs {
 qw_runs qw_runs_of(const qw_tensor *t);
 /* Address of run i. */
 unsigned char *qw_run_at(const qw_tensor *t, const qw_runs *s, int64_t i);
-/* n doubles to numbers of a plain type, and back. */
-void qw_numbers_put(qw_dtype type, const double *x, int64_t n, void *out);
-void qw_numbers_get(qw_dtype type, const void *in, int64_t n, double *x);
-
 /* Fails the run if an output of the op has an element that is not finite; updates r->magnitude. */
 void qw_check_result(qw_run *r, const qw_op_info *info, void *args);
 

@@ -279,14 +279,7 @@ double *qw_lora_values(const qw_lora *l, const qw_entry *e, int64_t expected, qw
         qw_fail(err, QWEN_ENOMEM, "%s: no memory for \"%s\"", l->path, e->key);
         return NULL;
     }
-    if (e->dtype == QW_F64) memcpy(x, e->data, (size_t)n * sizeof *x);
-    else
-        for (int64_t i = 0; i < n; i++) {
-            float f;
-            qw_decode_f32(e->dtype, (const char *)e->data + (size_t)i * qw_row_bytes(e->dtype, 1),
-                          1, &f);
-            x[i] = f;
-        }
+    qw_numbers_get(e->dtype, e->data, n, x);
     for (int64_t i = 0; i < n; i++)
         if (!isfinite(x[i])) {
             qw_fail(err, QWEN_EFORMAT, "%s: \"%s\" is not finite (element %lld is %g)", l->path,

@@ -342,22 +342,21 @@ static int layout_mxfp8(layer *l, qw_tensor *out)
 /* Rows as f32, inputs times pre_quant_scale [k]. */
 static int scale_inputs(layer *l, const qw_entry *pre, qw_tensor *out)
 {
-    static const float e2m1[16] = { 0,     0.5f,  1,  1.5f,  2,  3,  4,  6,
-                                    -0.0f, -0.5f, -1, -1.5f, -2, -3, -4, -6 };
-    const unsigned char *code = l->weight->data, *scale = out->block_scale;
     if (!is_float(pre) || elements(pre) != l->k)
         return refuse_shape(l, pre, "floats, one an input");
     if (l->dry) return QWEN_OK;
     const float *x = floats(l, pre);
     float *w = x ? qw_store_own(l->store, (size_t)(l->n * l->k) * sizeof *w, l->err) : NULL;
-    for (int64_t i = 0; w && i < l->n; i++)
-        for (int64_t j = 0; j < l->k; j++) {
-            const unsigned char two = code[(i * l->k + j) / 2];
-            const double s =
-                (double)qw_f8e4m3_to_f32(scale[qw_block_scale_at(i, j / 16, l->k / 16)]);
-            w[i * l->k + j] = (float)((double)e2m1[j % 2 ? two & 15 : two >> 4] * s
-                                      * (double)*out->scale * (double)x[j]);
-        }
+    double *row = w ? malloc((size_t)l->k * sizeof *row) : NULL;
+    if (w && !row)
+        return qw_fail(l->err, QWEN_ENOMEM, "%s: no memory for a row of %lld inputs", l->where,
+                       (long long)l->k);
+    for (int64_t i = 0; row && i < l->n; i++) {
+        qw_row_get(out, i, 0, 0, row);
+        for (int64_t j = 0; j < l->k; j++) row[j] *= (double)x[j];
+        qw_numbers_put(QW_F32, row, l->k, w + i * l->k);
+    }
+    free(row);
     *out = qw_dense2(w, QW_F32, l->n, l->k);
     return l->err->status;
 }

@@ -74,12 +74,10 @@ static void load_addition(qw_loader *l, qw_dit *d)
 {
     qw_tensor t = { 0 };
     const int64_t n = d->c.width;
-    float *row = malloc((size_t)n * sizeof *row);
     qw_load_table(l, &t, 2, n, "time_text_embed.addition_t_embedding.weight");
     d->addition = malloc((size_t)n * sizeof *d->addition);
-    if (!row || !d->addition) qw_fail(l->err, QWEN_ENOMEM, "no memory for the addition embedding");
-    if (!l->err->status && t.data) qw_weight_row(&t, 0, d->addition, row);
-    free(row);
+    if (!d->addition) qw_fail(l->err, QWEN_ENOMEM, "no memory for the addition embedding");
+    if (!l->err->status && t.data) qw_weight_row(&t, 0, d->addition);
 }
 
 int qw_dit_load(qw_dit **out, const qw_dit_config *c, qw_loader *l)

@@ -74,15 +74,14 @@ static double *embed(qw_run *r, const qw_text *t, const int32_t *ids, int64_t n,
 {
     const int64_t width = t->c.width;
     double *x = malloc((size_t)(n * width) * sizeof *x);
-    float *row = malloc((size_t)width * sizeof *row);
     int64_t feature = 0;
-    if (!x || !row) qw_run_fail(r, QWEN_ENOMEM, "no memory for %lld embeddings", (long long)n);
+    if (!x) qw_run_fail(r, QWEN_ENOMEM, "no memory for %lld embeddings", (long long)n);
     for (int64_t i = 0; i < n && !r->error.status; i++) {
         if (ids[i] < 0 || ids[i] >= t->c.vocab)
             qw_run_fail(r, QWEN_EARG, "token %d is outside the vocabulary of %lld", ids[i],
                         (long long)t->c.vocab);
         else if (ids[i] != t->c.image_token || !feature_rows)
-            qw_weight_row(&t->embed, ids[i], x + i * width, row);
+            qw_weight_row(&t->embed, ids[i], x + i * width);
         else if (feature == feature_rows)
             qw_run_fail(r, QWEN_EARG, "more picture tokens than the %lld rows of features",
                         (long long)feature_rows);
@@ -95,7 +94,6 @@ static double *embed(qw_run *r, const qw_text *t, const int32_t *ids, int64_t n,
     if (feature < feature_rows)
         qw_run_fail(r, QWEN_EARG, "%lld rows of features for %lld picture tokens",
                     (long long)feature_rows, (long long)feature);
-    free(row);
     return x;
 }
 

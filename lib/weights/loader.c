@@ -80,28 +80,17 @@ static int number(qw_loader *l, const qw_entry *e)
 }
 
 /* All values of an entry in order, blocks included; malloc'ed. */
-static float *decoded(qw_loader *l, const qw_entry *e)
+static double *decoded(qw_loader *l, const qw_entry *e)
 {
     const int64_t n = elements(e);
-    float *x = malloc((size_t)(n ? n : 1) * sizeof *x);
-    if (!x) {
-        qw_fail(l->err, QWEN_ENOMEM, "no memory for tensor \"%s\"", e->key);
-        return NULL;
-    }
-    if (e->dtype == QW_F64) {
-        double d;
-        for (int64_t i = 0; i < n; i++) {
-            memcpy(&d, (const char *)e->data + i * 8, 8);
-            x[i] = (float)d;
-        }
-    } else if (n % qw_block_elements(e->dtype) == 0) {
-        qw_decode_f32(e->dtype, e->data, n, x);
-    }
+    double *x = malloc((size_t)(n ? n : 1) * sizeof *x);
+    if (!x) qw_fail(l->err, QWEN_ENOMEM, "no memory for tensor \"%s\"", e->key);
+    else if (n % qw_block_elements(e->dtype) == 0) qw_numbers_get(e->dtype, e->data, n, x);
     return x;
 }
 
-/* Floats to a device tensor of a given type, kept for good. */
-static void keep(qw_loader *l, qw_tensor *t, const float *x, int64_t n, qw_dtype type)
+/* Numbers to a device tensor of a given type, kept for good. */
+static void keep(qw_loader *l, qw_tensor *t, const double *x, int64_t n, qw_dtype type)
 {
     const size_t bytes = qw_row_bytes(type, n);
     void *staged = x ? malloc(bytes ? bytes : 1) : NULL;
@@ -114,12 +103,7 @@ static void keep(qw_loader *l, qw_tensor *t, const float *x, int64_t n, qw_dtype
         qw_fail(l->err, QWEN_ENOMEM, "no memory for %zu bytes of weights", bytes);
         return;
     }
-    for (int64_t i = 0; i < n; i++) switch (type) {
-        case QW_F64: ((double *)staged)[i] = x[i]; break;
-        case QW_BF16: ((uint16_t *)staged)[i] = qw_f32_to_bf16(x[i]); break;
-        case QW_F16: ((uint16_t *)staged)[i] = qw_f32_to_f16(x[i]); break;
-        default: ((float *)staged)[i] = x[i]; break;
-        }
+    qw_numbers_put(type, x, n, staged);
     t->data = qw_residency_keep(l->res, staged, bytes, l->err);
     free(staged);
 }
@@ -140,7 +124,7 @@ static void load_vector(qw_loader *l, qw_tensor *t, int64_t n, const char *name)
         return;
     }
     if (!number(l, e)) return;
-    float *x = planned(l) ? NULL : decoded(l, e);
+    double *x = planned(l) ? NULL : decoded(l, e);
     if (x || planned(l)) keep(l, t, x, n, qw_residency_device(l->res)->wide);
     free(x);
 }
@@ -162,7 +146,7 @@ static int join_halves(qw_loader *l, const char *name, int64_t n, int64_t k, qw_
 {
     const qw_entry *half[2] = { take(l, name, ".weight"), take(l, name, ".weight.1") };
     if (!half[0] || !half[1]) return 0;
-    float *x[2] = { NULL, NULL };
+    double *x[2] = { NULL, NULL };
     const int64_t c = half[0]->rank == 4 ? half[0]->dim[1] : 0, plane = c ? k / 2 / c : 0;
     for (int h = 0; h < 2; h++)
         if (elements(half[h]) != n * k / 2 || !c || k % (2 * c)) {
@@ -175,7 +159,7 @@ static int join_halves(qw_loader *l, const char *name, int64_t n, int64_t k, qw_
     for (int h = 0; h < 2; h++) x[h] = joined ? decoded(l, half[h]) : NULL;
     for (int64_t i = 0; x[0] && x[1] && i < n * c; i++)
         for (int h = 0; h < 2; h++)
-            memcpy(joined + (2 * i + h) * plane, x[h] + i * plane, (size_t)plane * sizeof *joined);
+            qw_numbers_put(QW_F32, x[h] + i * plane, plane, joined + (2 * i + h) * plane);
     free(x[0]);
     free(x[1]);
     *w = qw_dense2(joined, QW_F32, n, k);
@@ -258,8 +242,8 @@ static void load_conv(qw_loader *l, qw_conv *c, int64_t co, int64_t ci, int64_t 
         return;
     }
     if (!number(l, e)) return;
-    float *x = planned(l) ? NULL : decoded(l, e),
-          *y = x ? malloc((size_t)(co * ci * plane) * sizeof *y) : NULL;
+    double *x = planned(l) ? NULL : decoded(l, e),
+           *y = x ? malloc((size_t)(co * ci * plane) * sizeof *y) : NULL;
     if (x && !y) qw_fail(l->err, QWEN_ENOMEM, "no memory for \"%s\"", name);
     for (int64_t o = 0; y && o < co; o++)
         for (int64_t i = 0; i < ci; i++)

@@ -88,74 +88,17 @@ static int forms_find(const forms *f, char *name)
     return found ? found->site : -1;
 }
 
-/* The inverse of the rotation of groups of `group` columns, which is the rotation itself: per
- * base-4 digit, (a, b, c, d) -> t - d, t - c, t - b, t - a with t = (a + b + c + d) / 2. */
-static void rotate_row(double *x, int64_t k, int64_t group)
-{
-    for (int64_t step = 1; step < group; step *= 4)
-        for (int64_t i = 0; i < k; i++) {
-            if (i / step % 4) continue;
-            double *p = x + i;
-            const double a = p[0], b = p[step], c = p[2 * step], d = p[3 * step],
-                         t = (a + b + c + d) / 2;
-            p[0] = t - d;
-            p[step] = t - c;
-            p[2 * step] = t - b;
-            p[3 * step] = t - a;
-        }
-}
-
-/* Scale i of a weight; like the data it need not be aligned. */
-static double scale_at(const qw_tensor *w, int64_t i)
-{
-    float s;
-    memcpy(&s, (const char *)w->scale + (size_t)i * sizeof s, sizeof s);
-    return (double)s;
-}
-
-static void scale_blocks(const qw_tensor *w, int64_t i, double *x)
-{
-    const int64_t k = w->dim[1], size = w->dtype == QW_MXFP8 ? 32 : 16,
-                  blocks = (k + size - 1) / size;
-    const uint8_t *code = w->block_scale;
-    const double second = w->scale ? scale_at(w, 0) : 1;
-    for (int64_t j = 0; j < k; j++) {
-        const uint8_t c = code[qw_block_scale_at(i, j / size, blocks)];
-        x[j] *= w->dtype == QW_MXFP8 ? (double)qw_f8e8m0_to_f32(c) : qw_f8e4m3_to_f32(c) * second;
-    }
-}
-
-void qw_weight_row(const qw_tensor *w, int64_t i, double *out, float *scratch)
-{
-    const int64_t k = w->dim[1];
-    const unsigned char *src = (const unsigned char *)w->data
-                               + (size_t)i * qw_row_bytes(w->dtype, w->stride[0]);
-    if (w->dtype == QW_F64) memcpy(out, src, (size_t)k * sizeof *out);
-    else {
-        qw_decode_f32(w->dtype, src, k, scratch);
-        for (int64_t j = 0; j < k; j++) out[j] = scratch[j];
-    }
-    if (w->dtype == QW_MXFP8 || w->dtype == QW_NVFP4) scale_blocks(w, i, out);
-    else if (w->scale)
-        for (int64_t j = 0; j < k; j++) out[j] *= scale_at(w, i * w->scale_stride);
-    if (w->rotated) rotate_row(out, k, w->rotated);
-}
-
 /* The weight of a layer as doubles, once; the factors laid so far go into it. */
 static int unfold(layer *y, int with_factors, qw_error *err)
 {
     const int64_t n = y->site.n, k = y->site.k;
     if (!y->w) {
         const qw_tensor *w = y->before.w.host ? y->before.w.host : &y->before.w;
-        float *scratch = malloc((size_t)k * sizeof *scratch);
         y->w = malloc((size_t)n * (size_t)k * sizeof *y->w);
-        if (!y->w || !scratch) {
-            free(scratch);
+        if (!y->w)
             return qw_fail(err, QWEN_ENOMEM, "no memory for a patched copy of \"%s\"",
                            y->before.name);
-        }
-        for (int64_t i = 0; i < n; i++) qw_weight_row(w, i, y->w + i * k, scratch);
-        free(scratch);
+        for (int64_t i = 0; i < n; i++) qw_weight_row(w, i, y->w + i * k);
     }
     if (!with_factors) return QWEN_OK;
     for (int64_t i = 0; i < n; i++)
@@ -492,11 +435,7 @@ static int move(qw_overlay *o, const double *x, int64_t rows, int64_t cols, int 
     }
     o->block[o->blocks++] = data;
     o->bytes += bytes;
-    for (int64_t i = 0; staged && i < n; i++) {
-        const float f = (float)x[i]; /* LoRA data are f32 at best */
-        if (t == QW_F32) ((float *)staged)[i] = f;
-        else ((uint16_t *)staged)[i] = qw_f32_to_bf16(f);
-    }
+    if (staged) qw_numbers_put(t, x, n, staged);
     const int failed = o->dev->put(o->dev, QW_COMPUTE, data, staged ? staged : x, bytes)
                        || o->dev->sync(o->dev);
     free(staged);

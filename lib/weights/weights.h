@@ -90,6 +90,4 @@ int qw_overlay_new(qw_overlay **out, qw_lora *const *lora, int loras, const qw_l
                    void (*notice)(void *user, const char *line), void *user, qw_error *err);
 void qw_overlay_free(qw_overlay *o); /* the layers are as they were; NULL is fine */
 uint64_t qw_overlay_bytes(const qw_overlay *o);
-/* Row i of a [n][k] host weight as doubles, scales applied, in the original basis (not rotated). */
-void qw_weight_row(const qw_tensor *w, int64_t i, double *out, float *scratch /* [k] */);
 #endif

@@ -238,7 +238,7 @@ START_TEST(nvfp4_example)
     qw_tensor t = qw_dense2(data, QW_NVFP4, 1, 16);
     t.block_scale = scales;
     t.scale = &second;
-    ref_get(&t, 0, 0, 0, x);
+    qw_row_get(&t, 0, 0, 0, x);
     for (int i = 0; i < 16; i++) ck_assert_double_eq_tol(x[i], want[i], 6e-7);
     ck_assert(signbit(x[13]));
 }
@@ -252,7 +252,7 @@ START_TEST(mxfp8_example)
     double x[32];
     qw_tensor t = qw_dense2(data, QW_MXFP8, 2, 32);
     t.block_scale = scales;
-    ref_get(&t, 1, 0, 0, x);
+    qw_row_get(&t, 1, 0, 0, x);
     ck_assert_double_eq(x[0], 3);
     ck_assert_double_eq(x[1], -0.1015625);
     ck_assert_double_eq(x[2], 1024);

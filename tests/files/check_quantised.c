@@ -55,9 +55,8 @@ static void expect_row(qw_store *s, int64_t k, const double *expected, double bo
 {
     qw_tensor w;
     double row[64];
-    float scratch[64];
     lay(s, 1, k, &w, NULL);
-    qw_weight_row(&w, 0, row, scratch);
+    qw_weight_row(&w, 0, row);
     for (int64_t j = 0; j < k; j++)
         ck_assert_msg(fabs(row[j] - expected[j]) <= bound, "%lld: %.9g, expected %.9g",
                       (long long)j, row[j], expected[j]);
@@ -76,7 +75,6 @@ START_TEST(example_int8_convrot)
     qw_store *s = synthetic();
     qw_tensor w;
     double row[16], y = 0;
-    float scratch[16];
     add(s, "l.weight", QW_I8, 1, 16, rotated_codes);
     add(s, "l.weight_scale", QW_F32, 1, 1, rotated_scale);
     mark(s, "{\"format\": \"int8_tensorwise\", "
@@ -85,7 +83,7 @@ START_TEST(example_int8_convrot)
     ck_assert_int_eq(w.dtype, QW_I8);
     ck_assert_int_eq(w.rotated, 16);
     ck_assert_ptr_eq(w.data, rotated_codes);
-    qw_weight_row(&w, 0, row, scratch);
+    qw_weight_row(&w, 0, row);
     for (int j = 0; j < 16; j++) y += x[j] * row[j];
     ck_assert_msg(fabs(y + 44.12991) < 2e-5, "%.9g", y);
     qw_store_free(s);
@@ -178,7 +176,6 @@ START_TEST(fp8_scales)
     static const byte codes[4] = { 0x38, 0x3c, 0xb8, 0x7e }; /* 1, 1.5, -1, 448 */
     static const uint16_t rows[2] = { 0x4000, 0x3f00 };      /* bf16: 2, 0.5 */
     double row[2];
-    float scratch[2];
     qw_tensor w;
     for (int i = 0; i < 4; i++) {
         qw_store *s = synthetic();
@@ -187,7 +184,7 @@ START_TEST(fp8_scales)
         add(s, i ? "l.weight_scale" : "l.scale_weight", QW_BF16, each ? 2 : i, i == 3, rows);
         lay(s, 2, 2, &w, NULL);
         ck_assert_int_eq(w.scale_stride, each);
-        qw_weight_row(&w, 1, row, scratch);
+        qw_weight_row(&w, 1, row);
         ck_assert(row[0] == (each ? -0.5 : -2) && row[1] == (each ? 224 : 896));
         qw_store_free(s);
     }

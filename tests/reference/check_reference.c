@@ -35,7 +35,7 @@ START_TEST(weights_of_every_type)
     if (t == QW_NVFP4) w.scale = scale + 1;
     if (t == QW_MXFP8 || t == QW_NVFP4) w.block_scale = scales;
     double *plain = room(N * K * sizeof *plain), *x = room(M * K * sizeof *x), y[M * N], z[M * N];
-    for (int j = 0; j < N; j++) ref_get(&w, j, 0, 0, plain + j * K);
+    for (int j = 0; j < N; j++) qw_row_get(&w, j, 0, 0, plain + j * K);
     for (int i = 0; i < M * K; i++) x[i] = sin(i);
     qw_gemm_args a = { .y = mat(y, M, N), .x = mat(x, M, K), .w = w };
     ck_assert_int_eq(ref_gemm(dev, &a), QWEN_OK);

@@ -6,7 +6,7 @@ unit_tests = \
 	check_streaming check_vae check_layouts check_tokenizer check_rng check_schedule \
 	check_sampler check_image check_nets check_parts check_bands check_geometry check_inspect \
 	check_api check_stages check_generate check_edits check_golden check_oom
-script_tests = tests/check_includes.sh tests/check_circles.sh tests/check_docs.sh tests/check_symbols.sh tests/whole/check_cli.sh \
+script_tests = tests/core/check_modules.sh tests/check_includes.sh tests/check_circles.sh tests/check_docs.sh tests/check_symbols.sh tests/whole/check_cli.sh \
 	tests/whole/check_discovery.sh tests/fuzz/replay.sh
 
 # what the tests share
@@ -28,6 +28,34 @@ check_run_LDADD = $(unit_libs)
 check_registry_SOURCES = tests/core/check_registry.c
 check_registry_CPPFLAGS = $(test_cppflags)
 check_registry_LDADD = $(unit_libs)
+# modules for it: the source is one, what is wrong with each is a definition
+module_tests = tests/core/module_alpha.la tests/core/module_twin_one.la tests/core/module_twin_two.la \
+	tests/core/module_stale.la tests/core/module_small.la tests/core/module_future.la tests/core/module_nameless.la \
+	tests/core/module_alien.la
+module_flags = $(AM_LDFLAGS) -module -shared -avoid-version -rpath /nowhere
+tests_core_module_alpha_la_SOURCES = tests/core/module.c
+tests_core_module_alpha_la_LDFLAGS = $(module_flags)
+tests_core_module_twin_one_la_SOURCES = tests/core/module.c
+tests_core_module_twin_one_la_CPPFLAGS = $(AM_CPPFLAGS) -DMODULE_NAME='"twin"' -DMODULE_WHAT='"of folder one"'
+tests_core_module_twin_one_la_LDFLAGS = $(module_flags)
+tests_core_module_twin_two_la_SOURCES = tests/core/module.c
+tests_core_module_twin_two_la_CPPFLAGS = $(AM_CPPFLAGS) -DMODULE_NAME='"twin"' -DMODULE_WHAT='"of folder two"'
+tests_core_module_twin_two_la_LDFLAGS = $(module_flags)
+tests_core_module_stale_la_SOURCES = tests/core/module.c
+tests_core_module_stale_la_CPPFLAGS = $(AM_CPPFLAGS) -DMODULE_NAME='"stale"' -DMODULE_SYMBOL=qw_backend_module
+tests_core_module_stale_la_LDFLAGS = $(module_flags)
+tests_core_module_small_la_SOURCES = tests/core/module.c
+tests_core_module_small_la_CPPFLAGS = $(AM_CPPFLAGS) -DMODULE_NAME='"small"' -DMODULE_SIZE=8
+tests_core_module_small_la_LDFLAGS = $(module_flags)
+tests_core_module_future_la_SOURCES = tests/core/module.c
+tests_core_module_future_la_CPPFLAGS = $(AM_CPPFLAGS) -DMODULE_NAME='"future"' -DMODULE_ABI=3
+tests_core_module_future_la_LDFLAGS = $(module_flags)
+tests_core_module_nameless_la_SOURCES = tests/core/module.c
+tests_core_module_nameless_la_CPPFLAGS = $(AM_CPPFLAGS) -DMODULE_NAME='""'
+tests_core_module_nameless_la_LDFLAGS = $(module_flags)
+tests_core_module_alien_la_SOURCES = tests/core/module.c
+tests_core_module_alien_la_CPPFLAGS = $(AM_CPPFLAGS) -DMODULE_NAME='"alien"' -DMODULE_DEVICE='"ref64"'
+tests_core_module_alien_la_LDFLAGS = $(module_flags)
 check_ops_SOURCES = tests/reference/check_ops.c
 check_ops_CPPFLAGS = $(test_cppflags)
 check_ops_LDADD = $(unit_libs)

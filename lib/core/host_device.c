@@ -59,19 +59,34 @@ static int host_sync(qw_device *dev)
 
 static void host_close(qw_device *dev) { free(dev); }
 
-int qw_device_complete(qw_device *d)
+/* Memory functions that a host device leaves NULL.  alloc and free belong together. */
+static void complete_host(qw_device *d)
+{
+    if (!d->alloc) {
+        d->alloc = host_alloc;
+        d->free = host_free;
+    }
+    if (!d->put) d->put = host_copy;
+    if (!d->get) d->get = host_copy;
+    if (!d->mark) d->mark = host_mark;
+    if (!d->wait) d->wait = host_wait;
+    if (!d->sync) d->sync = host_sync;
+    if (!d->lapse) d->lapse = host_lapse;
+}
+
+const char *qw_device_complete(qw_device *d)
 {
     if (!d->close) d->close = host_close;
-    if (d->host) {
-        if (!d->alloc) d->alloc = host_alloc;
-        if (!d->free) d->free = host_free;
-        if (!d->put) d->put = host_copy;
-        if (!d->get) d->get = host_copy;
-        if (!d->mark) d->mark = host_mark;
-        if (!d->wait) d->wait = host_wait;
-        if (!d->sync) d->sync = host_sync;
-        if (!d->lapse) d->lapse = host_lapse;
-    }
+    if (!d->alloc != !d->free) return "it has only one of alloc and free";
+    if (!d->packed != !d->pack) return "it has only one of packed and pack";
+    if (d->record && (!d->replay || !d->forget)) return "it has record, but not replay and forget";
+    if (d->wide != QW_F32 && d->wide != QW_F64) return "its wide type is neither f32 nor f64";
+    if (d->prefer != QW_F32 && d->prefer != QW_BF16 && d->prefer != QW_F64)
+        return "the type it prefers is neither f32 nor bf16";
+    if (d->quant != QW_NONE && d->quant != QW_I8) return "its quantised type is not i8";
+    if (d->host) complete_host(d);
     const int memory = d->alloc && d->free && d->put && d->get;
-    return memory && d->mark && d->wait && d->sync && d->lapse ? QWEN_OK : QWEN_EDEVICE;
+    return memory && d->mark && d->wait && d->sync && d->lapse
+               ? NULL
+               : "it has no memory functions, and its memory is not the host's";
 }

@@ -1,8 +1,9 @@
-/* modules.c - backends in shared objects: looked for once, opened on demand, never closed.
+/* modules.c - backends in shared objects: looked for once, opened when asked for, never closed.
  *
- * Folders, in this order: those of $QWEN_MODULES (a list with colons), the folder "libqwen" beside
- * the library that runs, QW_PKGLIBDIR of the build.  The first module of a name hides later ones.
- * A module that cannot be used is listed with the reason. */
+ * The file of a module is named after its backend: NAME.so.  Folders, in this order: those of
+ * $QWEN_MODULES (a list with colons), the folder "libqwen" beside the library that runs, and
+ * QW_PKGLIBDIR of the build.  The first module of a name hides later ones.  A module that cannot be
+ * used keeps the reason. */
 #define _GNU_SOURCE /* dladdr */
 #include "core/modules.h"
 #include <dirent.h>
@@ -11,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #ifndef QW_PKGLIBDIR
 #define QW_PKGLIBDIR ""
@@ -18,51 +20,26 @@
 
 enum { MODULES = 32, PATH = 1024 };
 
-/* The one piece of process-wide state: which modules have been found.  Filled once. */
+typedef struct module {
+    char name[64]; /* file name without .so */
+    char path[PATH];
+    int opened;
+    char why[300];             /* why it cannot be used, or empty */
+    const qw_backend *backend; /* NULL until it is opened, and where it cannot be used */
+} module;
+
+/* The one piece of process-wide state: which modules have been found. */
 static struct {
     pthread_mutex_t lock;
     int filled, n;
-    qw_module m[MODULES];
+    module m[MODULES];
 } modules = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
-static void check_backend(qw_module *m, const char *file, const qw_backend *b)
-{
-    if (b->size < sizeof *b || b->abi != QW_BACKEND_ABI)
-        snprintf(m->why, sizeof m->why,
-                 "%s has version %u of the device interface, this library version %d", file,
-                 (unsigned)b->abi, QW_BACKEND_ABI);
-    else if (!b->name || !*b->name || !b->list || !b->open)
-        snprintf(m->why, sizeof m->why, "%s has no name, lists nothing or opens nothing", file);
-    else m->backend = b;
-}
-
-static void load(qw_module *m, const char *folder, const char *file)
-{
-    char path[PATH];
-    const int n = snprintf(path, sizeof path, "%s/%s", folder, file);
-    if (n < 0 || (size_t)n >= sizeof path) {
-        snprintf(m->why, sizeof m->why, "its path is too long");
-        return;
-    }
-    void *handle = dlopen(path, RTLD_LAZY | RTLD_LOCAL);
-    if (!handle) {
-        const char *reason = dlerror();
-        snprintf(m->why, sizeof m->why, "%s", reason ? reason : "it cannot be loaded");
-        return;
-    }
-    const qw_backend *b = dlsym(handle, "qw_backend_module_v2");
-    if (b) check_backend(m, file, b);
-    else if (dlsym(handle, "qw_backend_module"))
-        snprintf(m->why, sizeof m->why,
-                 "%s has version 1 of the device interface, this library version %d", file,
-                 QW_BACKEND_ABI);
-    else snprintf(m->why, sizeof m->why, "%s exports no qw_backend_module_v2", file);
-    if (!m->backend) dlclose(handle);
-}
+/* --- looking ----------------------------------------------------------------------------------- */
 
 static int by_name(const void *a, const void *b)
 {
-    return strcmp(((const qw_module *)a)->name, ((const qw_module *)b)->name);
+    return strcmp(((const module *)a)->name, ((const module *)b)->name);
 }
 
 static int known(const char *name)
@@ -78,14 +55,13 @@ static void search(const char *folder)
     const int first = modules.n;
     DIR *d = *folder ? opendir(folder) : NULL;
     for (struct dirent *e; d && modules.n < MODULES && (e = readdir(d));) {
-        qw_module *m = &modules.m[modules.n];
+        module *m = &modules.m[modules.n];
         const size_t n = strlen(e->d_name);
         if (n <= 3 || n - 3 >= sizeof m->name || strcmp(e->d_name + n - 3, ".so")) continue;
         memset(m, 0, sizeof *m);
         memcpy(m->name, e->d_name, n - 3);
-        if (known(m->name)) continue;
-        load(m, folder, e->d_name);
-        modules.n++;
+        const int bytes = snprintf(m->path, sizeof m->path, "%s/%s", folder, e->d_name);
+        if (bytes > 0 && (size_t)bytes < sizeof m->path && !known(m->name)) modules.n++;
     }
     if (d) closedir(d);
     qsort(modules.m + first, (size_t)(modules.n - first), sizeof modules.m[0], by_name);
@@ -105,28 +81,92 @@ static void search_list(const char *list)
     }
 }
 
-/* The folder of modules beside the file that this function was loaded from. */
+/* Beside the file that this code was loaded from: the library, or a program that it is linked into,
+ * which may also lie in a "bin" next to the library's "lib". */
 static void search_beside(void)
 {
+    static const char *const beside[] = { "libqwen", "../lib/libqwen" };
     Dl_info info;
-    char folder[PATH];
+    char file[PATH] = "", folder[PATH + 32];
     if (!dladdr((void *)&modules, &info) || !info.dli_fname) return;
-    const char *slash = strrchr(info.dli_fname, '/');
-    if (!slash) return;
-    const int n = (int)(slash - info.dli_fname);
-    if (snprintf(folder, sizeof folder, "%.*s/libqwen", n, info.dli_fname) < (int)sizeof folder)
+    if (strchr(info.dli_fname, '/')) snprintf(file, sizeof file, "%s", info.dli_fname);
+    else if (readlink("/proc/self/exe", file, sizeof file - 1) < 0) return; /* found by $PATH */
+    const char *slash = strrchr(file, '/');
+    for (int i = 0; slash && i < 2; i++) {
+        snprintf(folder, sizeof folder, "%.*s/%s", (int)(slash - file), file, beside[i]);
         search(folder);
+    }
 }
 
-const qw_module *qw_module_at(int i)
+/* A program that runs with more rights than its caller takes no code from the caller. */
+static const char *callers_folders(void)
 {
-    pthread_mutex_lock(&modules.lock);
+    return getuid() == geteuid() && getgid() == getegid() ? getenv("QWEN_MODULES") : NULL;
+}
+
+/* Module i, or NULL past the last.  The lock is held. */
+static module *module_at(int i)
+{
     if (!modules.filled) {
-        search_list(getenv("QWEN_MODULES"));
+        search_list(callers_folders());
         search_beside();
         search(QW_PKGLIBDIR);
         modules.filled = 1;
     }
-    pthread_mutex_unlock(&modules.lock);
     return i < modules.n ? &modules.m[i] : NULL;
+}
+
+const char *qw_module_name(int i)
+{
+    pthread_mutex_lock(&modules.lock);
+    const module *m = module_at(i);
+    pthread_mutex_unlock(&modules.lock);
+    return m ? m->name : NULL;
+}
+
+/* --- opening ----------------------------------------------------------------------------------- */
+
+static void check_backend(module *m, const qw_backend *b)
+{
+    if (b->size < sizeof *b || b->abi != QW_BACKEND_ABI)
+        snprintf(m->why, sizeof m->why,
+                 "%s.so has version %u of the device interface in %zu bytes; this library has "
+                 "version %d in %zu",
+                 m->name, (unsigned)b->abi, b->size, QW_BACKEND_ABI, sizeof *b);
+    else if (!b->name || !*b->name || !b->list || !b->open)
+        snprintf(m->why, sizeof m->why, "%s.so has no name, lists nothing or opens nothing",
+                 m->name);
+    else if (strcmp(b->name, m->name))
+        snprintf(m->why, sizeof m->why,
+                 "%s.so has the backend \"%.40s\"; the file must be %.40s.so", m->name, b->name,
+                 b->name);
+    else m->backend = b;
+}
+
+static void open_module(module *m)
+{
+    m->opened = 1;
+    void *handle = dlopen(m->path, RTLD_NOW | RTLD_LOCAL);
+    if (!handle) {
+        const char *reason = dlerror();
+        snprintf(m->why, sizeof m->why, "%s", reason ? reason : "it cannot be loaded");
+        return;
+    }
+    const qw_backend *b = dlsym(handle, "qw_backend_module_v2");
+    if (b) check_backend(m, b);
+    else if (dlsym(handle, "qw_backend_module"))
+        snprintf(m->why, sizeof m->why,
+                 "%s.so has version 1 of the device interface; this library has version %d",
+                 m->name, QW_BACKEND_ABI);
+    else snprintf(m->why, sizeof m->why, "%s.so exports no qw_backend_module_v2", m->name);
+}
+
+const qw_backend *qw_module_backend(int i, const char **why)
+{
+    pthread_mutex_lock(&modules.lock);
+    module *m = module_at(i);
+    if (m && !m->opened) open_module(m);
+    pthread_mutex_unlock(&modules.lock);
+    *why = m ? m->why : "";
+    return m ? m->backend : NULL;
 }

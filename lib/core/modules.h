@@ -3,13 +3,10 @@
 #define QW_MODULES_H
 #include <qwen/backend.h>
 
-typedef struct qw_module {
-    char name[64];             /* file name without .so */
-    char why[300];             /* why it cannot be used, or empty */
-    const qw_backend *backend; /* NULL where it cannot be used */
-} qw_module;
-
-/* Module i of those found, or NULL past the last.  The first call of a process looks for them; any
- * thread may call. */
-const qw_module *qw_module_at(int i);
+/* Name of module i, which is its file's without ".so", or NULL past the last.  Opens none.  The
+ * first call of a process looks for modules; any thread may call. */
+const char *qw_module_name(int i);
+/* The backend of module i, which is opened by the first call that asks for it and stays open.
+ * NULL: it cannot be used, and *why is the reason. */
+const qw_backend *qw_module_backend(int i, const char **why);
 #endif

@@ -4,107 +4,204 @@
  * with the backend's own; the backend's name alone means its usable device of the highest score. */
 #include "core/modules.h"
 #include "core/run.h"
+#include <ctype.h>
 #include <qwen/ref.h>
 #include <stdio.h>
 #include <string.h>
 
 static const qw_backend *const built_in[] = { &ref_backend };
-enum { BUILT_IN = sizeof built_in / sizeof built_in[0], VARIANTS = 256 };
+enum {
+    BUILT_IN = sizeof built_in / sizeof built_in[0],
+    VARIANTS = 256,
+    WHY = 300,
+    LINE = 4 * WHY + 5
+};
 
-/* Backend i of all.  *m is its module or NULL; 0 past the last. */
-static int backend_at(int i, const qw_backend **b, const qw_module **m)
+/* --- backends ---------------------------------------------------------------------------------- */
+
+/* `name` is that of the backend `of` or of one of its devices. */
+static int belongs(const char *name, const char *of)
 {
-    int modules = 0;
-    for (; (*m = qw_module_at(modules)); modules++)
-        if (modules == i) {
-            *b = (*m)->backend;
-            return 1;
-        }
-    if (i - modules >= BUILT_IN) return 0;
-    *b = built_in[i - modules];
-    return 1;
+    const size_t n = strlen(of);
+    return !strncmp(name, of, n) && !isalpha((unsigned char)name[n]);
+}
+
+static int count_modules(void)
+{
+    int n = 0;
+    while (qw_module_name(n)) n++;
+    return n;
+}
+
+/* Name of backend i of all, or NULL past the last.  Opens no module. */
+static const char *backend_name(int i)
+{
+    const int modules = count_modules();
+    if (i < modules) return qw_module_name(i);
+    return i - modules < BUILT_IN ? built_in[i - modules]->name : NULL;
+}
+
+/* Backend i of all; opens its module.  NULL: it cannot be used, and *why is the reason. */
+static const qw_backend *backend_at(int i, const char **why)
+{
+    const int modules = count_modules();
+    *why = "";
+    if (i >= modules) return built_in[i - modules];
+    int taken = !strcmp(qw_module_name(i), "plan");
+    for (int k = 0; k < BUILT_IN; k++) taken |= belongs(qw_module_name(i), built_in[k]->name);
+    *why = "a built-in device has that name";
+    return taken ? NULL : qw_module_backend(i, why);
+}
+
+/* Text that a module wrote, which need not end or be UTF-8, made fit to be shown. */
+static void clean(char *text, size_t size)
+{
+    char copy[WHY], shown[LINE];
+    text[size - 1] = 0;
+    snprintf(copy, sizeof copy, "%s", text);
+    const size_t bytes = strlen(qw_visible(shown, sizeof shown, copy)) + 1;
+    if (bytes <= size) memcpy(text, shown, bytes);
+    else qw_visible(text, size, copy);
 }
 
 /* Device k of a backend; 0 past the last. */
 static int list_at(const qw_backend *b, int k, qw_listing *out)
 {
-    memset(out, 0, sizeof *out);
-    out->size = sizeof *out;
+    *out = (qw_listing){ .size = sizeof *out };
     if (k >= VARIANTS) return 0;
     const int status = b->list(k, out);
     if (status == QW_DECLINE) return 0;
-    out->name[sizeof out->name - 1] = out->what[sizeof out->what - 1] = 0;
-    out->identity[sizeof out->identity - 1] = out->why_not[sizeof out->why_not - 1] = 0;
-    if (!out->name[0]) snprintf(out->name, sizeof out->name, "%s", b->name);
+    clean(out->name, sizeof out->name);
+    clean(out->what, sizeof out->what);
+    clean(out->identity, sizeof out->identity);
+    clean(out->why_not, sizeof out->why_not);
     if (status && !out->why_not[0])
         snprintf(out->why_not, sizeof out->why_not, "%s", qwen_strerror(status));
+    if (!belongs(out->name, b->name)) { /* else it could stand in for another backend's */
+        if (out->name[0])
+            snprintf(out->why_not, sizeof out->why_not,
+                     "its name is \"%s\", which does not begin with the backend's", out->name);
+        snprintf(out->name, sizeof out->name, "%.47s", b->name);
+    }
     return 1;
 }
 
-/* A choice among all devices. */
+/* --- choosing ---------------------------------------------------------------------------------- */
+
 typedef struct choice {
     const qw_backend *backend;
-    int k;
+    int order, k; /* the backend's place among all, the device's in the backend */
     qw_listing listing;
 } choice;
 
-/* The usable device of that name; NULL: of the highest score above 0.  A backend's own name means
- * its usable one of the highest score.  0: there is none; then out has the first that has the name
- * and cannot be used, if any. */
-static int choose(const char *name, choice *out)
+/* The order in which defaults are tried: by score, else as listed. */
+static int before(const choice *a, const choice *b)
 {
-    const qw_backend *b;
-    const qw_module *m;
+    if (a->listing.score != b->listing.score) return a->listing.score > b->listing.score;
+    return a->order != b->order ? a->order < b->order : a->k < b->k;
+}
+
+/* The first default, or the one to try after `tried`; 0: there is none. */
+static int choose_default(const choice *tried, choice *out)
+{
+    const char *why;
     choice c;
     int found = 0;
-    for (int i = 0; backend_at(i, &b, &m); i++)
-        for (int k = 0; b && list_at(b, k, &c.listing); k++) {
-            const int named = !name || !strcmp(name, c.listing.name) || !strcmp(name, b->name);
-            if (!named || (!name && c.listing.score <= 0)) continue;
-            c.backend = b;
-            c.k = k;
-            const int usable = !c.listing.why_not[0];
-            if (!usable && !found && !out->backend) *out = c;
-            if (!usable) continue;
-            if (!found || c.listing.score > out->listing.score) *out = c;
+    for (c.order = 0; backend_name(c.order); c.order++) {
+        c.backend = backend_at(c.order, &why);
+        for (c.k = 0; c.backend && list_at(c.backend, c.k, &c.listing); c.k++) {
+            if (c.listing.why_not[0] || !(c.listing.score > 0)) continue;
+            if (tried && !before(tried, &c)) continue;
+            if (!found || before(&c, out)) *out = c;
             found = 1;
-            if (name && !strcmp(name, c.listing.name)) return 1;
         }
+    }
     return found;
+}
+
+/* The usable device of that name; a backend's own name means its usable one of the highest score.
+ * 0: there is none; then out has the first that has the name and cannot be used, if any. */
+static int choose_named(const char *name, choice *out)
+{
+    const char *why;
+    choice c;
+    int found = 0;
+    for (c.order = 0; backend_name(c.order); c.order++) {
+        if (!belongs(name, backend_name(c.order))) continue;
+        c.backend = backend_at(c.order, &why);
+        for (c.k = 0; c.backend && list_at(c.backend, c.k, &c.listing); c.k++) {
+            const int usable = !c.listing.why_not[0], exact = !strcmp(name, c.listing.name);
+            if (!exact && strcmp(name, c.backend->name)) continue;
+            if (usable ? !found || c.listing.score > out->listing.score : !out->backend) *out = c;
+            found |= usable;
+            if (exact) return usable;
+        }
+    }
+    return found;
+}
+
+/* --- opening ----------------------------------------------------------------------------------- */
+
+/* NULL, or what is wrong with a device that has been opened. */
+static const char *complete(qw_device *d, const choice *c, const qw_device_options *options)
+{
+    d->name[sizeof d->name - 1] = 0;
+    if (!d->name[0]) memcpy(d->name, c->listing.name, sizeof d->name);
+    if (options->threads) d->threads = options->threads;
+    return qw_device_complete(d);
 }
 
 /* Opens what was chosen and fills in what it left to the core. */
 static int open_choice(const choice *c, const qw_device_options *options, qw_device **out,
                        qw_error *err)
 {
-    char why[300] = "";
+    char why[WHY] = "";
     const qw_open_options o = { .size = sizeof o,
-                                .threads = options ? options->threads : 0,
-                                .memory = options ? options->memory : 0,
+                                .threads = options->threads,
+                                .memory = options->memory,
                                 .why = why,
                                 .why_size = sizeof why };
     int status = c->backend->open(c->k, &o, out);
     if (!status && !*out) status = QWEN_EDEVICE;
+    if (status) *out = NULL;
     if (!status && ((*out)->size < sizeof **out || (*out)->abi != QW_BACKEND_ABI)) {
-        snprintf(why, sizeof why, "it has another version of the device interface");
+        snprintf(why, sizeof why, "the device has another version of the device interface");
         status = QWEN_EUNSUPPORTED;
         *out = NULL; /* how to close it is not known */
     }
-    if (!status && qw_device_complete(*out)) {
-        snprintf(why, sizeof why, "it has no memory functions, and its memory is not the host's");
+    const char *wrong = status ? NULL : complete(*out, c, options);
+    if (wrong) {
+        snprintf(why, sizeof why, "%s", wrong);
         status = QWEN_EDEVICE;
         (*out)->close(*out);
         *out = NULL;
     }
-    why[sizeof why - 1] = 0;
-    if (status)
-        return qw_fail(err, status < 0 ? status : QWEN_EDEVICE, "device %s does not open: %s",
-                       c->listing.name,
-                       why[0]       ? why
-                       : status < 0 ? qwen_strerror(status)
-                                    : "it is no longer there");
-    (*out)->threads = options ? options->threads : 0;
-    return QWEN_OK;
+    if (!status) return QWEN_OK;
+    clean(why, sizeof why);
+    return qw_fail(err, status < 0 ? status : QWEN_EDEVICE, "device %s does not open: %s",
+                   c->listing.name,
+                   why[0]       ? why
+                   : status < 0 ? qwen_strerror(status)
+                                : "it is no longer there");
+}
+
+/* The best device that opens.  One that should open and does not is a notice where another does. */
+static int open_default(const qw_device_options *options, qw_device **out, qw_error *err)
+{
+    qw_error first = { 0 };
+    choice c, tried;
+    for (int n = 0; choose_default(n ? &tried : NULL, &c); n++) {
+        qw_error e = { 0 };
+        if (!open_choice(&c, options, out, &e)) {
+            if (first.status && options->notice)
+                options->notice(options->user, first.text, c.listing.name);
+            return QWEN_OK;
+        }
+        if (!first.status) first = e;
+        tried = c;
+    }
+    if (first.status) return qw_fail(err, first.status, "%s", first.text);
+    return qw_fail(err, QWEN_EDEVICE, "no device can be used");
 }
 
 typedef struct list {
@@ -122,58 +219,59 @@ static int add_name(void *user, const qw_listing *d, int is_default)
     return 0;
 }
 
-/* The module of that name, or whose name and a colon begin it, which cannot be used; or NULL. */
-static const qw_module *broken_module(const char *name)
+/* Why the module cannot be used to which a device of that name would belong; or NULL. */
+static const char *broken_module(const char *name)
 {
-    const qw_module *m;
-    for (int i = 0; (m = qw_module_at(i)); i++) {
-        const size_t n = strlen(m->name);
-        if (!m->backend && !strncmp(name, m->name, n) && (!name[n] || name[n] == ':')) return m;
-    }
+    const char *why, *backend;
+    for (int i = 0; (backend = backend_name(i)); i++)
+        if (belongs(name, backend) && !backend_at(i, &why)) return why;
     return NULL;
 }
 
 int qw_device_open(const char *name, const qw_device_options *options, qw_device **out,
                    qw_error *err)
 {
+    static const qw_device_options none = { .threads = 0 };
+    if (!options) options = &none;
     *out = NULL;
-    if (options && options->threads < 0)
-        return qw_fail(err, QWEN_EARG, "%d threads", options->threads);
-    if (name && !strcmp(name, "plan")) {
+    if (options->threads < 0) return qw_fail(err, QWEN_EARG, "%d threads", options->threads);
+    if (!name) return open_default(options, out, err);
+    if (!strcmp(name, "plan")) {
         const int status = qw_plan_open(NULL, out);
         return status ? qw_fail(err, status, "device plan: %s", qwen_strerror(status)) : QWEN_OK;
     }
     choice c = { .backend = NULL };
-    if (choose(name, &c)) return open_choice(&c, options, out, err);
-    if (!name) return qw_fail(err, QWEN_EDEVICE, "no device can be used");
+    if (choose_named(name, &c)) return open_choice(&c, options, out, err);
     char shown[100];
     qw_visible(shown, sizeof shown, name);
-    if (c.backend)
-        return qw_fail(err, QWEN_EDEVICE, "device %s cannot be used: %s", shown, c.listing.why_not);
-    const qw_module *m = broken_module(name);
-    if (m) return qw_fail(err, QWEN_EDEVICE, "device %s cannot be used: %s", shown, m->why);
+    const char *why = c.backend ? c.listing.why_not : broken_module(name);
+    if (why) return qw_fail(err, QWEN_EDEVICE, "device %s cannot be used: %s", shown, why);
     list l = { "", 0 };
     qw_device_list(add_name, &l);
     return qw_fail(err, QWEN_EARG, "there is no device %s; these open: %s", shown, l.text);
 }
 
+/* --- listing ----------------------------------------------------------------------------------- */
+
 int qw_device_list(int (*each)(void *user, const qw_listing *d, int is_default), void *user)
 {
-    const qw_backend *b;
-    const qw_module *m;
     choice best = { .backend = NULL };
-    const int any = choose(NULL, &best);
-    for (int i = 0; backend_at(i, &b, &m); i++) {
+    const char *name, *why;
+    const int any = choose_default(NULL, &best);
+    for (int i = 0; (name = backend_name(i)); i++) {
         qw_listing d = { .size = sizeof d };
+        const qw_backend *b = backend_at(i, &why);
         if (!b) {
-            snprintf(d.name, sizeof d.name, "%.*s", (int)sizeof d.name - 1, m->name);
+            snprintf(d.name, sizeof d.name, "%.*s", (int)sizeof d.name - 1, name);
             snprintf(d.what, sizeof d.what, "module");
-            snprintf(d.why_not, sizeof d.why_not, "%.*s", (int)sizeof d.why_not - 1, m->why);
+            snprintf(d.why_not, sizeof d.why_not, "%.*s", (int)sizeof d.why_not - 1, why);
+            clean(d.name, sizeof d.name);
+            clean(d.why_not, sizeof d.why_not);
             const int stop = each(user, &d, 0);
             if (stop) return stop;
         }
         for (int k = 0; b && list_at(b, k, &d); k++) {
-            const int stop = each(user, &d, any && best.backend == b && best.k == k);
+            const int stop = each(user, &d, any && best.order == i && best.k == k);
             if (stop) return stop;
         }
     }

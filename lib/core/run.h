@@ -75,17 +75,20 @@ void qw_require_finite(qw_run *r, qw_tensor t, const char *what);
 typedef struct qw_device_options {
     int threads;     /* 0: all that this process may use */
     uint64_t memory; /* bytes of device memory to stay under; 0: what is free */
+    /* The best device did not open, `why` is a sentence, and the device `used` did; or NULL. */
+    void (*notice)(void *user, const char *why, const char *used);
+    void *user;
 } qw_device_options;
-/* "ref", "ref64", "ref:bf16", "plan", ...; a backend's name: its best; NULL: the best of all.
- * options may be NULL.  The caller closes it. */
+/* "ref", "ref64", "ref:bf16", "plan", ...; a backend's name: its best; NULL: the best of all that
+ * opens.  options may be NULL.  The caller closes it. */
 int qw_device_open(const char *name, const qw_device_options *options, qw_device **out,
                    qw_error *err);
 /* Calls back for every device, usable or not (why_not has the reason), without opening it; a nonzero
  * answer stops and is returned. */
 int qw_device_list(int (*each)(void *user, const qw_listing *d, int is_default), void *user);
-/* Fills in the functions that a host device leaves to the core; QWEN_EDEVICE: a device of its own
- * memory lacks some. */
-int qw_device_complete(qw_device *dev);
+/* Fills in the functions that a host device leaves to the core.  NULL, or a sentence on what is
+ * missing or wrong. */
+const char *qw_device_complete(qw_device *dev);
 /* The device that computes nothing: alloc hands out addresses, ops succeed.  It copies like's
  * types. */
 int qw_plan_open(const qw_device *like, qw_device **out);

@@ -1,5 +1,4 @@
-/* tokenizer.h - a tokenizer in memory, made by tokenizer_load.c from files and used by
- * tokenizer.c. */
+/* tokenizer.h - a tokenizer in memory: tokenizer_load.c makes it of files, tokenizer.c reads it. */
 #ifndef QW_TOKENIZER_H
 #define QW_TOKENIZER_H
 #include "host/text.h"

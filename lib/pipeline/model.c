@@ -324,11 +324,18 @@ static int open_plan(qwen *q, const qwen *of)
     return status ? qw_no_memory(q) : QWEN_OK;
 }
 
+static void say_next(void *user, const char *why, const char *used)
+{
+    qw_say(user, 0, "%s; the device is %s", why, used);
+}
+
 static int open_devices(qwen *q)
 {
     if (q->plan_of) return open_plan(q, q->plan_of);
     const qwen_options *o = &q->opt;
-    const qw_device_options how = { o->threads, o->memory };
+    const qw_device_options how = {
+        .threads = o->threads, .memory = o->memory, .notice = say_next, .user = q
+    };
     if (qw_device_open(o->device, &how, &q->dev, &q->error)) return q->error.status;
     q->text_dev = q->vae_dev = q->dev;
     if (o->text_device && qw_device_open(o->text_device, &how, &q->text_dev, &q->error))

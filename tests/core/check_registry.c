@@ -2,7 +2,10 @@
 #include "devices.h"
 #include "files.h"
 #include "testing.h"
+#include <dlfcn.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 static int note(void *user, const qw_listing *d, int is_default)
 {
@@ -16,7 +19,9 @@ START_TEST(devices)
 {
     char all[1000] = " ";
     ck_assert_int_eq(qw_device_list(note, all), 0);
-    ck_assert_ptr_nonnull(strstr(all, " ref* "));
+    ck_assert_ptr_nonnull(strstr(all, " ref"));
+    ck_assert_ptr_nonnull(strchr(all, '*'));
+    ck_assert_ptr_eq(strchr(all, '*'), strrchr(all, '*')); /* one default */
     ck_assert_ptr_nonnull(strstr(all, " ref64 "));
     ck_assert_ptr_nonnull(strstr(all, " ref:bf16 "));
     qw_device *d = NULL;
@@ -62,6 +67,220 @@ START_TEST(broken_module)
 }
 END_TEST
 
+/* --- modules ------------------------------------------------------------------------------------
+ * Built from module.c; a test puts links to them into folders of its own.  Every test runs in a
+ * process of its own: modules are looked for once. */
+
+static const char *built(const char *module)
+{
+    static char path[1024];
+    snprintf(path, sizeof path, "%s/%s.so", getenv("QW_MODULES_BUILT"), module);
+    return path;
+}
+
+static int have_modules(void)
+{
+    return getenv("QW_MODULES_BUILT") && !access(built("module_alpha"), R_OK);
+}
+
+/* The module under a name, in a folder of the test, which may be there. */
+static void put_module(const char *folder, const char *name, const char *module)
+{
+    char link_name[200];
+    if (folder[0]) mkdir(made(folder), 0777);
+    snprintf(link_name, sizeof link_name, "%s/%s.so", folder, name);
+    ck_assert_int_eq(symlink(built(module), made(link_name)), 0);
+}
+
+/* A handle of the module if it has been loaded. */
+static void *loaded(const char *module) { return dlopen(built(module), RTLD_NOW | RTLD_NOLOAD); }
+
+static int count_of(const char *module, const char *counter)
+{
+    void *m = loaded(module);
+    ck_assert_ptr_nonnull(m);
+    const int *n = dlsym(m, counter);
+    ck_assert_ptr_nonnull(n);
+    return *n;
+}
+
+typedef struct found {
+    const char *name; /* looked for */
+    qw_listing d;
+    int times, is_default;
+} found;
+
+static int find(void *user, const qw_listing *d, int is_default)
+{
+    found *f = user;
+    if (strcmp(d->name, f->name)) return 0;
+    f->d = *d;
+    f->is_default = is_default;
+    f->times++;
+    return 0;
+}
+
+static found listed(const char *name)
+{
+    found f = { .name = name };
+    ck_assert_int_eq(qw_device_list(find, &f), 0);
+    return f;
+}
+
+/* The sentence with which a device does not open. */
+static const char *refusal(const char *name, int status)
+{
+    static qw_error e;
+    qw_device *d = NULL;
+    memset(&e, 0, sizeof e);
+    ck_assert_int_eq(qw_device_open(name, NULL, &d, &e), status);
+    ck_assert_ptr_null(d);
+    return e.text;
+}
+
+static void ck_says(const char *text, const char *part)
+{
+    ck_assert_msg(strstr(text, part) != NULL, "\"%s\" does not say \"%s\"", text, part);
+}
+
+/* A name loads no other backend's module; listing opens no device. */
+START_TEST(on_demand)
+{
+    put_module("", "alpha", "module_alpha");
+    setenv("QWEN_MODULES", made(NULL), 1);
+    qw_device *d = open_device("ref");
+    d->close(d);
+    ck_assert_ptr_null(loaded("module_alpha"));
+    found f = listed("alpha:plain");
+    ck_assert_int_eq(f.times, 1);
+    ck_assert_str_eq(f.d.what, "a device of a test");
+    ck_assert_str_eq(f.d.why_not, "");
+    ck_assert_int_gt(count_of("module_alpha", "module_listed"), 0);
+    ck_assert_int_eq(count_of("module_alpha", "module_opened"), 0);
+    d = open_device("alpha:plain");
+    ck_assert_int_eq(count_of("module_alpha", "module_opened"), 1);
+    ck_assert_str_eq(d->name, "alpha:plain"); /* the module left it empty */
+    ck_assert_int_eq(d->threads, 1);
+    void *p = NULL;
+    ck_assert_int_eq(d->alloc(d, 1000, &p), QWEN_OK); /* the core's */
+    ck_assert_uint_eq((uintptr_t)p % 256, 0);
+    d->free(d, p);
+    ck_assert_int_eq(d->sync(d), QWEN_OK);
+    d->close(d);
+    ck_assert_ptr_nonnull(loaded("module_alpha")); /* never closed */
+    qw_error e = { 0 };
+    ck_assert_int_eq(qw_device_open("alpha:plain", NULL, &d, &e), QWEN_OK);
+    ck_assert_int_eq(d->threads, 3); /* the module's own, where nobody asks for a number */
+    d->close(d);
+}
+END_TEST
+
+static char noticed[1200];
+static void notice(void *user, const char *why, const char *used)
+{
+    ck_assert_ptr_eq(user, noticed);
+    snprintf(noticed, sizeof noticed, "%s|%s", why, used);
+}
+
+/* The default: unusable devices are passed over in silence, those that do not open with a notice. */
+START_TEST(defaults)
+{
+    put_module("", "alpha", "module_alpha");
+    setenv("QWEN_MODULES", made(NULL), 1);
+    ck_assert_int_eq(listed("alpha:asleep").is_default, 1);
+    ck_assert_int_eq(listed("alpha:dark").is_default, 0);
+    ck_assert_str_eq(listed("alpha:dark").d.why_not, "no power");
+    qw_device *d = NULL;
+    qw_error e = { 0 };
+    const qw_device_options o = { .notice = notice, .user = noticed };
+    ck_assert_int_eq(qw_device_open(NULL, &o, &d, &e), QWEN_OK);
+    ck_assert_str_eq(d->name, "alpha:plain");
+    ck_assert_int_eq(e.status, QWEN_OK);
+    ck_assert_str_eq(noticed, "device alpha:asleep does not open: its driver sleeps|alpha:plain");
+    d->close(d);
+    noticed[0] = 0;
+    ck_assert_int_eq(qw_device_open("alpha:plain", &o, &d, &e), QWEN_OK);
+    ck_assert_str_eq(noticed, "");
+    d->close(d);
+    /* Who asks for a device by its name, or by the backend's, gets that one or a sentence. */
+    ck_assert_int_eq(qw_device_open("alpha", &o, &d, &e), QWEN_EDEVICE);
+    ck_says(e.text, "device alpha:asleep does not open: its driver sleeps");
+}
+END_TEST
+
+START_TEST(refusals)
+{
+    put_module("", "alpha", "module_alpha");
+    setenv("QWEN_MODULES", made(NULL), 1);
+    ck_says(refusal("alpha:asleep", QWEN_EDEVICE), "its driver sleeps");
+    ck_says(refusal("alpha:silent", QWEN_EDEVICE), qwen_strerror(QWEN_EDEVICE));
+    ck_says(refusal("alpha:dark", QWEN_EDEVICE), "no power");
+    ck_says(refusal("alpha:old", QWEN_EUNSUPPORTED), "version of the device interface");
+    ck_says(refusal("alpha:halves", QWEN_EDEVICE), "neither f32 nor bf16");
+    ck_says(refusal("alpha:far", QWEN_EDEVICE), "memory functions");
+    ck_says(refusal("alpha:none", QWEN_EARG), "there is no device alpha:none");
+    ck_assert_int_eq(listed("alpha:half\\n\\xff").times, 1);
+}
+END_TEST
+
+/* Modules that cannot be used are listed with the reason under the name of their file. */
+START_TEST(wrong_modules)
+{
+    static const struct {
+        const char *name, *module, *why;
+    } wrong[] = {
+        { "stale", "module_stale", "version 1 of the device interface" },
+        { "small", "module_small", "version 2 of the device interface in 8 bytes" },
+        { "future", "module_future", "version 3 of the device interface" },
+        { "nameless", "module_nameless", "no name" },
+        { "other", "module_alpha", "the file must be alpha.so" },
+        { "ref", "module_alpha", "a built-in device has that name" },
+        { "plan", "module_alpha", "a built-in device has that name" },
+    };
+    char asked[100];
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++)
+        put_module("", wrong[i].name, wrong[i].module);
+    put_module("", "alien", "module_alien");
+    write_text("empty.so", "");
+    setenv("QWEN_MODULES", made(NULL), 1);
+    for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
+        found f = listed(wrong[i].name);
+        ck_assert_int_ge(f.times, 1);
+        if (strcmp(wrong[i].name, "ref")) ck_says(f.d.why_not, wrong[i].why);
+        if (i >= 5) continue;
+        snprintf(asked, sizeof asked, "%s:0", wrong[i].name);
+        ck_says(refusal(asked, QWEN_EDEVICE), wrong[i].why);
+    }
+    ck_assert_int_eq(listed("ref").times, 2); /* the module, with the reason, and the reference */
+    ck_assert_str_eq(listed("ref").d.why_not, "");
+    ck_assert_ptr_nonnull(loaded("module_future"));
+    ck_assert_int_eq(listed("empty").times, 1);
+    /* A backend cannot list another's device. */
+    ck_assert_int_eq(listed("ref64:plain").times, 0);
+    ck_says(refusal("alien", QWEN_EDEVICE), "does not begin with the backend's");
+    qw_device *d = open_device("ref64");
+    ck_assert_int_eq(d->wide, QW_F64);
+    d->close(d);
+}
+END_TEST
+
+/* The list of folders: the first one that has a name wins; what is not there does no harm. */
+START_TEST(folders)
+{
+    char list[3000];
+    put_module("one", "twin", "module_twin_one");
+    put_module("two", "twin", "module_twin_two");
+    put_module("two", "alpha", "module_alpha");
+    snprintf(list, sizeof list, ":%s::%s:%s:", made("nowhere"), made("two"), made("one"));
+    setenv("QWEN_MODULES", list, 1);
+    found f = listed("twin:plain");
+    ck_assert_int_eq(f.times, 1);
+    ck_assert_str_eq(f.d.what, "of folder two");
+    ck_assert_int_eq(listed("alpha:plain").times, 1);
+    ck_assert_ptr_null(loaded("module_twin_one"));
+}
+END_TEST
+
 START_TEST(sentences)
 {
     qw_error e = { 0 };
@@ -88,6 +307,13 @@ int main(void)
     tcase_add_test(c, devices);
     tcase_add_test(c, broken_module);
     tcase_add_test(c, sentences);
+    if (have_modules()) {
+        tcase_add_test(c, on_demand);
+        tcase_add_test(c, defaults);
+        tcase_add_test(c, refusals);
+        tcase_add_test(c, wrong_modules);
+        tcase_add_test(c, folders);
+    } else printf("no shared libraries here: tests of modules are skipped\n");
     suite_add_tcase(s, c);
     return run_suite(s);
 }

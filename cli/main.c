@@ -12,11 +12,11 @@ typedef struct subcommand {
 
 static const subcommand subcommands[] = {
     { "generate", FOR_GENERATE, run_generate, "[options] [PROMPT]", "draws or edits a picture" },
-    { "plan", FOR_PLAN, run_plan, "[options] [PROMPT]", "says what that would cost" },
-    { "devices", FOR_DEVICES, run_devices, "[options]", "lists what can compute" },
+    { "plan", FOR_PLAN, run_plan, "[options] [PROMPT]", "computes what that would cost" },
+    { "devices", FOR_DEVICES, run_devices, "[options]", "lists devices" },
     { "models", FOR_MODELS, run_models, "[options]", "lists models found by name" },
-    { "inspect", FOR_INSPECT, run_inspect, "[options] PATH|NAME", "says what a file is" },
-    { "compare", FOR_COMPARE, run_compare, "[options] A B", "says where B parts from A" },
+    { "inspect", FOR_INSPECT, run_inspect, "[options] PATH|NAME", "describes a file" },
+    { "compare", FOR_COMPARE, run_compare, "[options] A B", "compares two dumps or pictures" },
     { "tokenize", FOR_TOKENIZE, run_tokenize, "[options] [TEXT]", "turns text into token ids" },
 };
 enum { SUBCOMMANDS = (int)(sizeof subcommands / sizeof *subcommands) };

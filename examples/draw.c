@@ -1,4 +1,4 @@
-/* draw.c - the smallest program that draws: a model, words, a PPM file.
+/* draw.c - the smallest program that draws: from a model and a prompt to a PPM file.
  *
  *     cc draw.c -o draw `pkg-config --cflags --libs libqwen`
  *     ./draw path/to/model "a red circle on a blue background" out.ppm */
@@ -9,7 +9,7 @@ static int show(void *user, const qwen_progress *p)
 {
     (void)user;
     if (p->block == 0) fprintf(stderr, "\r%s %d/%d   ", p->phase, p->step, p->steps);
-    return 0; /* anything else stops */
+    return 0; /* any other value stops the run */
 }
 
 static int save(const qwen_array *picture, const char *path)

@@ -1,7 +1,7 @@
-/* config.c - configurations: numbers come from the file, the published ones where it is silent.
+/* config.c - configurations: numbers from the file, the published ones for keys that it lacks.
  *
- * Every number has a range, and is named in the message when it is outside; what the weights show
- * (widths, layers) is compared with what the configuration says. */
+ * Every number has a range, and an error names its key; widths and numbers of layers in the
+ * weights are compared with those of the configuration. */
 #include "files/config.h"
 #include <math.h>
 #include <string.h>
@@ -13,7 +13,7 @@ typedef struct reader {
     json_t *gguf; /* the same keys from a GGUF's metadata, or NULL; owned */
 } reader;
 
-/* A key at the top level, or in one of the objects that newer files nest it in. */
+/* The value of a key, at the top level or in one of the objects that newer files nest it in. */
 static const json_t *value_of(const reader *r, const char *key)
 {
     static const char *const nests[] = { "text_config", "rope_parameters", "rope_scaling" };
@@ -24,12 +24,13 @@ static const json_t *value_of(const reader *r, const char *key)
     return v ? v : json_object_get(r->gguf, key);
 }
 
-/* What llama.cpp writes: its keys, and ours.  Ends with NULL. */
+/* A key of llama.cpp and ours.  A list of them ends with NULL. */
 typedef struct alias {
     const char *gguf, *key;
 } alias;
 
-/* Numbers and short arrays of a GGUF's metadata under our keys.  Values are text that is JSON. */
+/* Reads numbers and short arrays of a GGUF's metadata under our keys.  Values are text that is
+ * JSON. */
 static int read_gguf(reader *r, const qw_store *s, const alias *a)
 {
     for (; s && a->gguf; a++) {
@@ -38,7 +39,7 @@ static int read_gguf(reader *r, const qw_store *s, const alias *a)
         if (!text) continue;
         if (!r->gguf) r->gguf = json_object();
         json_t *v = r->gguf ? json_loads(text, JSON_DECODE_ANY, &why) : NULL;
-        if (json_array_size(v) == 4) json_array_remove(v, 3); /* a fourth section, unused */
+        if (json_array_size(v) == 4) json_array_remove(v, 3); /* the fourth section is unused */
         if (!r->gguf
             || (v ? json_object_set_new(r->gguf, a->key, v) != 0
                   : json_error_code(&why) == json_error_out_of_memory))
@@ -79,7 +80,7 @@ static void flag(const reader *r, const char *key, int *out)
     else *out = json_is_true(v);
 }
 
-/* Exactly n (n > 0) or up to -n numbers; returns how many were read, 0 if the key is absent. */
+/* Reads exactly n (n > 0) or up to -n numbers; returns how many, 0 if the key is absent. */
 static int numbers(const reader *r, const char *key, double *out, int n, double low, double high)
 {
     const json_t *v = value_of(r, key);
@@ -121,9 +122,10 @@ static int64_t rows_of(const qw_store *s, const char *name, int axis)
     return e && axis < e->rank ? e->dim[axis] : 0;
 }
 
-/* What the weights show wins where there is no configuration, and contradicts it where there is. */
-static void settle(const reader *r, const char *key, int64_t *value, int64_t shown,
-                   const char *tensor)
+/* Compares a number with the one that the weights show: without a key in the configuration that
+ * counts, with another value there it is an error. */
+static void match_shown(const reader *r, const char *key, int64_t *value, int64_t shown,
+                        const char *tensor)
 {
     if (!shown || r->err->status) return;
     if (!value_of(r, key)) *value = shown;
@@ -134,10 +136,10 @@ static void settle(const reader *r, const char *key, int64_t *value, int64_t sho
 
 static int done(const reader *r) { return r->err->status; }
 
-/* Layers: those of the file; a configuration that asks for more is an error, naming what is
- * missing. */
-static void settle_layers(const reader *r, const char *key, int64_t *layers, const qw_store *s,
-                          const char *prefix)
+/* The number of layers: that of the file; it is an error if the configuration asks for more, and
+ * names the first that is missing. */
+static void match_layers(const reader *r, const char *key, int64_t *layers, const qw_store *s,
+                         const char *prefix)
 {
     const int shown = s ? qw_store_count(s, prefix) : 0;
     if (!shown || r->err->status) return;
@@ -190,14 +192,15 @@ static int text_config(qw_text_config *c, const reader *from, const qw_store *s)
     integer(&r, "vision_end_token_id", &end, 0, 1 << 24);
     const int sections = integers(&r, "mrope_section", section, 3, 0, WIDE);
     if (done(&r)) return err->status;
-    settle(&r, "vocab_size", &c->vocab, rows_of(s, "model.embed_tokens.weight", 0),
-           "model.embed_tokens.weight");
+    match_shown(&r, "vocab_size", &c->vocab, rows_of(s, "model.embed_tokens.weight", 0),
+                "model.embed_tokens.weight");
     const char *norm = rows_of(s, "model.norm.weight", 0) ? "model.norm.weight"
                                                           : "model.layers.0.input_layernorm.weight";
-    settle(&r, "hidden_size", &c->width, rows_of(s, norm, 0), norm);
-    settle(&r, "intermediate_size", &c->ff, rows_of(s, "model.layers.0.mlp.gate_proj.weight", 0),
-           "model.layers.0.mlp.gate_proj.weight");
-    settle_layers(&r, "num_hidden_layers", &c->layers, s, "model.layers.");
+    match_shown(&r, "hidden_size", &c->width, rows_of(s, norm, 0), norm);
+    match_shown(&r, "intermediate_size", &c->ff,
+                rows_of(s, "model.layers.0.mlp.gate_proj.weight", 0),
+                "model.layers.0.mlp.gate_proj.weight");
+    match_layers(&r, "num_hidden_layers", &c->layers, s, "model.layers.");
     /* Without a configuration: heads of 128, as published. */
     const int64_t q = rows_of(s, "model.layers.0.self_attn.q_proj.weight", 0);
     const int64_t k = rows_of(s, "model.layers.0.self_attn.k_proj.weight", 0);
@@ -247,16 +250,17 @@ static void vision_numbers(qw_vision_config *c, const reader *r, const qw_store 
     integer(r, "window_size", &c->window, 1, 1 << 16);
     integer(r, "out_hidden_size", &c->out, 1, WIDE);
     integer(r, "in_channels", &c->channels, 1, 16);
-    settle_layers(r, "depth", &c->depth, s, "visual.blocks.");
-    settle(r, "hidden_size", &c->width, rows_of(s, "visual.blocks.0.norm1.weight", 0),
-           "visual.blocks.0.norm1.weight");
-    settle(r, "intermediate_size", &c->ff, rows_of(s, "visual.blocks.0.mlp.gate_proj.weight", 0),
-           "visual.blocks.0.mlp.gate_proj.weight");
-    settle(r, "out_hidden_size", &c->out, rows_of(s, "visual.merger.mlp.2.weight", 0),
-           "visual.merger.mlp.2.weight");
+    match_layers(r, "depth", &c->depth, s, "visual.blocks.");
+    match_shown(r, "hidden_size", &c->width, rows_of(s, "visual.blocks.0.norm1.weight", 0),
+                "visual.blocks.0.norm1.weight");
+    match_shown(r, "intermediate_size", &c->ff,
+                rows_of(s, "visual.blocks.0.mlp.gate_proj.weight", 0),
+                "visual.blocks.0.mlp.gate_proj.weight");
+    match_shown(r, "out_hidden_size", &c->out, rows_of(s, "visual.merger.mlp.2.weight", 0),
+                "visual.merger.mlp.2.weight");
 }
 
-/* Which blocks attend to the whole picture: listed, or every n-th as GGUF's n_wa_pattern says, or
+/* The blocks that attend to the whole picture: listed, every n-th by GGUF's n_wa_pattern, or as
  * published. */
 static void vision_full(qw_vision_config *c, const reader *r, const qw_store *s)
 {
@@ -272,7 +276,7 @@ static void vision_full(qw_vision_config *c, const reader *r, const qw_store *s)
         c->full[c->fulls++] = (int)i;
 }
 
-/* The pictures' side: sizes, patches, colours.  Newer files say the least and most pixels in
+/* Reads sizes, patches and colours of pictures.  Newer files have the least and most pixels in
  * `size`. */
 static void vision_processor(qw_vision_config *c, const json_t *processor, qw_error *err)
 {
@@ -353,7 +357,7 @@ int qw_vision_configure(qw_vision_config *c, const json_t *json, const json_t *p
     return err->status;
 }
 
-/* Features a token enters with; 4-bit layouts keep two columns in a byte. */
+/* Features of a token as the transformer reads it; 4-bit layouts keep two columns in a byte. */
 static int64_t token_features(const qw_store *s)
 {
     const qw_entry *e = s ? qw_store_find(s, "img_in.weight") : NULL;
@@ -369,17 +373,16 @@ static void dit_store(qw_dit_config *c, const reader *r, const qw_store *s)
                 "%s: img_in.weight is [%lld, 128] wide, expected 64: it belongs to another "
                 "model family, as Mage Flow's does",
                 r->where, (long long)width);
-    settle(r, "in_channels", &c->in, in, "img_in.weight");
-    settle(r, "joint_attention_dim", &c->text_width, rows_of(s, "txt_norm.weight", 0),
-           "txt_norm.weight");
-    settle_layers(r, "num_layers", &c->layers, s, "transformer_blocks.");
+    match_shown(r, "in_channels", &c->in, in, "img_in.weight");
+    match_shown(r, "joint_attention_dim", &c->text_width, rows_of(s, "txt_norm.weight", 0),
+                "txt_norm.weight");
+    match_layers(r, "num_layers", &c->layers, s, "transformer_blocks.");
     if (!value_of(r, "attention_head_dim")) {
         const int64_t head = rows_of(s, "transformer_blocks.0.attn.norm_q.weight", 0);
         if (head) c->head = head;
     }
     if (!value_of(r, "num_attention_heads") && width) c->heads = width / c->head;
-    /* What only these weights have tells more than a configuration, which may be that of another
-     * variant. */
+    /* These tensors decide even against the configuration, which may be that of another variant. */
     if (s && qw_store_find(s, "__index_timestep_zero__")) c->zero_cond_t = 1;
     if (s && qw_store_find(s, "time_text_embed.addition_t_embedding.weight"))
         c->additional_t = c->layer3d = 1;
@@ -418,7 +421,7 @@ int qw_dit_configure(qw_dit_config *c, const json_t *json, const qw_store *s, co
                        where);
     dit_store(c, &r, s);
     if (done(&r)) return err->status;
-    if (!axes && c->head != 128) { /* the published split, 1/8 and twice 7/16, in even numbers */
+    if (!axes && c->head != 128) { /* as the published split, 1/8 and twice 7/16, in even numbers */
         c->axes[0] = c->head / 16 * 2;
         if ((c->head - c->axes[0]) % 4) c->axes[0] += 2;
         c->axes[1] = c->axes[2] = (c->head - c->axes[0]) / 2;
@@ -466,11 +469,12 @@ int qw_vae_configure(qw_vae_config *c, const json_t *json, const qw_store *s, co
     integer(&r, "input_channels", &c->channels, 1, 4);
     const int levels = integers(&r, "dim_mult", c->mult, -8, 1, 64);
     if (levels) c->levels = levels;
-    settle(&r, "z_dim", &c->z, rows_of(s, "post_quant_conv.weight", 0), "post_quant_conv.weight");
-    settle(&r, "base_dim", &c->base, rows_of(s, "decoder.norm_out.gamma", 0),
-           "decoder.norm_out.gamma");
-    settle(&r, "input_channels", &c->channels, rows_of(s, "encoder.conv_in.weight", 1),
-           "encoder.conv_in.weight");
+    match_shown(&r, "z_dim", &c->z, rows_of(s, "post_quant_conv.weight", 0),
+                "post_quant_conv.weight");
+    match_shown(&r, "base_dim", &c->base, rows_of(s, "decoder.norm_out.gamma", 0),
+                "decoder.norm_out.gamma");
+    match_shown(&r, "input_channels", &c->channels, rows_of(s, "encoder.conv_in.weight", 1),
+                "encoder.conv_in.weight");
     if (s && !value_of(&r, "num_res_blocks")) {
         const int shown = qw_store_count(s, "decoder.up_blocks.0.resnets.");
         if (shown > 1) c->res_blocks = shown - 1;
@@ -499,7 +503,7 @@ int qw_schedule_configure(qw_schedule_config *c, const json_t *json, const char 
                                            "use_beta_sigmas", "invert_sigmas",
                                            "stochastic_sampling" };
     const reader r = { json, where, err, NULL };
-    if (!json) { /* no file: what is published */
+    if (!json) { /* no file: the published numbers */
         *c = (qw_schedule_config){ .shift = 1,
                                    .base_shift = 0.5,
                                    .max_shift = 0.9,

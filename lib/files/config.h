@@ -1,4 +1,5 @@
-/* config.h - the numbers of a model: those of its files, the published ones where they are silent. */
+/* config.h - the numbers of a model: those of its files, the published ones for keys that they
+ * lack. */
 #ifndef QW_CONFIG_H
 #define QW_CONFIG_H
 #include "files/json.h"
@@ -19,7 +20,8 @@ typedef struct qw_vision_config {
     double mean[3], std[3];
 } qw_vision_config;
 typedef struct qw_dit_config {
-    int64_t layers, heads, head, width, text_width, in, out, patch; /* in: packed features, 64 */
+    int64_t layers, heads, head, width, text_width, in, out,
+        patch; /* in: features of a token, 64 */
     int64_t axes[3];
     int zero_cond_t, additional_t, layer3d;
 } qw_dit_config;
@@ -32,8 +34,9 @@ typedef struct qw_schedule_config {
     int64_t base_len, max_len, train_steps;
     int dynamic, linear; /* time_shift_type linear, else exponential */
 } qw_schedule_config;
-/* Each reads `json` (NULL: published numbers) and lets the store's shapes decide or contradict it.
- * `where` names the file in messages.  Errors name the key: "num_layers". */
+/* Each reads `json` (NULL: published numbers) and compares it with the store's shapes, which
+ * decide for keys that it lacks.  `where` names the file in messages.  Errors name the key:
+ * "num_layers". */
 int qw_text_configure(qw_text_config *c, const json_t *json, const qw_store *s, const char *where,
                       qw_error *err);
 int qw_vision_configure(qw_vision_config *c, const json_t *json, const json_t *processor,

@@ -6,7 +6,7 @@
 
 typedef struct qw_file {
     char *path;
-    const unsigned char *map; /* the whole file, read-only; NULL after an empty mapping */
+    const unsigned char *map; /* the whole file, read-only; NULL before it is mapped */
     size_t bytes;
     json_t *metadata; /* object of strings: safetensors __metadata__, GGUF keys */
     json_t *layers;   /* the layer table of _quantization_metadata, or NULL */
@@ -16,7 +16,7 @@ typedef struct qw_file {
 struct qw_store {
     qw_file *file;
     int files;
-    int ahead; /* of these, so many are read ahead */
+    int ahead; /* number of files, from the first, that are read ahead */
     qw_entry *entry;
     int64_t entries, room;
     int64_t *slot; /* hash of names -> entry + 1; 0 empty; a power of two of them */
@@ -25,23 +25,23 @@ struct qw_store {
     int owns;
     uint64_t owned_bytes;
     qw_kind kind;       /* after qw_store_canonical */
-    qw_tensor *operand; /* [operands] of qw_layout, by entry; absent ones were not asked for */
+    qw_tensor *operand; /* [operands] of qw_layout, by entry; no type: not made yet */
     int64_t operands;
 };
 
 /* Maps a regular file that is not empty and appends it to the store; *index is its number. */
 int qw_store_map(qw_store *s, const char *path, int *index, qw_error *err);
-/* Appends an entry; name is copied, key is kept as the copy's original.  e->name and e->key are set
- * here. */
+/* Appends an entry; e->name and e->key are set here, to one copy of name. */
 int qw_store_put(qw_store *s, const char *name, qw_entry e, qw_error *err);
 /* Rebuilds the hash after names changed; two entries of one name are QWEN_EFORMAT. */
 int qw_store_index(qw_store *s, qw_error *err);
-int qw_store_rename(qw_store *s, qw_entry *e, const char *name, qw_error *err); /* no re-index */
-/* Parses JSON of one document; `where` begins the message. */
+int qw_store_rename(qw_store *s, qw_entry *e, const char *name,
+                    qw_error *err); /* the hash stays as it is */
+/* Parses one JSON document; `where` begins the message. */
 int qw_json_bytes(const void *data, size_t bytes, const char *where, json_t **out, qw_error *err);
 int qw_safetensors_read(qw_store *s, int file, qw_error *err);
 int qw_gguf_read(qw_store *s, int file, qw_error *err);
-/* Every marked layer: its format is known and its companions fit.  Reads the tables in the
- * headers. */
+/* Checks that every marked layer has a known format and companions that fit.  Reads the tables in
+ * the headers. */
 int qw_layouts_check(qw_store *s, qw_error *err);
 #endif

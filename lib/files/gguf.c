@@ -1,11 +1,11 @@
 /* gguf.c - a GGUF container, version 2 or 3, to entries over the mapping.
  *
- * magic, version, counts, key/value pairs, tensor infos, padding, data; everything little endian,
- * strings with 64-bit lengths.  The file is hostile: every count and length is compared with the
- * bytes that are left before it is used, and nothing is allocated by a number of the file.
- * Dimensions are stored fastest first and reversed here; "comfy.gguf.orig_shape.<name>" overrides
- * them.  Values are kept as text for qw_store_metadata; arrays of strings (vocabularies) and long
- * arrays are skipped. */
+ * Magic, version, counts, key/value pairs, tensor infos, padding, data; everything little
+ * endian, strings with 64-bit lengths.  The file is hostile: every count and length is compared
+ * with the bytes that are left before it is used, and no number of the file decides how much is
+ * allocated. Dimensions are stored fastest first and reversed here;
+ * "comfy.gguf.orig_shape.<name>" overrides them.  Values are kept as text for qw_store_metadata;
+ * arrays of strings (vocabularies) and long arrays are skipped. */
 #include "core/core.h"
 #include "files/files.h"
 #include <stdlib.h>
@@ -80,7 +80,7 @@ static const char *text(cursor *c, uint64_t *bytes, const char *what)
     return s;
 }
 
-/* Well-formed UTF-8 without NUL. */
+/* Nonzero: UTF-8 without NUL. */
 static int is_name(const char *s, uint64_t bytes)
 {
     return !memchr(s, 0, (size_t)bytes) && qw_utf8_invalid(s, (size_t)bytes) < 0;
@@ -120,7 +120,7 @@ static int width_of(uint64_t type)
     return type < VALUE_TYPES ? width[type] : 0;
 }
 
-/* A number of `type` as text at the end of out. */
+/* Appends a number of `type` as text to out. */
 static void print_number(uint64_t type, uint64_t v, char *out, size_t size)
 {
     float f;
@@ -148,7 +148,7 @@ static int unknown_type(cursor *c, const char *key, uint64_t type)
                    qw_visible(shown, sizeof shown, key), (unsigned long long)type);
 }
 
-/* An array: short ones of numbers as "[1, 2]" in out, everything else is stepped over. */
+/* Reads an array: short ones of numbers as "[1, 2]" into out; all others are skipped. */
 static int array(cursor *c, const char *key, char *out, size_t size)
 {
     char shown[200];
@@ -191,7 +191,7 @@ static int keep(cursor *c, const char *key, const char *value, size_t bytes)
 {
     json_t *meta = c->store->file[c->file].metadata;
     if (bytes > TEXT_BYTES || !is_name(value, bytes))
-        return QWEN_OK; /* a chat template, a binary blob */
+        return QWEN_OK; /* a long string: a chat template, binary data */
     return json_object_set_new(meta, key, json_stringn(value, bytes))
                ? qw_fail(c->err, QWEN_ENOMEM, "%s: no memory for its metadata", c->path)
                : QWEN_OK;
@@ -261,7 +261,7 @@ static qw_dtype type_of(uint64_t id)
     return id < sizeof types ? (qw_dtype)types[id] : QW_NONE;
 }
 
-/* Types that the format had and lost: no file of a supported version holds them. */
+/* Types that the format has dropped; no file of a supported version holds them. */
 static int was_removed(uint64_t id)
 {
     return id == 4 || id == 5 || (id >= 31 && id <= 33) || (id >= 36 && id <= 38);
@@ -288,7 +288,8 @@ static int read_dims(cursor *c, const char *where, qw_entry *e, int64_t *element
     return QWEN_OK;
 }
 
-/* The shape before it was flattened, in PyTorch's order; its product must agree. */
+/* Sets the shape that the tensor had before it was flattened, in PyTorch's order; the product must
+ * agree. */
 static int original_shape(cursor *c, const char *tensor, const char *where, qw_entry *e,
                           int64_t elements)
 {
@@ -344,7 +345,7 @@ static int read_tensor(cursor *c, const char *tensor, uint64_t alignment, span *
                        where, (unsigned long long)offset, (unsigned long long)alignment);
     e.bytes = qw_row_bytes(e.dtype, elements);
     at->begin = offset;
-    at->end = offset + e.bytes; /* checked once the data's size is known */
+    at->end = offset + e.bytes; /* compared with the data's size at the end */
     at->entry = c->store->entries;
     if (at->end < offset)
         return qw_fail(c->err, QWEN_EFORMAT, "%s: its offset %llu is out of range", where,
@@ -360,7 +361,7 @@ static int by_begin(const void *a, const void *b)
                                 : (x->end > y->end) - (x->end < y->end);
 }
 
-/* Every tensor inside the data and none over another; gaps are padding. */
+/* Checks that every tensor lies inside the data and none over another; gaps are padding. */
 static int place(cursor *c, span *at, uint64_t n, uint64_t alignment)
 {
     const qw_file *f = &c->store->file[c->file];
@@ -438,7 +439,7 @@ static int read_one(qw_store *s, int file, qw_error *err)
     return tensors(&c, count, alignment);
 }
 
-/* A part must be the one that its name says. */
+/* Checks that a part is the one that its name says. */
 static int check_split(qw_store *s, int file, uint64_t no, uint64_t count, qw_error *err)
 {
     const cursor c = { .store = s, .file = file };
@@ -450,7 +451,7 @@ static int check_split(qw_store *s, int file, uint64_t no, uint64_t count, qw_er
                          (unsigned long long)no, (unsigned long long)count);
 }
 
-/* The other parts of a split file: "<name>-00001-of-00003.gguf". */
+/* Adds the other parts of a split file: "<name>-00001-of-00003.gguf". */
 static int read_splits(qw_store *s, int first, qw_error *err)
 {
     const cursor c = { .store = s, .file = first };

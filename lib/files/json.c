@@ -1,4 +1,4 @@
-/* json.c - JSON files, with bounds: nothing larger than a header or a vocabulary is ever meant. */
+/* json.c - JSON files, bounded in size and depth: a header or a vocabulary is the largest. */
 #include "files/files.h"
 #include <errno.h>
 #include <stdlib.h>

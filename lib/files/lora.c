@@ -1,9 +1,9 @@
-/* lora.c - LoRA files: which tensors belong to which module, in every spelling that is out there.
+/* lora.c - LoRA files: their tensors grouped by module, in every published spelling.
  *
- * A key is a base and a suffix.  The suffix tells the role of the tensor (table below); the base is
- * a module's name in one of the forms of `forms`, which overlay.c matches whole against the modules
- * of a net.  Here the file is grouped by base and each group is checked for what can be known
- * without a model: both factors, one rank, no second spelling. */
+ * A key is a base and a suffix.  The suffix gives the role of the tensor (table below); the base
+ * is a module's name in one of the forms of `forms`, which overlay.c compares whole with the
+ * modules of a net.  Here the tensors are grouped by base, and each group is checked as far as
+ * that needs no model: both factors, one rank, no second spelling. */
 #include "files/json.h"
 #include "files/lora.h"
 #include <math.h>
@@ -48,7 +48,8 @@ static const struct {
     { ".lokr_w2_a", QW_K2_A },
     { ".lokr_w2_b", QW_K2_B },
 };
-/* Met elsewhere, and meaningful: refused by name rather than ignored. */
+/* Suffixes of other kinds: they would change the result, so they are refused by name, not
+ * ignored. */
 static const char *const refused[] = { ".lora_mid.weight", ".hada_t1",        ".hada_t2",
                                        ".lokr_t2",         ".reshape_weight", ".oft_blocks",
                                        ".oft_diag",        ".a1.weight",      ".b1.weight" };
@@ -183,7 +184,7 @@ static int check_module(const qw_lora *l, const qw_lora_module *m, qw_error *err
     return QWEN_OK;
 }
 
-/* PEFT's settings in the header: lora_alpha and r, each perhaps under "transformer.". */
+/* Reads PEFT's settings in the header: lora_alpha and r, each perhaps under "transformer.". */
 static int read_metadata(qw_lora *l, qw_error *err)
 {
     static const char *const patterns[] = { "rank_pattern", "alpha_pattern" };
@@ -239,7 +240,7 @@ int qw_lora_open(qw_lora **out, const char *path, double strength, qw_error *err
     for (int64_t i = 0; !status && i < l->modules; i++)
         status = check_module(l, &l->module[i], err);
     if (!status) status = read_metadata(l, err);
-    if (!status) qw_store_read_ahead(l->store); /* all of it will be read */
+    if (!status) qw_store_read_ahead(l->store); /* all tensors will be read */
     if (!status && !l->modules)
         status = qw_fail(err, QWEN_EMODEL, "%s is no LoRA: none of its keys (\"%s\" ...) is one",
                          path, l->stray ? l->stray : "none");

@@ -8,7 +8,7 @@ typedef struct qw_lora qw_lora;
 int qw_lora_open(qw_lora **out, const char *path, double strength, qw_error *err);
 void qw_lora_free(qw_lora *l);
 
-typedef enum qw_role { /* of a tensor in its module */
+typedef enum qw_role { /* role of a tensor in its module */
                        QW_UP,
                        QW_DOWN, /* [n][r], [r][k] */
                        QW_ALPHA,
@@ -43,14 +43,14 @@ struct qw_lora {
     qw_lora_module *module;
     int64_t modules, room;
     double alpha, alpha_rank; /* of the header; alpha 0: none */
-    const char *stray;        /* the first key that is no LoRA's, and how many */
+    const char *stray;        /* the first key that is no LoRA's, and their number */
     int64_t strays;
 };
 
-/* Splits a key into base and role; 0 if its suffix is none of a LoRA's. */
+/* Splits a key into base and role; 0: no suffix of a LoRA. */
 int qw_lora_key(const char *key, size_t *base, qw_role *role);
-/* All values of an entry as doubles, finite; malloc'ed, NULL with err set.  expected < 0: any
- * number. */
+/* All values of an entry as doubles; one that is not finite is an error.  malloc'ed, NULL with err
+ * set.  expected: their number, < 0: any. */
 double *qw_lora_values(const qw_lora *l, const qw_entry *e, int64_t expected, qw_error *err);
 /* alpha / rank of a module, 1 where there is no alpha. */
 int qw_lora_factor(const qw_lora *l, const qw_lora_module *m, double rank, double *factor,

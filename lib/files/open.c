@@ -1,4 +1,5 @@
-/* open.c - files into a store: one file, an index with its shards, a directory, what links stand for. */
+/* open.c - files into a store: one file, an index with its shards, a directory, files in place of
+ * links. */
 #include "files/files.h"
 #include <dirent.h>
 #include <errno.h>
@@ -6,8 +7,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* What git leaves of a symbolic link where there are none: a short file that holds a relative
- * path. */
+/* Systems without symbolic links get a short file with a relative path in place of each. */
 int qw_follow_link_file(const char *path, char **resolved, qw_error *err)
 {
     enum { LONGEST = 4096 };
@@ -39,7 +39,7 @@ int qw_follow_link_file(const char *path, char **resolved, qw_error *err)
     return 1;
 }
 
-/* Follows such files to what they stand for; *out is malloc'ed. */
+/* The file at the end of a chain of such files; *out is malloc'ed. */
 static int resolve(const char *path, char **out, qw_error *err)
 {
     enum { LINKS = 8 };
@@ -73,7 +73,7 @@ static char *joined(const char *folder, const char *name, qw_error *err)
     return path;
 }
 
-/* What people give by mistake, from its first bytes; NULL: none of these. */
+/* The name of another format, by its first bytes; NULL: none of these. */
 static const char *other_format(const qw_file *f)
 {
     static const struct {
@@ -111,7 +111,7 @@ static int add_file(qw_store *s, const char *path, qw_error *err)
     return qw_safetensors_read(s, file, err);
 }
 
-/* Opens each shard once and checks that each tensor is where the index says. */
+/* Opens each shard once and checks that each tensor is in the shard that the index names. */
 static int add_shards(qw_store *s, const char *path, const json_t *map, qw_error *err)
 {
     const char *slash = strrchr(path, '/'), *key;
@@ -167,8 +167,7 @@ static int add_index(qw_store *s, const char *path, qw_error *err)
     return status;
 }
 
-/* The file of a directory that holds the weights: an index before single files, published names
- * first. */
+/* The file with the weights of a directory: an index before single files, published names first. */
 static int choose(const char *folder, char **out, qw_error *err)
 {
     static const char *const ends[] = { ".safetensors.index.json", ".safetensors", ".gguf" };

@@ -1,8 +1,8 @@
 /* safetensors.c - a .safetensors header, through Jansson, to entries over the mapping.
  *
- * u64 length of the header, the header (JSON: name -> dtype, shape, data_offsets), the data.  The
- * file is hostile: every number is checked before it is used, and the tensors must cover the data
- * exactly, without gap, overlap or rest.  Data need not be aligned. */
+ * u64 length of the header, the header (JSON: name -> dtype, shape, data_offsets), the data.
+ * The file is hostile: every number is checked before it is used, and the tensors must cover the
+ * data exactly, without gap, overlap or rest.  Data need not be aligned. */
 #include "files/files.h"
 #include <stdlib.h>
 #include <string.h>
@@ -32,7 +32,8 @@ static qw_dtype dtype_of(const char *name)
     return QW_NONE;
 }
 
-/* shape: at most 8 integers, none negative, whose product does not overflow even where it is 0. */
+/* Reads a shape: at most 8 integers, none negative; the product of those above 0 must not
+ * overflow. */
 static int read_shape(const json_t *shape, qw_entry *e, int64_t *elements, const char *where,
                       qw_error *err)
 {
@@ -41,7 +42,7 @@ static int read_shape(const json_t *shape, qw_entry *e, int64_t *elements, const
     if (json_array_size(shape) > QW_FILE_RANK)
         return qw_fail(err, QWEN_EFORMAT, "%s: its shape has %zu dims, at most %d are supported",
                        where, json_array_size(shape), QW_FILE_RANK);
-    int64_t product = 1; /* of the dims that are not 0 */
+    int64_t product = 1; /* product of the dims that are not 0 */
     int zero = 0;
     e->rank = (int)json_array_size(shape);
     for (int i = 0; i < e->rank; i++) {

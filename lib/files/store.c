@@ -1,4 +1,4 @@
-/* store.c - many files, one name space: names to host tensors over mappings. */
+/* store.c - the entries of many files under one set of names: memory maps, a hash, read-ahead. */
 #include "files/files.h"
 #include <dirent.h>
 #include <errno.h>
@@ -66,7 +66,7 @@ static int map(qw_file *f, int fd, qw_error *err)
         return qw_fail(err, QWEN_EIO, "%s cannot be mapped: %s", f->path, strerror(errno));
     f->map = p;
     f->bytes = (size_t)st.st_size;
-    /* Headers, norms and biases are small and far apart. */
+    /* headers, norms and biases are small and far apart: no read-ahead at first */
     posix_madvise(p, f->bytes, POSIX_MADV_RANDOM);
     return QWEN_OK;
 }

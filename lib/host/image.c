@@ -17,7 +17,7 @@ static double sinc(double x)
     return x == 0 ? 1 : qw_sin(a) / a;
 }
 
-static double lanczos(double x) /* three lobes */
+static double lanczos(double x) /* support: three lobes */
 {
     return x >= -3 && x < 3 ? sinc(x) * sinc(x / 3) : 0;
 }
@@ -82,7 +82,7 @@ static int axis_new(axis *a, int64_t in, int64_t out, qw_filter filter)
 
 static uint8_t clip(int64_t sum)
 {
-    const int64_t v = sum >> WEIGHT_BITS; /* arithmetic: rounds down */
+    const int64_t v = sum >> WEIGHT_BITS; /* an arithmetic shift rounds down */
     return (uint8_t)(v < 0 ? 0 : v > 255 ? 255 : v);
 }
 
@@ -128,7 +128,7 @@ static void premultiply(const uint8_t *src, int64_t pixels, uint8_t *dst)
     }
 }
 
-/* RGBa -> RGBA; where alpha is 0 or 255 the colour stays as it is. */
+/* RGBa -> RGBA; where alpha is 0 or 255 the colour is copied. */
 static void unpremultiply(uint8_t *p, int64_t pixels)
 {
     for (int64_t i = 0; i < 4 * pixels; i += 4) {
@@ -151,7 +151,7 @@ static int resize_in(resize *r, const uint8_t *src, int64_t w, int64_t h, int64_
                      int64_t W, int64_t H, uint8_t *dst)
 {
     const int across = W != w, down = H != h;
-    /* Pillow 13 shrinks the height first where that saves more; up to 12 the width came first. */
+    /* Pillow 13 shrinks the height first where that costs less; up to 12 the width came first. */
     const int vertical_first = across && down && H < h && h - H > 2 * (w - W);
     const int64_t bw = vertical_first ? w : W, bh = vertical_first ? H : h;
     if ((across && axis_new(&r->x, w, W, f)) || (down && axis_new(&r->y, h, H, f)))
@@ -240,7 +240,8 @@ void qw_calculate_dimensions(double area, double ratio, int64_t *w, int64_t *h)
     *h = b >= 1 ? (b < 1e9 ? (int64_t)b : 1000000000) * 32 : 32;
 }
 
-/* transformers' smart_resize */
+/* transformers' smart_resize: sides in multiples of `factor`, area from min_pixels to
+ * max_pixels. */
 int qw_smart_resize(int64_t w, int64_t h, int64_t factor, int64_t min_pixels, int64_t max_pixels,
                     int64_t *W, int64_t *H, qw_error *err)
 {

@@ -1,10 +1,10 @@
 /* rng.c - the normal numbers that PyTorch's generators draw: mt19937 on the CPU, Philox on CUDA.
  *
  * Follows pytorch aten/src/ATen/native/cpu/DistributionTemplates.h (normal_fill),
- * core/MT19937RNGEngine.h, core/DistributionsHelper.h and native/cuda/DistributionTemplates.h with
- * curand's Philox4x32-10.  Each step of the CPU's float32 numbers is rounded to float32, as there:
- * rounding once at the end is measurably different. log, sin and cos are ours (exact_math.c), so a seed
- * gives the same bits on every machine. */
+ * core/MT19937RNGEngine.h, core/DistributionsHelper.h and native/cuda/DistributionTemplates.h
+ * with curand's Philox4x32-10.  Each step of the CPU's float32 numbers is rounded to float32, as
+ * there: rounding once at the end gives other numbers.  log, sin and cos are those of
+ * exact_math.c, so that a seed gives the same bits on every machine. */
 #include "host/noise.h"
 #include <math.h>
 #include <string.h>
@@ -46,7 +46,7 @@ static double uniform53(qw_rng *g) /* [0, 1) in steps of 2^-53; the high word co
 
 /* --- the CPU generator ------------------------------------------------------------------------ */
 
-/* How a draw of 16 or more rounds: bits of the uniform numbers, type of every intermediate. */
+/* The rounding of a draw of 16 or more: bits of the uniform numbers, type of every intermediate. */
 typedef struct rounding {
     qw_dtype step;
     uint32_t mask;
@@ -68,7 +68,8 @@ static double uniform(qw_rng *g, const rounding *r)
     return r->step == QW_F64 ? uniform53(g) : (double)(next32(g) & r->mask) * r->unit;
 }
 
-/* Sixteen uniform numbers become normal: pairs (j, j + 8) by Box and Muller, in the step's type. */
+/* Turns sixteen uniform numbers into normal ones: pairs (j, j + 8) by Box and Muller, in the type
+ * of the step. */
 static void box_muller_16(double d[16], qw_dtype step)
 {
     const double turn = step == QW_F64 ? two_pi : (double)(float)two_pi; /* float32 even in bf16 */
@@ -81,7 +82,7 @@ static void box_muller_16(double d[16], qw_dtype step)
     }
 }
 
-/* n >= 16: blocks of sixteen; a tail is drawn anew as the last sixteen. */
+/* n >= 16: blocks of sixteen; for a tail the last sixteen numbers are drawn again. */
 static void draw_large(qw_rng *g, const rounding *r, int64_t first, int64_t n, double *out)
 {
     for (int64_t i = 0; i < first; i++) out[i] = uniform(g, r);
@@ -91,7 +92,7 @@ static void draw_large(qw_rng *g, const rounding *r, int64_t first, int64_t n, d
     box_muller_16(out + n - 16, r->step);
 }
 
-/* n < 16: one by one in double, the second number of a pair kept for the next small draw. */
+/* n < 16: one by one in double; the second number of a pair is kept for the next small draw. */
 static double draw_small(qw_rng *g)
 {
     if (g->has_spare) {
@@ -145,8 +146,8 @@ static void philox(uint64_t seed, uint64_t counter, uint64_t subsequence, uint32
     }
 }
 
-/* curand's _curand_box_muller; the products are exact in double, so one rounding stands for its
- * fused multiply-add. */
+/* curand's _curand_box_muller; the products are exact in double, so one rounding gives the result
+ * of its fused multiply-add. */
 static void cuda_pair(uint32_t x, uint32_t y, double z[2])
 {
     const double turn = (double)(2.3283064e-10f * 6.2831855f);
@@ -179,8 +180,8 @@ static void draw_cuda(qw_rng *g, qw_dtype dtype, int64_t n, double *out)
 
 /* --- names ------------------------------------------------------------------------------------ */
 
-/* Threads that a large launch has: multiprocessors times threads each.  H100's is the default
- * because the published 1024 x 1024 fits: up to that many numbers the card does not matter. */
+/* Threads of a large launch: multiprocessors times threads each.  The default is H100's, for 1024 x
+ * 1024 has fewer numbers than it has threads: up to there every card draws the same. */
 static uint64_t cuda_threads(const char *name)
 {
     static const struct {
@@ -208,7 +209,7 @@ int qw_rng_init(qw_rng *g, const char *name, uint64_t seed, qw_error *err)
     memset(g, 0, sizeof *g);
     g->seed = seed;
     g->kind = QW_RNG_TORCH_CPU;
-    seed_mt(g, (uint32_t)seed); /* torch's CPU generator sees 32 bits of the seed */
+    seed_mt(g, (uint32_t)seed); /* torch's CPU generator uses 32 bits of the seed */
     if (!name || !strcmp(name, "torch-cpu")) return QWEN_OK;
     if (!strcmp(name, "torch-cpu-bf16-old")) {
         g->kind = QW_RNG_TORCH_CPU_BF16_OLD;

@@ -1,9 +1,9 @@
-/* sampler.c - from noise to a picture: Euler's method and its relatives, and guidance, in double.
+/* sampler.c - samplers (Euler's method and others) and guidance, in double precision.
  *
- * The model gives a velocity v = noise - data at sigma; D(x) = x - sigma v is the picture it
- * expects.  Formulas after ComfyUI's comfy/k_diffusion/sampling.py and
- * comfy/extra_samplers/uni_pc.py for flow models.  s is sigma[i], s' is sigma[i+1] (`next`), x0 is
- * D at (x, s), d is v, t is -ln sigma. */
+ * The model gives a velocity v = noise - picture at sigma; D(x) = x - sigma v is the denoised
+ * estimate.  Formulas after ComfyUI's comfy/k_diffusion/sampling.py and
+ * comfy/extra_samplers/uni_pc.py for flow models.  s is sigma[i], s' is sigma[i+1] (`next`), x0
+ * is D at (x, s), d is v, t is -ln sigma. */
 #include "host/noise.h"
 #include <math.h>
 #include <stdlib.h>
@@ -171,7 +171,7 @@ static int step_gradient_estimation(walk *w, double s, double next)
     return QWEN_OK;
 }
 
-/* The last velocities, newest first, in w->b[0 ..]: makes room for a new one and returns it. */
+/* Returns room for a new velocity in w->b[0]; the older ones move to w->b[1 ..], newest first. */
 static double *newest(walk *w)
 {
     double *const oldest = w->b[HISTORY - 1];
@@ -188,7 +188,7 @@ static void combine(walk *w, const double *weight, int order) /* x += sum weight
     }
 }
 
-/* Adams and Bashforth, as if the steps were equal */
+/* Adams and Bashforth's weights for equal steps */
 static int step_ipndm(walk *w, double s, double next)
 {
     static const double table[HISTORY][HISTORY] = { { 1 },
@@ -226,7 +226,7 @@ static double lagrange_integral(const float *sigma, int i, int j, int order)
 
 static int step_lms(walk *w, double s, double next)
 {
-    double weight[HISTORY] = { -s }; /* to 0: D(x) itself */
+    double weight[HISTORY] = { -s }; /* to sigma 0: D(x) itself */
     double *const d = newest(w);
     if (velocity(w, w->x, s, d)) return w->err->status;
     const int order = next == 0 ? 1 : w->step < HISTORY ? w->step + 1 : HISTORY;
@@ -236,7 +236,7 @@ static int step_lms(walk *w, double s, double next)
     return QWEN_OK;
 }
 
-/* Down to sigma `down`, then noise back up to s', data scaled to 1 - s'. */
+/* A step to sigma `down`, then noise up to s', the picture's part scaled to 1 - s'. */
 static int step_euler_ancestral(walk *w, double s, double next)
 {
     double *const x0 = w->b[0], *const e = w->b[1];
@@ -294,7 +294,7 @@ static void solve(int n, double a[3][3], double *b)
 }
 
 typedef struct unipc {
-    double r[3];  /* places of the older points, in units of h; the newest is 1 */
+    double r[3];  /* places of the older points, in units of h; the newest has 1 */
     double ratio; /* std(s') / std(s): weight of the old x */
     double push;  /* - alpha(s') expm1(-h) for the newest D */
     double pull;  /* - alpha(s') B for the corrections */
@@ -376,7 +376,7 @@ static int run_unipc(walk *w)
             w->b[0][i] = fresh[i];
         }
     }
-    /* ComfyUI writes the 0.001 into its own list of sigmas and so divides by 1 - 0.001. */
+    /* ComfyUI writes 0.001 over the final 0 of its own list and so divides by 1 - 0.001. */
     for (int64_t i = 0; i < w->n && to_zero && !status; i++) x[i] /= 1 - t[w->steps];
     free(t);
     return status ? status : finish_step(w);

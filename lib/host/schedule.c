@@ -1,12 +1,11 @@
-/* schedule.c - the sigmas a picture goes through, 1 noise .. 0 picture: diffusers' schedule and
- * ComfyUI's.
+/* schedule.c - the sigmas of the steps, 1 noise .. 0 picture: diffusers' schedule and ComfyUI's.
  *
- * diffusers' (FlowMatchEulerDiscreteScheduler.set_timesteps) is computed in
- * float32, every operation, and is equal to it bit for bit: double rounded at the end is measurably
- * not the same.  Its one transcendental number, exp(mu), is libm's in double rounded to float32;
- * the 2^-29 of a float32 unit that libms differ by would have to meet a rounding boundary to show.
- * ComfyUI's (comfy/samplers.py) are computed in double from its table of sigmas and rounded at the
- * end: they agree with its float32 to about 1e-7, which is what ComfyUI's own results vary by. */
+ * Every operation of diffusers' schedule (FlowMatchEulerDiscreteScheduler.set_timesteps) is
+ * computed in float32, as there, and the result is equal bit for bit; double rounded at the end
+ * differs. exp(mu) is libm's in double rounded to float32: libms differ by 2^-29 of a float32
+ * unit, which changes the result only beside a rounding boundary.  ComfyUI's schedules
+ * (comfy/samplers.py) are computed in double from its table of sigmas and rounded at the end:
+ * they agree with its float32 to about 1e-7, by which ComfyUI's own results vary. */
 #include "host/noise.h"
 #include <math.h>
 #include <stdlib.h>
@@ -61,7 +60,7 @@ static int check_steps(int steps, qw_error *err)
     return qw_fail(err, QWEN_EARG, "%d steps, expected 1 to %d", steps, MOST_STEPS);
 }
 
-/* The list itself, with or without its final 0. */
+/* The sigmas as given, with or without the final 0. */
 static int make_raw(qw_schedule *s, const qw_schedule_request *q, int64_t train_steps,
                     qw_error *err)
 {
@@ -88,12 +87,12 @@ static const qw_schedule_config published = { .shift = 1,
                                               .train_steps = 1000,
                                               .dynamic = 1 };
 
-/* The published Lightning models' scheduler: one shift (3) at every size, no terminal. */
+/* The scheduler of the published Lightning models: one shift (3) at every size, no terminal. */
 static qw_schedule_config lightning(qw_schedule_config c, double shift)
 {
     c.dynamic = 1;
     c.linear = 0;
-    const double three = 1.0986122886681098; /* ln 3 as the published file has it */
+    const double three = 1.0986122886681098; /* ln 3 as in the published file */
     c.base_shift = c.max_shift = shift > 0 && shift != 3 ? log(shift) : three;
     c.terminal = 0;
     return c;
@@ -106,7 +105,7 @@ static double mu_of(const qw_schedule_request *q, const qw_schedule_config *c)
     return (double)q->tokens * m + (c->base_shift - m * (double)c->base_len);
 }
 
-/* numpy.linspace(1, 1/N, N), or the list given. */
+/* numpy.linspace(1, 1/N, N), or the sigmas of the request. */
 static double unshifted(const qw_schedule_request *q, int i, int n)
 {
     if (q->sigmas) return q->sigmas[i];
@@ -115,8 +114,8 @@ static double unshifted(const qw_schedule_request *q, int i, int n)
     return 1 + i * ((1.0 / n - 1) / (n - 1));
 }
 
-/* All float32.  The last sigma becomes terminal; where the last shifted sigma is 1 the reference
- * divides 0 by 0, and nothing is stretched. */
+/* Stretches the list so that its last sigma becomes `terminal`, in float32.  A last sigma of 1,
+ * where diffusers divides 0 by 0, is not stretched. */
 static void stretch(float *sigma, int n, double terminal)
 {
     const float scale = (1.0f - sigma[n - 1]) / (float)(1 - terminal);
@@ -172,8 +171,8 @@ static int make_diffusers(qw_schedule *s, const qw_schedule_request *q, qw_sched
 typedef struct comfy { /* comfy/model_sampling.py: ModelSamplingFlux, ModelSamplingDiscreteFlow */
     double shift;      /* linear: sigma(t) = shift t / (1 + (shift - 1) t) */
     int n;             /* entries of the table, t = k/n for k = 1 .. n */
-    int steps;         /* asked for */
-    double *out;       /* [room] sigmas found so far, without what is dropped later */
+    int steps;         /* steps of the request, and one more for samplers that drop one */
+    double *out;       /* [room] sigmas so far; the one that is dropped is among them */
     int count;
 } comfy;
 
@@ -193,7 +192,7 @@ static void simple(comfy *m)
     append(m, 0);
 }
 
-/* The shift is applied to end points that are shifted already, as there. */
+/* As ComfyUI, applies the shift to end points that are shifted already. */
 static void normal(comfy *m, int uniform)
 {
     const double a = table(m, m->n - 1), b = table(m, 0);
@@ -265,7 +264,7 @@ static void exponential(comfy *m)
     append(m, 0);
 }
 
-static void ddim_uniform(comfy *m) /* may have more steps than were asked for, as there */
+static void ddim_uniform(comfy *m) /* may have more steps than the request, as ComfyUI's */
 {
     const int stride = m->n / m->steps > 1 ? m->n / m->steps : 1;
     int last = 1;
@@ -317,7 +316,7 @@ static const struct {
                        { "kl_optimal", kl_optimal } };
 enum { COMFY_SCHEDULES = sizeof comfy_schedule / sizeof *comfy_schedule };
 
-/* ComfyUI runs these with one step more and leaves the last but one sigma out. */
+/* ComfyUI runs these samplers with one step more and drops the last sigma but one. */
 static int drops_penultimate(const char *sampler)
 {
     static const char *const name[] = { "dpm_2", "dpm_2_ancestral", "uni_pc", "uni_pc_bh2" };
@@ -346,7 +345,7 @@ static int make_comfy(qw_schedule *s, const qw_schedule_request *q, int which, q
                 .steps = (int)all + dropped };
     if (comfy_schedule[which].fill == kl_optimal && m.steps == 1)
         return qw_fail(err, QWEN_EARG, "the schedule \"kl_optimal\" needs at least 2 steps");
-    m.out = malloc(((size_t)m.steps + 10002) * sizeof *m.out); /* ddim_uniform: at most the table */
+    m.out = malloc(((size_t)m.steps + 10002) * sizeof *m.out); /* ddim_uniform may fill the table */
     if (!m.out) return qw_fail(err, QWEN_ENOMEM, "no memory for a schedule of %d steps", m.steps);
     comfy_schedule[which].fill(&m);
     if (dropped && m.count > 2) {
@@ -385,7 +384,7 @@ int qw_schedule_make(qw_schedule *out, const qw_schedule_request *q, qw_error *e
         make_diffusers(&s, &r, c, &own);
     } else if (!strcmp(name, "lightning")) {
         qw_schedule_request r = *q;
-        r.layered = 0; /* its mu depends on nothing */
+        r.layered = 0; /* one mu for all sizes */
         make_diffusers(&s, &r, lightning(c, q->flat), &own);
     } else if (!strcmp(name, "raw")) make_raw(&s, q, c.train_steps, &own);
     else if (which < COMFY_SCHEDULES) make_comfy(&s, q, which, &own);

@@ -1,8 +1,8 @@
-/* template.c - chat templates: the words that the text encoder reads around a prompt.
+/* template.c - chat templates: the text that the text encoder reads around a prompt.
  *
- * The strings are those of diffusers' Qwen-Image pipelines (0.36 to 0.42).  The rows of the fixed
- * beginning are dropped from the encoder's output: 34 tokens of the text-to-image template and 64
- * of the edit template, as published.  For other texts the number is counted with the tokenizer. */
+ * The strings are those of diffusers' Qwen-Image pipelines (0.36 to 0.42).  The rows of the
+ * fixed beginning are dropped from the encoder's output: 34 tokens of the text-to-image template
+ * and 64 of the edit template, as published.  For other texts the tokenizer counts them. */
 #include "host/text.h"
 #include <stdlib.h>
 #include <string.h>
@@ -10,7 +10,7 @@
 
 typedef struct template
 {
-    const char *name, *system, *before, *after; /* before and after the user's text */
+    const char *name, *system, *before, *after; /* before and after the prompt */
     int64_t drop;
 }
 template;
@@ -82,7 +82,7 @@ static void append_pictures(buffer *b, const int64_t *tokens, int pictures)
     }
 }
 
-/* The first n bytes of s; each image pad in it stands for the next picture's run of pads. */
+/* Appends the first n bytes of s; each image pad in it becomes the pads of the next picture. */
 static void append_template(buffer *b, const char *s, size_t n, const int64_t *tokens, int pictures,
                             int *next)
 {
@@ -106,7 +106,7 @@ static int count_tokens(const qw_tokenizer *tok, const char *s, size_t n, int64_
     return QWEN_OK;
 }
 
-/* The template's text with {}: a published one with its own or another system text, or the
+/* The text of a template with {}: a published one with its own or another system text, or the
  * caller's. */
 static char *template_text(const char *name, const char *system, int64_t *drop, qw_error *err)
 {
@@ -162,9 +162,8 @@ int qw_prompt_make(qw_prompt *out, const char *name, const char *system, const c
     char *text = template_text(name, system, &out->drop, err);
     if (!text) return err->status;
 
-    /* The user's turn ends the part whose rows are dropped; pictures that a template puts before {}
-     * are kept. With another system text the {} of the template is the last one: that text may hold
-     * braces of its own. */
+    /* The rows before {} are dropped, but not those of pictures that stand before it.  A system
+     * text of the caller may hold braces: then {} is looked for behind it. */
     const char *turn = system ? strstr(text, "<|im_end|>") : text;
     const char *brace = strstr(turn && strstr(turn, "{}") ? turn : text, "{}");
     const char *vision = strstr(text, "<|vision_start|>");

@@ -8,7 +8,6 @@ typedef struct qw_tokenizer qw_tokenizer;
 /* path: a directory (vocab.json + merges.txt + tokenizer_config.json, or tokenizer.json, or
  * merges.txt alone), or a tokenizer.json. */
 int qw_tokenizer_open(qw_tokenizer **out, const char *path, qw_error *err);
-/* From a GGUF store's tokenizer.ggml.* keys may come later; not needed by published files. */
 void qw_tokenizer_free(qw_tokenizer *t);
 /* Special tokens in the text become their ids; nothing is added.  text may hold U+0000.  Invalid
  * UTF-8 is QWEN_EARG with the byte offset.  *ids is malloc'ed. */
@@ -22,7 +21,7 @@ typedef enum qw_char_class {
     QW_CHAR_NUMBER,
     QW_CHAR_SPACE
 } qw_char_class;
-qw_char_class qw_char_classify(int32_t c); /* categories L*, N*; White_Space; everything else */
+qw_char_class qw_char_classify(int32_t c); /* categories L*; N*; White_Space; all others */
 /* Normalisation form C, in linear time.  *out is malloc'ed, not terminated.  QWEN_OK or
  * QWEN_ENOMEM. */
 int qw_nfc(const char *text, size_t bytes, char **out, size_t *out_bytes);
@@ -34,8 +33,8 @@ typedef struct qw_prompt {
     int64_t drop; /* leading tokens whose rows are dropped */
 } qw_prompt;
 /* name: "t2i", "edit", "edit-plus", or a template text with {}.  system NULL: the template's own.
- * pictures: how many pictures have image pads; tokens[i]: pads for picture i.  "edit-plus" and
- * texts of the caller's write "Picture k: " before each, "edit" takes one. */
+ * pictures: number of pictures with image pads; tokens[i]: pads of picture i.  "edit-plus" and the
+ * caller's texts write "Picture k: " before each; "edit" allows one. */
 int qw_prompt_make(qw_prompt *out, const char *name, const char *system, const char *user_text,
                    const int64_t *tokens, int pictures, const qw_tokenizer *tok, qw_error *err);
 void qw_prompt_free(qw_prompt *p);

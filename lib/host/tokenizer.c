@@ -1,9 +1,10 @@
 /* tokenizer.c - Qwen2's byte-level BPE: from a text to token ids.
  *
- * A text is cut at the added tokens; each piece between them is normalised (NFC), cut into words by
- * the rules of Qwen2's pre-tokenizer, and each word, taken byte by byte, is merged pair by pair,
- * the pair that stands first in merges.txt first (Hugging Face tokenizers, models/bpe/word.rs).
- * A symbol is a token id: merging needs only the map (left id, right id) -> (rank, id of both). */
+ * A text is cut at the added tokens; each piece between them is normalised (NFC) and cut into
+ * words by the rules of Qwen2's pre-tokenizer.  A word begins as the tokens of its bytes; pairs
+ * of neighbours are merged, the pair that stands first in merges.txt first (Hugging Face
+ * tokenizers, models/bpe/word.rs).  A symbol is a token id: merging needs only the map (left id,
+ * right id) -> (rank, id of both). */
 #include "host/tokenizer.h"
 #include <stdlib.h>
 #include <string.h>
@@ -33,7 +34,7 @@ void qw_tokenizer_free(qw_tokenizer *t)
     free(t);
 }
 
-/* Bytes of the longest added token at s [n], or 0. */
+/* Bytes of the longest added token that begins at s [n], or 0. */
 static size_t added_token(const qw_tokenizer *t, const char *s, size_t n, int32_t *id)
 {
     size_t longest = 0;
@@ -61,7 +62,7 @@ static size_t run_of(const char *s, size_t n, size_t at, qw_char_class k)
     return at;
 }
 
-/* Bytes of one of s t re ve m ll d in any case (ASCII's) at s [n], or 0. */
+/* Bytes of one of s t re ve m ll d at s [n], in any case of ASCII, or 0. */
 static size_t contraction(const char *s, size_t n)
 {
     const int a = n > 0 ? s[0] | 0x20 : 0, b = n > 1 ? s[1] | 0x20 : 0;
@@ -112,7 +113,7 @@ static size_t word_end(const char *s, size_t n, size_t at)
 
 typedef struct symbol {
     int32_t id, prev, next;
-} symbol; /* id -1: merged into its neighbour */
+} symbol; /* id -1: merged into the symbol on its left */
 typedef struct candidate {
     int32_t rank, at, left, right, id;
 } candidate;
@@ -195,7 +196,7 @@ static int merge_word(work *w, const char *s, size_t n)
     while (w->candidates) {
         const candidate c = heap_pop(w);
         symbol *const a = &w->symbol[c.at];
-        if (a->id != c.left || a->next < 0) continue; /* a pair that no longer exists */
+        if (a->id != c.left || a->next < 0) continue; /* a pair whose symbols have changed */
         symbol *const b = &w->symbol[a->next];
         if (b->id != c.right) continue;
         a->id = c.id;

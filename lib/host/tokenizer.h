@@ -1,4 +1,5 @@
-/* tokenizer.h - a tokenizer in memory: tokenizer_load.c makes it of files, tokenizer.c reads it. */
+/* tokenizer.h - a tokenizer in memory, made by tokenizer_load.c from files and used by
+ * tokenizer.c. */
 #ifndef QW_TOKENIZER_H
 #define QW_TOKENIZER_H
 #include "host/text.h"

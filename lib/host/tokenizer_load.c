@@ -1,8 +1,8 @@
 /* tokenizer_load.c - from a tokenizer's files to a tokenizer: vocabulary, merges, added tokens.
  *
- * Three layouts are read: vocab.json with merges.txt, tokenizer.json, and merges.txt alone, from
- * which the vocabulary follows.  Once the merges are known by ids the strings of the vocabulary are
- * gone; the added tokens become a trie. */
+ * Three layouts are read: vocab.json with merges.txt; tokenizer.json; merges.txt alone, from
+ * which the vocabulary follows.  The strings of the vocabulary are freed when the merges have
+ * ids; the added tokens become a trie. */
 #include "files/json.h"
 #include "host/tokenizer.h"
 #include <errno.h>
@@ -42,7 +42,8 @@ typedef struct name_map {
     size_t mask;
 } name_map;
 
-static uint64_t hash_bytes(uint64_t h, const char *s, size_t n) /* FNV-1a, to be continued */
+static uint64_t hash_bytes(uint64_t h, const char *s,
+                           size_t n) /* One step of FNV-1a over n bytes. */
 {
     for (size_t i = 0; i < n; i++) h = (h ^ (unsigned char)s[i]) * UINT64_C(0x100000001B3);
     return h;
@@ -133,7 +134,7 @@ static int add_vocabulary(loading *l, const json_t *vocab)
     return QWEN_OK;
 }
 
-/* The character that stands for byte b in token strings, as UTF-8; returns its bytes, 1 or 2. */
+/* Writes the character for byte b in token strings, as UTF-8; returns its bytes, 1 or 2. */
 static size_t byte_name(int b, char out[3])
 {
     int c = b;
@@ -161,8 +162,8 @@ static int find_bytes(loading *l)
     return QWEN_OK;
 }
 
-/* Merge `rank`: tokens a and b become the token ab.  Of two equal merges the later one counts, as
- * in the reference. */
+/* Adds merge `rank`: tokens a and b become the token ab.  Of two equal merges the later one counts,
+ * as in Hugging Face's tokenizers. */
 static int add_merge(loading *l, int64_t rank, const char *a, size_t an, const char *b, size_t bn)
 {
     const name_slot *left = name_at(&l->names, a, an, "", 0, NULL);
@@ -191,8 +192,8 @@ static void split_merge(const char *line, size_t n, size_t *an, const char **b, 
     if (*bn && memchr(*b, ' ', *bn)) *bn = 0;
 }
 
-/* Calls `each` with every merge of the text of a merges.txt; blank lines and the version line are
- * not merges. */
+/* Calls `each` with every merge in the text of a merges.txt, without blank lines and the version
+ * line. */
 static int each_merge(loading *l, const char *text, size_t bytes,
                       int (*each)(loading *, int64_t rank, const char *, size_t, const char *,
                                   size_t))
@@ -332,7 +333,8 @@ static int build_trie(loading *l, const added *a, size_t n)
     return QWEN_OK;
 }
 
-/* One entry of added_tokens (its own id) or added_tokens_decoder (id from the key, as text). */
+/* Adds one entry of added_tokens (its own id) or added_tokens_decoder (the key is the id, as
+ * text). */
 static int one_added(loading *l, const json_t *entry, const char *key, added *a)
 {
     static const char *const refused[] = { "lstrip", "rstrip", "single_word" };
@@ -386,7 +388,8 @@ static int read_added(loading *l, const json_t *list)
     return l->err->status;
 }
 
-/* Those of every published Qwen2.5-VL, after the vocabulary; where no file names them. */
+/* The added tokens of every published Qwen2.5-VL, after the vocabulary, for files that name
+ * none. */
 static int default_added(loading *l)
 {
     static const char *const text[] = {
@@ -405,8 +408,9 @@ static int default_added(loading *l)
 
 /* --- the layouts ------------------------------------------------------------------------------ */
 
-/* A vocabulary is the 256 bytes, those that stand for themselves first, then the results of the
- * merges by rank.  Token strings go to arena, which has room for the whole file and the bytes. */
+/* Makes the vocabulary from the merges: the 256 bytes, those that are printed as themselves first,
+ * then the results of the merges by rank.  Token strings go to arena, which has room for the file
+ * and the bytes. */
 static int rebuild(loading *l, const char *text, size_t bytes, char *arena)
 {
     if (new_names(l, lines_of(text, bytes) + 256)) return l->err->status;
@@ -425,7 +429,7 @@ static int rebuild(loading *l, const char *text, size_t bytes, char *arena)
         if (n && s[n - 1] == '\r') n--;
         if (!n || (first && n >= 8 && !memcmp(s, "#version", 8))) continue;
         split_merge(s, n, &an, &b, &bn);
-        if (!bn) continue; /* each_merge will say so */
+        if (!bn) continue; /* each_merge reports it */
         memcpy(arena, s, an);
         memcpy(arena + an, b, bn);
         arena[an + bn] = 0;
@@ -450,7 +454,7 @@ static int load_merges_alone(loading *l)
     return l->err->status;
 }
 
-/* Qwen2's rules, as tokenizer.json writes them. */
+/* Checks that tokenizer.json asks for Qwen2's rules. */
 static const char qwen2_pattern[] = "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|"
                                     "\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+"
                                     "|\\s+(?!\\S)|\\s+";

@@ -1,7 +1,7 @@
-/* unicode.c - UTF-8, Unicode classes and normalisation form C, as far as the tokenizer needs them.
+/* unicode.c - Unicode classes and normalisation form C, as far as the tokenizer needs them.
  *
- * Categories, decompositions and compositions are utf8proc's.  Canonical ordering is done here:
- * long runs of combining marks, which only mischief writes, would take utf8proc quadratic time. */
+ * Categories, decompositions and compositions are utf8proc's.  Canonical ordering is done here,
+ * because utf8proc needs quadratic time for long runs of combining marks. */
 #include "host/text.h"
 #include <stdlib.h>
 #include <string.h>

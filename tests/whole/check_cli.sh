@@ -25,7 +25,7 @@ fail() {
 ok() { what=$1; shift; if "$@"; then pass; else fail "$what"; fi; }
 not() { ! "$@"; }
 # run CODE WORDS ARGUMENTS...: the command ends with CODE; if that is an error, its last line on stderr is one
-# sentence of ours with WORDS (a basic regular expression) in it, and no file appeared beside those that were there.
+# sentence of the command.  WORDS (a basic regular expression) are on stderr.
 run() {
     want=$1 words=$2; shift 2
     timeout 120 "$qi" "$@" >out 2>err; got=$?
@@ -38,7 +38,7 @@ run() {
         return; fi
     pass
 }
-# says WORDS: the last run's stdout has them.
+# says WORDS: stdout of the last run has WORDS (a basic regular expression).
 says() { ok "stdout lacks \"$1\"" grep -q -e "$1" out; }
 no_leftovers() { ok "leftovers: $(ls -A "$1")" test -z "$(ls -A "$1" | grep -v "${2:-^$}")"; }
 draw() { "$qi" generate -q -m "$tiny" "$@"; }
@@ -144,7 +144,7 @@ mkdir linked; ln -s ../one/target.png linked/link.png; run 0 '' generate $small 
 run 0 '' generate $small y -o linked/link.png; ok 'a link is followed' test -h linked/link.png
 run 1 '' compare one/target.png one/a.png
 
-# --- a recipe again ---
+# --- a recipe read back ---
 run 0 '' generate -q -m "$tiny" -s 2 -g 4 --size 32x48 --seed 18446744073709551615 --shift 2 -n \
     'bad' \
     --guidance-norm off --noise-dtype bf16 --system 'Say it.' 'a "quoted" 猫' -o one/r.png
@@ -162,7 +162,7 @@ run 4 'recipe' generate --from "$pictures/mask.png"
 run 3 'nowhere.png' generate --from nowhere.png
 ok 'no directories in the recipe' not grep -a -q "$tiny" one/a.png
 
-# --- output that cannot be ---
+# --- output that cannot be written ---
 run 7 'nowhere/a.png' generate $small x -o nowhere/a.png
 run 7 'is a directory\|Is a directory' generate $small x -o one
 run 7 'file' generate $small x -o one/
@@ -204,7 +204,7 @@ kill -INT $pid; wait $pid; ok "Ctrl-C gives 130" test $? = 130
 no_leftovers cancel
 ok 'it says so' grep -q cancelled err
 
-# --- models that are not there, or broken ---
+# --- models that do not exist or are broken ---
 run 3 'nowhere' generate -m nowhere/model x
 run 3 'no_such_model' generate -m no_such_model x
 run 3 'Qwen/Qwen-Image.*models--Qwen--Qwen-Image.*huggingface-cli download Qwen/Qwen-Image' \
@@ -270,7 +270,7 @@ cp "$pictures/photo_wide.png" one/
 ok 'an edit again' cmp -s one/e2.png one/e3.png
 cp "$pictures/photo_tall.png" one/photo_wide.png
 run 4 'SHA-256' generate -q -m "$data/tiny-edit" --from one/e2.png -o one/e4.png
-mkdir two; cp "$pictures/photo_tall.png" photo_wide.png         # another of that name is here
+mkdir two; cp "$pictures/photo_tall.png" photo_wide.png         # another file of that name in the working directory
 cp one/e2.png "$pictures/photo_wide.png" two/
 run 0 '' generate -q -m "$data/tiny-edit" --from two/e2.png -o two/e4.png
 run 0 '' compare two/e2.png two/e4.png
@@ -321,7 +321,7 @@ run 0 'no control picture' generate -m "$data/tiny" --controlnet "$data/tiny-con
     -g 1 --size 32x32 x -o one/k4.png
 run 0 'no mask' generate -m "$tiny" -s 1 -g 1 --size 32x32 --no-paste x -o one/k5.png
 
-# --- what is given by mistake ---
+# --- files given by mistake ---
 run 2 'longer than 200 to 1' generate -q -m "$tiny" --size 16x3216 x
 run 2 'longer than 200 to 1' generate -q -m "$tiny" -i one/a.png --extend left=8000 x
 run 2 'each once' generate -q -m "$tiny" -i one/a.png --extend left=16,left=16 x
@@ -333,7 +333,7 @@ run 2 'strength 1e+99' plan -m "$tiny" --lora "$data/formats/bad/lora_nan.safete
 run 0 'not read' generate -m "$tiny" -s 1 -g 1 --size 32x32 --embeds "$data/pipelines/t2i_64.safetensors" \
     other -o one/e5.png
 
-# --- what is advised, and large pictures ---
+# --- the recommended negative prompt, distilled models, large pictures ---
 ln -s "$tiny" Qwen-Image-2512
 run 0 '' generate -q -m ./Qwen-Image-2512 -s 1 -g 2 --size 32x32 -n default x -o one/n.png
 run 0 '' inspect one/n.png; says '低分辨率'
@@ -375,7 +375,7 @@ run 4 '' compare one/f.png f.safetensors
 run 3 'nowhere' compare nowhere f.safetensors
 run 2 '' compare f.safetensors
 
-# --- words ---
+# --- prompts, templates, tokens ---
 run 0 '' tokenize 'a red circle'; ids=$(cat out)
 printf 'a red circle' | "$qi" tokenize >out 2>err; ok 'text on stdin' test "$(cat out)" = "$ids"
 printf '%s\n' '{"text":"a red circle"}' '' '{"text":"\u0000"}' '{"text":"\ud800x"}' \

@@ -50,9 +50,11 @@ int ref_attention(qw_device *dev, const qw_attention_args *a)
         return QWEN_ENOMEM;
     }
     double *v = k + nk * hk * d;
+    atomic_int stop = 0;
     read_keys(a, k, v, room);
     REF_PARALLEL(threads)
     for (int64_t i = 0; i < nq; i++) {
+        if (ref_stopped(dev, &stop)) continue;
         double *s = room + ref_thread() * (nk + d), *q = s + nk;
         const int64_t first = a->first ? a->first[i] : 0, last = a->last ? a->last[i] : nk;
         for (int64_t h = 0; h < hq; h++) {
@@ -65,5 +67,5 @@ int ref_attention(qw_device *dev, const qw_attention_args *a)
     }
     free(k);
     free(room);
-    return QWEN_OK;
+    return atomic_load(&stop) ? QWEN_ECANCELLED : QWEN_OK;
 }

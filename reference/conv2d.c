@@ -54,8 +54,10 @@ int ref_conv2d(qw_device *dev, const qw_conv2d_args *a)
     for (int64_t o = 0; o < co; o++)
         for (int64_t uv = 0; uv < kh * kw; uv++)
             qw_row_get(&a->w, o, uv / kw, uv % kw, w + (o * kh * kw + uv) * ci);
+    atomic_int stop = 0;
     REF_PARALLEL(threads)
     for (int64_t i = 0; i < ho; i++) {
+        if (ref_stopped(dev, &stop)) continue;
         double *rows = room + ref_thread() * each, *patch = rows + seen, *y = patch + k;
         double *res = y + co;
         picture_rows(a, i, rows);
@@ -70,5 +72,5 @@ int ref_conv2d(qw_device *dev, const qw_conv2d_args *a)
     }
     free(w);
     free(room);
-    return QWEN_OK;
+    return atomic_load(&stop) ? QWEN_ECANCELLED : QWEN_OK;
 }

@@ -1,5 +1,6 @@
 /* ref.c - the reference devices: the table, and what each keeps. */
 #include <qwen/ref.h>
+#include "rows.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -50,8 +51,9 @@ static const struct {
     { "ref", "the reference: computes in double, keeps f32", QW_F32, QW_F32, 1 },
     { "ref64", "the oracle: computes in double, keeps f64", QW_F64, QW_F64, 0 },
     { "ref:bf16", "the reference with branches kept in bf16", QW_BF16, QW_F32, 0 },
+    { "ref:int8", "the reference with branches of 8-bit codes", QW_BF16, QW_F32, 0 },
 };
-enum { VARIANTS = sizeof variant / sizeof variant[0] };
+enum { INT8 = 3, VARIANTS = sizeof variant / sizeof variant[0] };
 
 static int ref_list(int i, qw_listing *out)
 {
@@ -71,6 +73,11 @@ static int ref_open(int i, const qw_open_options *options, qw_device **out)
     if (!dev) return QWEN_ENOMEM;
     ref_init(dev, variant[i].name, variant[i].prefer, variant[i].wide);
     dev->threads = options->threads;
+    if (i == INT8) {
+        dev->quant = QW_I8;
+        dev->op.gemm = ref_gemm_int8;
+        dev->op.gemm_arith.row_w = 1 / 254.0f; /* half a step */
+    }
     *out = dev;
     return QWEN_OK;
 }

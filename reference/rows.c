@@ -98,3 +98,9 @@ double *ref_room(int64_t rows, int64_t n)
     const size_t bytes = (size_t)(rows * n) * sizeof(double);
     return malloc(bytes ? bytes : 1);
 }
+
+int ref_stopped(const qw_device *dev, atomic_int *stop)
+{
+    if (dev->poll && ref_thread() == 0 && dev->poll(dev->poll_user)) atomic_store(stop, 1);
+    return atomic_load(stop);
+}

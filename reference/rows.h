@@ -4,6 +4,7 @@
 #ifndef REF_ROWS_H
 #define REF_ROWS_H
 #include <qwen/backend.h>
+#include <stdatomic.h>
 
 /* Element i of a vector or (i, j) of a matrix of floats; `absent` for an absent operand. */
 double ref_get1(const qw_tensor *t, int64_t i, int64_t j, double absent);
@@ -17,6 +18,10 @@ double ref_act(qw_act act, double x);
  * have a tenth of a millisecond to do, for waking one costs too.  Which of them calls: 0 and up. */
 int ref_threads(const qw_device *dev, int64_t n, int64_t cost);
 int ref_thread(void);
+/* Is the op no longer wanted?  The first thread of a team asks whom the core named (dev->poll), the
+ * others read its answer in *stop. */
+int ref_stopped(const qw_device *dev, atomic_int *stop);
+int ref_gemm_int8(qw_device *dev, const qw_gemm_args *a); /* of ref:int8 */
 /* `rows` rows of n doubles, or NULL; free() it. */
 double *ref_room(int64_t rows, int64_t n);
 

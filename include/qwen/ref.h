@@ -6,7 +6,8 @@
 #include <qwen/backend.h>
 
 /* "ref" (streams and branches f32), "ref64" (both f64: the oracle), "ref:bf16" (streams f32,
- * branches bf16). */
+ * branches bf16), "ref:int8" (as ref:bf16; branches that only gemms read are rows of 8-bit codes,
+ * and gemms that read them quantise their weights by rows too). */
 extern const qw_backend ref_backend;
 
 /* Fills in a host device: its types, the eight functions below, and close, which free()s it. */

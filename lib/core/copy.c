@@ -22,6 +22,9 @@ unsigned char *qw_run_at(const qw_tensor *t, const qw_runs *s, int64_t i)
     return (unsigned char *)t->data + qw_row_bytes(t->dtype, e);
 }
 
+/* Numbers that are converted at a time: put copies what it is given before it returns. */
+enum { PIECE = 1 << 18 };
+
 void qw_put(qw_run *r, qw_tensor dst, const double *src)
 {
     if (r->error.status || qw_is_plan(r->dev)) return;
@@ -31,21 +34,23 @@ void qw_put(qw_run *r, qw_tensor dst, const double *src)
         return;
     }
     const qw_runs s = qw_runs_of(&dst);
-    const size_t bytes = qw_row_bytes(dst.dtype, s.n);
-    void *row = malloc(bytes ? bytes : 1);
-    if (!row) {
-        qw_run_fail(r, QWEN_ENOMEM, "no memory for a row of %zu bytes", bytes);
+    const int64_t piece = s.n < PIECE ? s.n : PIECE;
+    void *room = malloc(piece ? qw_row_bytes(dst.dtype, piece) : 1);
+    if (!room) {
+        qw_run_fail(r, QWEN_ENOMEM, "no memory for %lld numbers", (long long)piece);
         return;
     }
     int status = QWEN_OK;
-    for (int64_t i = 0; i < s.count && !status && s.n; i++) {
-        qw_numbers_put(dst.dtype, src + i * s.n, s.n, row);
-        status = r->dev->put(r->dev, QW_COMPUTE, qw_run_at(&dst, &s, i), row, bytes);
-        /* The next row is written over this one, which the queue may not have read yet. */
-        if (!status && !r->dev->host) status = r->dev->sync(r->dev);
-    }
-    free(row);
-    if (status) qw_run_fail(r, status, "device %s failed while taking data", r->dev->name);
+    for (int64_t i = 0; i < s.count && !status; i++)
+        for (int64_t j = 0; j < s.n && !status; j += piece) {
+            const int64_t n = s.n - j < piece ? s.n - j : piece;
+            qw_numbers_put(dst.dtype, src + i * s.n + j, n, room);
+            status = r->dev->put(r->dev, QW_COMPUTE,
+                                 qw_run_at(&dst, &s, i) + qw_row_bytes(dst.dtype, j), room,
+                                 qw_row_bytes(dst.dtype, n));
+        }
+    free(room);
+    if (status) qw_run_device_failed(r, status, "taking data");
 }
 
 void qw_get(qw_run *r, qw_tensor src, double *dst)
@@ -55,15 +60,19 @@ void qw_get(qw_run *r, qw_tensor src, double *dst)
         memset(dst, 0, (size_t)(s.count * s.n) * sizeof *dst);
         return;
     }
-    const size_t bytes = qw_row_bytes(src.dtype, s.n);
-    void *row = malloc(bytes ? bytes : 1);
-    int status = row ? QWEN_OK : QWEN_ENOMEM;
-    for (int64_t i = 0; i < s.count && !status && s.n; i++) {
-        status = r->dev->get(r->dev, QW_COMPUTE, row, qw_run_at(&src, &s, i), bytes);
-        if (!status) qw_numbers_get(src.dtype, row, s.n, dst + i * s.n);
-    }
-    free(row);
+    const int64_t piece = s.n < PIECE ? s.n : PIECE;
+    void *room = malloc(piece ? qw_row_bytes(src.dtype, piece) : 1);
+    int status = room ? QWEN_OK : QWEN_ENOMEM;
+    for (int64_t i = 0; i < s.count && !status; i++)
+        for (int64_t j = 0; j < s.n && !status; j += piece) {
+            const int64_t n = s.n - j < piece ? s.n - j : piece;
+            status = r->dev->get(r->dev, QW_COMPUTE, room,
+                                 qw_run_at(&src, &s, i) + qw_row_bytes(src.dtype, j),
+                                 qw_row_bytes(src.dtype, n));
+            if (!status) qw_numbers_get(src.dtype, room, n, dst + i * s.n + j);
+        }
+    free(room);
     if (!status) return;
     memset(dst, 0, (size_t)(s.count * s.n) * sizeof *dst);
-    qw_run_fail(r, status, "device %s failed while giving data back", r->dev->name);
+    qw_run_device_failed(r, status, "giving data back");
 }

@@ -5,6 +5,7 @@
 #include "core/run_inside.h"
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { OPERANDS = 8 }; /* the most operands of any op */
 
@@ -35,7 +36,7 @@ static void stage(qw_run *r, staged *s, qw_tensor *t, unsigned role, int *status
         return;
     }
     const size_t bytes = qw_extent(t);
-    /* What is only written need not come over, unless its rows have strangers between them. */
+    /* The bytes between the rows of an output must survive; nothing else of it is copied here. */
     const int write_only = !(role & QW_IN) && qw_runs_of(t).count == 1;
     s->data = fetch(r, role & QW_WEIGHT || !write_only ? t->data : NULL, bytes, status);
     s->scale = fetch(r, t->scale, qw_scales(t) * sizeof(float), status);
@@ -54,7 +55,7 @@ static int unstage(qw_run *r, const staged *s)
     return status;
 }
 
-int qw_reference_staged(qw_run *r, const qw_op_info *info, void *args)
+static int on_copies(qw_run *r, const qw_op_info *info, void *args)
 {
     staged s[OPERANDS] = { { .data = NULL } };
     int status = QWEN_OK, n = 0;
@@ -75,7 +76,7 @@ int qw_reference_staged(qw_run *r, const qw_op_info *info, void *args)
     return status ? status : last;
 }
 
-int qw_reference_host(qw_run *r, const qw_op_info *info, void *args)
+static int in_place(qw_run *r, const qw_op_info *info, void *args)
 {
     for (const qw_operand *o = info->operand; o->name; o++) {
         qw_tensor *t = o->role & QW_WEIGHT ? qw_operand_of(o, args) : NULL;
@@ -84,4 +85,46 @@ int qw_reference_host(qw_run *r, const qw_op_info *info, void *args)
         *t = *original;
     }
     return info->call(r->ref, args);
+}
+
+static int reference(qw_run *r, const qw_op_info *info, void *args)
+{
+    return r->dev->host ? in_place(r, info, args) : on_copies(r, info, args);
+}
+
+/* A gemm whose weight a device has joined from several: one original after the other, each with its
+ * columns of the result. */
+static int one_by_one(qw_run *r, const qw_op_info *info, const qw_gemm_args *a)
+{
+    int64_t first = 0;
+    if (a->y.dtype == QW_I8) return QWEN_EUNSUPPORTED; /* a row has one scale */
+    for (int i = 0; i < a->w.originals; i++) {
+        const qw_tensor *w = &a->w.host[i];
+        const int64_t n = w->dim[0];
+        qw_any_args part = { .gemm = *a };
+        part.gemm.w = *w;
+        part.gemm.w.host = w;
+        part.gemm.y = qw_cols(a->y, first, n);
+        if (qw_present(&a->w2)) part.gemm.w2 = qw_rows(a->w2, first, n);
+        if (qw_present(&a->bias)) part.gemm.bias = qw_cols(a->bias, first, n);
+        if (qw_present(&a->gate)) part.gemm.gate = qw_cols(a->gate, first, n);
+        if (qw_present(&a->res)) part.gemm.res = qw_cols(a->res, first, n);
+        const int status = reference(r, info, &part);
+        if (status) return status;
+        first += n;
+    }
+    return QWEN_OK;
+}
+
+int qw_reference(qw_run *r, enum qw_op op, const void *args)
+{
+    const qw_op_info *info = &qw_op_table[op];
+    qw_any_args copy;
+    memcpy(&copy, args, info->args);
+    const int joined = op == QW_OP_gemm && copy.gemm.w.layout && copy.gemm.w.originals > 1;
+    r->ref->poll = r->look;
+    r->ref->poll_user = r->user;
+    const int status = joined ? one_by_one(r, info, &copy.gemm) : reference(r, info, &copy);
+    r->ref->poll = NULL;
+    return status;
 }

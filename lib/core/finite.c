@@ -3,7 +3,7 @@
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
+#include <string.h>
 
 enum { LINE = 400 };
 
@@ -23,27 +23,54 @@ static int64_t scan(qw_dtype type, const void *data, int64_t n, double *most)
     return n;
 }
 
-/* Row by row through host memory; index of the first non-finite element in row-major order, or -1.
- */
-static int64_t not_finite(const qw_tensor *t, double *most, double *value)
+enum { PIECE = 1 << 16 }; /* bytes that are looked at at a time */
+
+/* `bytes` of device memory as host memory: where they lie, or a copy in room [PIECE]; NULL: the run
+ * has failed. */
+static const void *seen(qw_run *r, const void *at, size_t bytes, void *room)
 {
-    if (t->dtype == QW_I8) { /* codes are finite; their scales might not be */
-        for (int64_t i = 0; i < t->dim[0]; i++) {
-            const double scale = t->scale ? (double)t->scale[t->scale_stride * i] : 1;
-            *value = scale;
-            if (!isfinite(scale)) return i * t->dim[1];
-            if (127 * fabs(scale) > *most) *most = 127 * fabs(scale);
-        }
-        return -1;
+    if (r->dev->host) return at;
+    const int status = r->dev->get(r->dev, QW_COMPUTE, room, at, bytes);
+    if (!status) return room;
+    qw_run_device_failed(r, status, "giving data back");
+    return NULL;
+}
+
+/* Codes are finite; their scales might not be. */
+static int64_t scales_not_finite(qw_run *r, const qw_tensor *t, void *room, double *most,
+                                 double *value)
+{
+    const int64_t n = t->scale_stride ? t->dim[0] : 1;
+    for (int64_t i = 0; t->scale && i < n; i++) {
+        float scale;
+        const void *p = seen(r, t->scale + i, sizeof scale, room);
+        if (!p) return -1;
+        memcpy(&scale, p, sizeof scale);
+        *value = (double)scale;
+        if (!isfinite(scale)) return i * t->dim[1];
+        if (127 * fabs(*value) > *most) *most = 127 * fabs(*value);
     }
+    return -1;
+}
+
+/* Index of the first element in row-major order that is not finite, or -1. */
+static int64_t not_finite(qw_run *r, const qw_tensor *t, double *most, double *value)
+{
+    unsigned char room[PIECE];
+    if (t->dtype == QW_I8) return scales_not_finite(r, t, room, most, value);
     const qw_runs s = qw_runs_of(t);
-    for (int64_t i = 0; i < s.count; i++) {
-        const unsigned char *p = qw_run_at(t, &s, i);
-        const int64_t j = scan(t->dtype, p, s.n, most);
-        if (j == s.n) continue;
-        qw_numbers_get(t->dtype, p + qw_row_bytes(t->dtype, j), 1, value);
-        return i * s.n + j;
-    }
+    const int64_t piece = PIECE / (int64_t)qw_block_bytes(t->dtype);
+    for (int64_t i = 0; i < s.count; i++)
+        for (int64_t k = 0; k < s.n; k += piece) {
+            const int64_t n = s.n - k < piece ? s.n - k : piece;
+            const unsigned char *p = seen(r, qw_run_at(t, &s, i) + qw_row_bytes(t->dtype, k),
+                                          qw_row_bytes(t->dtype, n), room);
+            const int64_t j = p ? scan(t->dtype, p, n, most) : n;
+            if (!p) return -1;
+            if (j == n) continue;
+            qw_numbers_get(t->dtype, p + qw_row_bytes(t->dtype, j), 1, value);
+            return i * s.n + k + j;
+        }
     return -1;
 }
 
@@ -68,7 +95,8 @@ void qw_check_result(qw_run *r, const qw_op_info *info, void *args)
     for (const qw_operand *o = info->operand; o->name; o++) {
         const qw_tensor *t = o->role & QW_OUT ? qw_operand_of(o, args) : NULL;
         double value = 0;
-        const int64_t at = t ? not_finite(t, &most, &value) : -1;
+        const int64_t at = t ? not_finite(r, t, &most, &value) : -1;
+        if (r->error.status) return;
         if (at < 0) continue;
         char line[LINE], place[160], index[120];
         info->line(args, line, sizeof line);
@@ -84,20 +112,15 @@ void qw_check_result(qw_run *r, const qw_op_info *info, void *args)
 void qw_require_finite(qw_run *r, qw_tensor t, const char *what)
 {
     if (r->error.status || qw_is_plan(r->dev)) return;
-    const int64_t n = qw_elements(&t);
-    double *x = malloc((size_t)(n > 0 ? n : 1) * sizeof *x);
-    if (!x) {
-        qw_run_fail(r, QWEN_ENOMEM, "no memory to look at %s", what);
+    double most = r->magnitude, value = 0;
+    const int64_t at = not_finite(r, &t, &most, &value);
+    if (r->error.status) return;
+    if (at < 0) {
+        r->magnitude = most;
         return;
     }
-    qw_get(r, t, x);
-    double most = r->magnitude;
-    const int64_t at = r->error.status ? n : scan(QW_F64, x, n, &most);
-    if (at < n) {
-        char place[160], index[120];
-        qw_run_fail(r, QWEN_ENUMERIC, "%s%s%s is %g; the largest magnitude before it was %.4g",
-                    qw_run_where(r, place, sizeof place), what,
-                    index_text(&t, at, index, sizeof index), x[at], r->magnitude);
-    } else r->magnitude = most;
-    free(x);
+    char place[160], index[120];
+    qw_run_fail(r, QWEN_ENUMERIC, "%s%s%s is %g; the largest magnitude before it was %.4g",
+                qw_run_where(r, place, sizeof place), what, index_text(&t, at, index, sizeof index),
+                value, r->magnitude);
 }

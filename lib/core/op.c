@@ -92,11 +92,10 @@ static int is_float(qw_dtype t)
 {
     return t == QW_F64 || t == QW_F32 || t == QW_F16 || t == QW_BF16;
 }
-static int is_plain(qw_dtype t) { return t > QW_NONE && t <= QW_I8 && t != QW_I32; }
 static int is_operand(qw_dtype t) { return t > QW_NONE && t < QW_U8 && t != QW_I32; }
 
 /* Which dtypes an operand may have. */
-typedef enum kind { FLOATS, WIDE, ROWS, PLAIN, WEIGHT } kind;
+typedef enum kind { FLOATS, WIDE, ROWS, WEIGHT } kind;
 
 static int kind_has(kind k, qw_dtype t)
 {
@@ -104,7 +103,6 @@ static int kind_has(kind k, qw_dtype t)
     case FLOATS: return is_float(t);
     case WIDE: return t == QW_F32 || t == QW_F64;
     case ROWS: return is_float(t) || t == QW_I8;
-    case PLAIN: return is_plain(t);
     case WEIGHT: return is_operand(t);
     }
     return 0;
@@ -116,7 +114,6 @@ static const char *kind_text(kind k)
     case FLOATS: return "f64, f32, f16 or bf16";
     case WIDE: return "f32, or f64 on a device that is wide in f64";
     case ROWS: return "f64, f32, f16, bf16 or i8";
-    case PLAIN: return "a plain number type";
     case WEIGHT: return "a type that weights may have";
     }
     return "";
@@ -156,6 +153,15 @@ static int bad_tensor(const check *c, const char *name, const qw_tensor *t, int 
                    (long long)t->scale_stride);
     if (!t->layout && (t->dtype == QW_MXFP8 || t->dtype == QW_NVFP4) && !t->block_scale)
         return bad(c, "%s is %s without block scales", name, qw_dtype_name(t->dtype));
+    return 0;
+}
+
+/* Rows that an op writes: floats, or codes with room for a scale of each row. */
+static int bad_rows_out(const check *c, const qw_tensor *y)
+{
+    if (bad_tensor(c, "y", y, 2, ROWS)) return 1;
+    if (y->dtype == QW_I8 && (!y->scale || (y->scale_stride != 1 && y->dim[0] > 1)))
+        return bad(c, "y is i8 without room for a scale per row");
     return 0;
 }
 
@@ -313,9 +319,11 @@ static int gemm_check(const void *args, char *why, size_t size)
 {
     const qw_gemm_args *a = args;
     const check c = { "gemm", why, size };
-    if (bad_tensor(&c, "y", &a->y, 2, FLOATS) || bad_tensor(&c, "x", &a->x, 2, ROWS)
+    if (bad_rows_out(&c, &a->y) || bad_tensor(&c, "x", &a->x, 2, ROWS)
         || bad_tensor(&c, "w", &a->w, 2, WEIGHT))
         return 1;
+    if (a->y.dtype == QW_I8 && (qw_present(&a->gate) || qw_present(&a->res)))
+        return bad(&c, "y is i8, which has no gate and no residual");
     const int64_t m = a->y.dim[0], n = a->y.dim[1], k = a->w.dim[1];
     if (bad_dim(&c, "x", &a->x, 0, m, "y's dimension 0")
         || bad_dim(&c, "w", &a->w, 0, n, "y's dimension 1")
@@ -592,7 +600,7 @@ static int ln_mod_check(const void *args, char *why, size_t size)
 {
     const qw_ln_mod_args *a = args;
     const check c = { "ln_mod", why, size };
-    if (bad_tensor(&c, "y", &a->y, 2, FLOATS) || bad_tensor(&c, "x", &a->x, 2, FLOATS)
+    if (bad_rows_out(&c, &a->y) || bad_tensor(&c, "x", &a->x, 2, FLOATS)
         || same_shape(&c, "x", &a->x, &a->y)
         || bad_vector(&c, "scale", &a->scale, a->y.dim[1], "y's dimension 1", 1)
         || bad_vector(&c, "shift", &a->shift, a->y.dim[1], "y's dimension 1", 1)
@@ -717,14 +725,10 @@ static int convert_check(const void *args, char *why, size_t size)
 {
     const qw_convert_args *a = args;
     const check c = { "convert", why, size };
-    if (bad_tensor(&c, "y", &a->y, 2, PLAIN) || bad_tensor(&c, "x", &a->x, 2, WEIGHT)
+    if (bad_rows_out(&c, &a->y) || bad_tensor(&c, "x", &a->x, 2, WEIGHT)
         || same_shape(&c, "x", &a->x, &a->y) || bad_res(&c, &a->res, &a->y))
         return 1;
     if (a->x.layout) return bad(&c, "x is packed");
-    if (!is_float(a->y.dtype) && a->y.dtype != QW_I8)
-        return bad(&c, "y is %s; it must be %s", qw_dtype_name(a->y.dtype), kind_text(ROWS));
-    if (a->y.dtype == QW_I8 && (!a->y.scale || (a->y.scale_stride != 1 && a->y.dim[0] > 1)))
-        return bad(&c, "y is i8 without room for a scale per row");
     if (a->rotate < 0) return bad(&c, "rotate is %d", a->rotate);
     if (a->rotate) {
         int g = a->rotate;

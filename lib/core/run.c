@@ -26,7 +26,6 @@ static int wide_mismatch(const qw_run *r, const qw_op_info *info, void *args, ch
 /* The device declined: strict says no, else the reference does it. */
 static int fall_back(qw_run *r, enum qw_op op, const void *args, const char *line)
 {
-    const qw_op_info *info = &qw_op_table[op];
     char place[160];
     r->declined[op]++;
     if (r->strict) {
@@ -41,9 +40,39 @@ static int fall_back(qw_run *r, enum qw_op op, const void *args, const char *lin
                     qw_run_where(r, place, sizeof place), r->dev->name, line);
         return QWEN_EUNSUPPORTED;
     }
-    qw_any_args copy;
-    memcpy(&copy, args, info->args);
-    return r->dev->host ? qw_reference_host(r, info, &copy) : qw_reference_staged(r, info, &copy);
+    return qw_reference(r, op, args);
+}
+
+/* Asks the device, with the scratch that it wants and whom to ask while it works.  Its queue is in
+ * order, so that scratch may be given out again when the call returns. */
+static int ask(qw_run *r, enum qw_op op, void *args)
+{
+    qw_device *d = r->dev;
+    const size_t mark = r->used, bytes = d->scratch ? d->scratch(d, op, args) : 0;
+    d->room = bytes ? qw_run_take(r, bytes) : NULL;
+    d->room_bytes = bytes;
+    d->poll = r->look;
+    d->poll_user = r->user;
+    const int status = r->error.status ? r->error.status : qw_op_table[op].call(d, args);
+    d->room = NULL;
+    d->room_bytes = 0;
+    d->poll = NULL;
+    r->used = mark;
+    return status;
+}
+
+/* What an op that failed with a status of the device is called in messages. */
+static void op_failed(qw_run *r, int status, const char *line)
+{
+    char place[160];
+    const char *sentence = r->dev->failure ? r->dev->failure(r->dev) : NULL;
+    if (status == QWEN_ECANCELLED) qw_run_fail(r, status, "cancelled");
+    else
+        qw_run_fail(r, status < 0 ? status : QWEN_EUNSUPPORTED, "%sdevice %s failed in %s: %s",
+                    qw_run_where(r, place, sizeof place), r->dev->name, line,
+                    sentence     ? sentence
+                    : status < 0 ? qwen_strerror(status)
+                                 : "the reference declined");
 }
 
 static void dispatch(qw_run *r, enum qw_op op, void *args)
@@ -68,17 +97,15 @@ static void dispatch(qw_run *r, enum qw_op op, void *args)
         info->line(args, line, sizeof line);
         r->trace(r->user, line);
     }
-    int status = info->call(r->dev, args);
+    int status = ask(r, op, args);
     if (status == QW_DECLINE) {
         if (!line[0]) info->line(args, line, sizeof line);
         status = fall_back(r, op, args, line);
     }
     if (status) {
         if (!line[0]) info->line(args, line, sizeof line);
-        qw_run_fail(r, status < 0 ? status : QWEN_EUNSUPPORTED, "%sdevice %s failed in %s: %s",
-                    qw_run_where(r, place, sizeof place), r->dev->name, line,
-                    status < 0 ? qwen_strerror(status) : "the reference declined");
-    } else if (r->check && r->dev->host && !qw_is_plan(r->dev)) qw_check_result(r, info, args);
+        op_failed(r, status, line);
+    } else if (r->check && !qw_is_plan(r->dev)) qw_check_result(r, info, args);
 }
 
 #define X(op) \

@@ -15,7 +15,7 @@ typedef struct qw_run {
     qw_device *ref; /* the fallback: device "ref" (may equal dev) */
     qw_error error;
     int strict; /* a declined op is an error */
-    /* look for non-finite results (host devices: after every op) */
+    /* look for non-finite results after every op */
     int check;
 
     unsigned char *base; /* scratch: one block on the device, used as a stack */
@@ -34,6 +34,7 @@ typedef struct qw_run {
     const char *names; /* dotted prefix put before tap names, or NULL */
 
     int (*poll)(void *user); /* before every op; nonzero cancels (QWEN_ECANCELLED) */
+    int (*look)(void *user); /* the same, by a device inside of a long op; often */
     void (*trace)(void *user, const char *line); /* every op as a case line, see op.c */
     void (*tap)(void *user, const char *name, const qwen_array *a);
     void *user;
@@ -68,7 +69,7 @@ void qw_tap_doubles(qw_run *r, const double *x, int rank, const int64_t *dim, co
                     ...) QW_PRINTF(5, 6);
 void qw_tap_ints(qw_run *r, const int32_t *x, int rank, const int64_t *dim, const char *format, ...)
     QW_PRINTF(5, 6);
-/* Fails the run with QWEN_ENUMERIC if t has a non-finite element (devices that are not host). */
+/* Fails the run with QWEN_ENUMERIC if t has a non-finite element. */
 void qw_require_finite(qw_run *r, qw_tensor t, const char *what);
 
 /* --- devices (registry.c, plan.c) ------------------------------------------------------------- */

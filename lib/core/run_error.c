@@ -25,3 +25,10 @@ const char *qw_run_where(const qw_run *r, char *out, size_t size)
              r->stage || step[0] || block[0] ? ": " : "");
     return out;
 }
+
+void qw_run_device_failed(qw_run *r, int status, const char *what)
+{
+    const char *sentence = r->dev->failure ? r->dev->failure(r->dev) : NULL;
+    if (sentence) qw_run_fail(r, status, "device %s: %s", r->dev->name, sentence);
+    else qw_run_fail(r, status, "device %s failed while %s", r->dev->name, what);
+}

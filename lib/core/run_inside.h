@@ -15,11 +15,17 @@ typedef struct qw_runs {
 qw_runs qw_runs_of(const qw_tensor *t);
 /* Address of run i. */
 unsigned char *qw_run_at(const qw_tensor *t, const qw_runs *s, int64_t i);
+/* Fails the run with what the device says of itself, if it does, else with "device NAME failed while
+ * WHAT". */
+void qw_run_device_failed(qw_run *r, int status, const char *what);
+
+/* Room of the scratch stack, given back by the mark of r->used; on failure an address that nothing
+ * will touch. */
+void *qw_run_take(qw_run *r, size_t bytes);
+
 /* Fails the run if an output of the op has an element that is not finite; updates r->magnitude. */
 void qw_check_result(qw_run *r, const qw_op_info *info, void *args);
 
-/* The reference computes an op: on host copies of the operands, or on host memory itself.  args is
- * a copy that these may change. */
-int qw_reference_staged(qw_run *r, const qw_op_info *info, void *args);
-int qw_reference_host(qw_run *r, const qw_op_info *info, void *args);
+/* The reference computes an op: on the device's memory where that is the host's, else on copies. */
+int qw_reference(qw_run *r, enum qw_op op, const void *args);
 #endif

@@ -48,7 +48,7 @@ int qw_run_reserve(qw_run *r, size_t bytes)
 
 /* bytes of the scratch block, aligned.  When there are not so many the run fails, and the address
  * is one that views may be computed from but nothing will touch. */
-static void *take(qw_run *r, size_t bytes)
+void *qw_run_take(qw_run *r, size_t bytes)
 {
     void *const nothing = r->base ? (void *)r->base : (void *)&r->base;
     if (r->error.status) return nothing;
@@ -85,9 +85,9 @@ static int sizes_fit(qw_run *r, qw_dtype t, int rank, const int64_t *dim)
 /* Gives a tensor its memory; quantised rows (I8) get a scale each. */
 static qw_tensor placed(qw_run *r, qw_tensor t)
 {
-    t.data = take(r, qw_row_bytes(t.dtype, qw_elements(&t)));
+    t.data = qw_run_take(r, qw_row_bytes(t.dtype, qw_elements(&t)));
     if (t.dtype == QW_I8) {
-        t.scale = take(r, (size_t)t.dim[0] * sizeof(float));
+        t.scale = qw_run_take(r, (size_t)t.dim[0] * sizeof(float));
         t.scale_stride = 1;
     }
     return t;

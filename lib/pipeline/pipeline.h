@@ -142,7 +142,7 @@ typedef struct qw_stage {
     const char *name;
     int steps, blocks; /* what progress reports; blocks 0: unknown */
     int told_step, told_block;
-    double started;
+    double started, looked; /* seconds: the stage, its last look at progress inside of an op */
 } qw_stage;
 
 /* Readies a run and tells progress that the phase begins. */

@@ -43,6 +43,16 @@ static int stage_poll(void *user)
     return tell(s, step, block);
 }
 
+/* Inside of a long op: at most every 50 ms, though nothing has changed. */
+static int stage_look(void *user)
+{
+    qw_stage *s = user;
+    const double t = now();
+    if (t - s->looked < 0.05) return 0;
+    s->looked = t;
+    return tell(s, s->told_step, s->told_block);
+}
+
 static void stage_tap(void *user, const char *name, const qwen_array *a)
 {
     const qw_stage *s = user;
@@ -64,6 +74,7 @@ int qw_stage_begin(qw_stage *s, qwen *q, const qwen_request *req, qw_device *dev
     s->run.strict = q->opt.strict;
     s->run.user = s;
     s->run.poll = req && req->progress ? stage_poll : NULL;
+    s->run.look = req && req->progress ? stage_look : NULL;
     s->run.tap = req && req->tap && !q->tally ? stage_tap : NULL;
     if (!q->tally && tell(s, 0, 0)) qw_run_fail(&s->run, QWEN_ECANCELLED, "cancelled");
     return s->run.error.status;

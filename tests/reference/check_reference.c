@@ -167,8 +167,8 @@ END_TEST
 
 START_TEST(devices)
 {
-    static const char *const name[] = { "ref", "ref64", "ref:bf16" };
-    for (int i = 0; i < 3; i++) {
+    static const char *const name[] = { "ref", "ref64", "ref:bf16", "ref:int8" };
+    for (int i = 0; i < 4; i++) {
         qw_device *d;
         qw_error e = { 0 };
         qw_listing listing = { .size = sizeof listing };
@@ -178,7 +178,7 @@ START_TEST(devices)
         ck_assert_str_eq(d->name, name[i]);
         ck_assert_int_eq(d->abi, QW_BACKEND_ABI);
         ck_assert_int_eq(d->wide, i == 1 ? QW_F64 : QW_F32);
-        ck_assert_int_eq(d->prefer, i == 1 ? QW_F64 : i == 2 ? QW_BF16 : QW_F32);
+        ck_assert_int_eq(d->prefer, i == 1 ? QW_F64 : i >= 2 ? QW_BF16 : QW_F32);
         ck_assert_uint_gt(d->memory, 0);
         void *p, *q;
         uint64_t t0, t1;
@@ -205,8 +205,8 @@ START_TEST(devices)
     }
     qw_device *d;
     qw_listing past = { .size = sizeof past };
-    ck_assert_int_eq(ref_backend.list(3, &past), QW_DECLINE);
-    ck_assert_int_eq(ref_backend.open(3, &(qw_open_options){ .size = sizeof(qw_open_options) }, &d),
+    ck_assert_int_eq(ref_backend.list(4, &past), QW_DECLINE);
+    ck_assert_int_eq(ref_backend.open(4, &(qw_open_options){ .size = sizeof(qw_open_options) }, &d),
                      QW_DECLINE);
 }
 END_TEST

@@ -72,8 +72,6 @@ int complain(int code, const char *format, ...) CLI_PRINTF(2, 3);
 void notice(const settings *s, const char *format, ...) CLI_PRINTF(2, 3); /* unless --quiet */
 int code_of(int qwen_status);
 int no_memory(void); /* complains; returns CODE_MEMORY */
-/* The offset of the first byte that is not UTF-8, or -1. */
-int64_t utf8_invalid(const char *text, size_t bytes);
 char *format_text(const char *format, ...) CLI_PRINTF(1, 2); /* malloc'ed, NULL without memory */
 char *path_join(const char *directory, const char *name);    /* malloc'ed, or NULL */
 const char *base_name(const char *path);

@@ -46,7 +46,7 @@ static int set_sizes(settings *s)
 
 static int check_utf8(const char *option, const char *text)
 {
-    const int64_t at = text ? utf8_invalid(text, strlen(text)) : -1;
+    const int64_t at = text ? qwen_utf8_invalid(text, strlen(text)) : -1;
     if (at < 0) return CODE_DONE;
     return complain(CODE_USAGE, "--%s: expected UTF-8, found the byte 0x%02x at offset %lld",
                     option, (unsigned char)text[at], (long long)at);
@@ -61,7 +61,7 @@ static int split_lines(const char *path, char *data, size_t bytes, text_list *pr
         char *stop = memchr(line, '\n', (size_t)(end - line));
         stop = stop ? stop : end;
         const size_t n = (size_t)(stop - line);
-        const int64_t at = utf8_invalid(line, n);
+        const int64_t at = qwen_utf8_invalid(line, n);
         if (memchr(line, 0, n))
             return complain(CODE_USAGE, "%s: line %lld: expected text, found a zero byte", path,
                             number);
@@ -133,7 +133,7 @@ static int set_template(job *j)
                         s->chat_template);
     const int code = read_file(s->chat_template, 1 << 24, &j->template_file, &bytes);
     if (code) return code;
-    if (memchr(j->template_file, 0, bytes) || utf8_invalid(j->template_file, bytes) >= 0)
+    if (memchr(j->template_file, 0, bytes) || qwen_utf8_invalid(j->template_file, bytes) >= 0)
         return complain(CODE_MALFORMED, "%s: expected UTF-8 text", s->chat_template);
     if (!strstr(j->template_file, "{}"))
         return complain(CODE_MALFORMED, "%s: expected {} in the place of the prompt, found none",

@@ -8,48 +8,26 @@
 
 /* --- messages --------------------------------------------------------------------------------- */
 
-/* Length of the well-formed UTF-8 sequence at s (n bytes left), or 0. */
-static size_t utf8_sequence(const unsigned char *s, size_t n)
-{
-    const size_t need = s[0] < 0x80                   ? 1
-                        : s[0] >= 0xc2 && s[0] < 0xe0 ? 2
-                        : s[0] >= 0xe0 && s[0] < 0xf0 ? 3
-                        : s[0] >= 0xf0 && s[0] < 0xf5 ? 4
-                                                      : 0;
-    if (!need || need > n) return 0;
-    for (size_t i = 1; i < need; i++)
-        if ((s[i] & 0xc0) != 0x80) return 0;
-    if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] > 0x9f)
-        || (s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] > 0x8f))
-        return 0;
-    return need;
-}
-
-int64_t utf8_invalid(const char *text, size_t bytes)
-{
-    const unsigned char *s = (const unsigned char *)text;
-    for (size_t i = 0; i < bytes;) {
-        const size_t n = utf8_sequence(s + i, bytes - i);
-        if (!n) return (int64_t)i;
-        i += n;
-    }
-    return -1;
-}
-
 /* Prints one line on stderr.  Control characters and bytes that are not UTF-8 become \xNN. */
 static void say_line(const char *before, const char *text)
 {
     const unsigned char *s = (const unsigned char *)text;
     fputs(before, stderr);
     for (size_t left = strlen(text); left;) {
-        const size_t n = utf8_sequence(s, left);
-        if (*s == '\n') fputs("\\n", stderr);
-        else if (!n || *s < 0x20 || *s == 0x7f || (*s == 0xc2 && s[1] < 0xa0))
-            fprintf(stderr, "\\x%02x", *s);
-        else fwrite(s, 1, n, stderr);
-        const size_t used = !n || *s < 0x20 ? 1 : n;
-        left -= used;
-        s += used;
+        const int64_t bad = qwen_utf8_invalid((const char *)s, left);
+        const size_t valid = bad < 0 ? left : (size_t)bad;
+        for (size_t i = 0; i < valid; i++) {
+            const int control = s[i] < 0x20 || s[i] == 0x7f || (s[i] == 0xc2 && s[i + 1] < 0xa0)
+                                || (i && s[i - 1] == 0xc2 && s[i] < 0xa0); /* C1: two bytes */
+            if (s[i] == '\n') fputs("\\n", stderr);
+            else if (control) fprintf(stderr, "\\x%02x", s[i]);
+            else fputc(s[i], stderr);
+        }
+        s += valid;
+        left -= valid;
+        if (!left) break;
+        fprintf(stderr, "\\x%02x", *s++);
+        left--;
     }
     fputc('\n', stderr);
 }

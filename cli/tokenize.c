@@ -4,43 +4,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-/* Replaces bytes that are not UTF-8 by U+FFFD.  malloc'ed, with a zero byte after its end. */
-static char *repaired(const char *text, size_t bytes, size_t *out_bytes)
-{
-    size_t used = 0;
-    char *out = malloc(3 * bytes + 1);
-    if (!out) return NULL;
-    while (bytes) {
-        const int64_t bad = utf8_invalid(text, bytes);
-        const size_t good = bad < 0 ? bytes : (size_t)bad;
-        memcpy(out + used, text, good);
-        used += good;
-        text += good;
-        bytes -= good;
-        if (!bytes) break;
-        memcpy(out + used, "\xef\xbf\xbd", 3);
-        used += 3;
-        /* the longest beginning of a well-formed sequence becomes one U+FFFD */
-        const unsigned char first = (unsigned char)*text;
-        const size_t most = first >= 0xf0 && first < 0xf5   ? 3
-                            : first >= 0xe0 && first < 0xf0 ? 2
-                                                            : 1;
-        size_t n = 1;
-        for (; n < most && n < bytes && ((unsigned char)text[n] & 0xc0) == 0x80; n++) {
-            const unsigned char second = (unsigned char)text[1];
-            if (n == 1
-                && ((first == 0xe0 && second < 0xa0) || (first == 0xed && second > 0x9f)
-                    || (first == 0xf0 && second < 0x90) || (first == 0xf4 && second > 0x8f)))
-                break;
-        }
-        text += n;
-        bytes -= n;
-    }
-    out[used] = 0;
-    *out_bytes = used;
-    return out;
-}
-
 static int hex4(const char *s)
 {
     int x = 0;
@@ -87,7 +50,7 @@ static int print_ids(qwen_tokenizer *t, const char *text, size_t bytes, int json
 static int tokenize_text(qwen_tokenizer *t, const char *text, size_t bytes)
 {
     size_t n;
-    char *good = repaired(text, bytes, &n);
+    char *good = qwen_utf8_replace(text, bytes, &n);
     const int code = good ? print_ids(t, good, n, 0) : no_memory();
     free(good);
     return code;
@@ -97,7 +60,7 @@ static int tokenize_line(qwen_tokenizer *t, const char *line, size_t bytes, long
 {
     size_t n;
     json_error_t error;
-    char *good = repaired(line, bytes, &n);
+    char *good = qwen_utf8_replace(line, bytes, &n);
     if (!good) return no_memory();
     if (strlen(good) == n) repair_surrogates(good);
     json_t *o = json_loadb(good, n, JSON_ALLOW_NUL, &error);

@@ -238,7 +238,13 @@ int qwen_hidden(qwen *q, const qwen_array *ids, const qwen_array *features, cons
 int qwen_vision(qwen *q, const qwen_array *pixels, const qwen_array *grid, qwen_array *features);
 
 /* --- files, without a model ----------------------------------------------------
- * A tokenizer, a file of tensors, and what a file is. */
+ * UTF-8, a tokenizer, a file of tensors, and what a file is. */
+/* Offset of the first byte that is not UTF-8, or -1. */
+int64_t qwen_utf8_invalid(const char *text, size_t bytes);
+/* A copy in which U+FFFD replaces every maximal ill-formed part (Unicode, section 3.9), with a zero
+ * byte after its end; free() it.  NULL without memory. */
+char *qwen_utf8_replace(const char *text, size_t bytes, size_t *out_bytes);
+
 typedef struct qwen_tokenizer qwen_tokenizer;
 /* set even on failure, as above */
 int qwen_tokenizer_open(qwen_tokenizer **out, const char *path);

@@ -1,4 +1,4 @@
-/* api_files.c - public functions that need no model: a tokenizer, a file of tensors, published sizes. */
+/* api_files.c - public functions without a model: UTF-8, tokenizer, file of tensors, sizes. */
 #include "pipeline/pipeline.h"
 #include <stdlib.h>
 #include <string.h>
@@ -8,6 +8,17 @@ int qw_give_ids(qw_error *err, int32_t *ids, int64_t n, qwen_array *out)
     *out = (qwen_array){ .data = ids, .dtype = QWEN_I32, .rank = 1, .dim = { n } };
     if (!ids && !(out->data = malloc(1))) return qw_fail(err, QWEN_ENOMEM, "no memory for the ids");
     return QWEN_OK;
+}
+
+int64_t qwen_utf8_invalid(const char *text, size_t bytes)
+{
+    return text ? qw_utf8_invalid(text, bytes) : -1;
+}
+
+char *qwen_utf8_replace(const char *text, size_t bytes, size_t *out_bytes)
+{
+    size_t n;
+    return qw_utf8_replace(text ? text : "", text ? bytes : 0, out_bytes ? out_bytes : &n);
 }
 
 /* --- a tokenizer alone ------------------------------------------------------------------------ */

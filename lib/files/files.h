@@ -35,8 +35,12 @@ int qw_store_map(qw_store *s, const char *path, int *index, qw_error *err);
 int qw_store_put(qw_store *s, const char *name, qw_entry e, qw_error *err);
 /* Rebuilds the hash after names changed; two entries of one name are QWEN_EFORMAT. */
 int qw_store_index(qw_store *s, qw_error *err);
-int qw_store_rename(qw_store *s, qw_entry *e, const char *name,
-                    qw_error *err); /* the hash stays as it is */
+/* Gives an entry another name; the hash stays as it is. */
+int qw_store_rename(qw_store *s, qw_entry *e, const char *name, qw_error *err);
+/* How many entries have a name that begins with the prefix. */
+int64_t qw_store_prefixed(const qw_store *s, const char *prefix);
+int qw_starts_with(const char *s, const char *prefix);
+int qw_ends_with(const char *s, const char *end);
 /* Parses one JSON document; `where` begins the message. */
 int qw_json_bytes(const void *data, size_t bytes, const char *where, json_t **out, qw_error *err);
 int qw_safetensors_read(qw_store *s, int file, qw_error *err);

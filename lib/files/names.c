@@ -31,17 +31,6 @@ const char *qw_kind_article(qw_kind k)
     return k == QW_KIND_CHECKPOINT || k == QW_KIND_UNKNOWN ? "an" : "a";
 }
 
-static int starts_with(const char *s, const char *prefix)
-{
-    return !strncmp(s, prefix, strlen(prefix));
-}
-
-static int ends_with(const char *s, const char *end)
-{
-    const size_t n = strlen(s), m = strlen(end);
-    return n >= m && !strcmp(s + n - m, end);
-}
-
 /* --- prefixes ------------------------------------------------------------------------------ */
 
 /* Of transformers, VAEs and ControlNets; "" last, so that a longer one is not missed. */
@@ -68,17 +57,10 @@ static const char *prefix_of(const qw_store *s, const char *const *names)
     return NULL;
 }
 
-static int64_t count_prefix(const qw_store *s, const char *prefix)
-{
-    int64_t n = 0;
-    for (int64_t i = 0; i < s->entries; i++) n += starts_with(s->entry[i].name, prefix);
-    return n;
-}
-
 /* "text_encoders.<any>.transformer." or the like at the head of a key, as its length, else 0. */
 static size_t text_prefix(const char *name)
 {
-    if (!starts_with(name, "text_encoders.")) return 0;
+    if (!qw_starts_with(name, "text_encoders.")) return 0;
     const char *at = strstr(name, ".transformer.");
     return at ? (size_t)(at - name) + strlen(".transformer.") : 0;
 }
@@ -92,12 +74,12 @@ static int keep_prefix(qw_store *s, const char *prefix, int all, qw_error *err)
     int status = QWEN_OK;
     for (int64_t i = 0; i < s->entries; i++) {
         qw_entry e = s->entry[i];
-        if (n && !starts_with(e.name, prefix) && !all) {
+        if (n && !qw_starts_with(e.name, prefix) && !all) {
             if (e.name != e.key) free(e.name);
             free((char *)(uintptr_t)e.key);
             continue;
         }
-        if (n && !status && starts_with(e.name, prefix))
+        if (n && !status && qw_starts_with(e.name, prefix))
             status = qw_store_rename(s, &e, e.name + n, err);
         s->entry[kept++] = e;
     }
@@ -123,9 +105,10 @@ static int keep_text(qw_store *s, qw_error *err)
 
 static int is_checkpoint(const qw_store *s)
 {
-    const int transformer = count_prefix(s, "model.diffusion_model.") > 0;
-    const int text = count_prefix(s, "text_encoders.") > 0;
-    const int vae = count_prefix(s, "vae.") > 0 || count_prefix(s, "first_stage_model.") > 0;
+    const int transformer = qw_store_prefixed(s, "model.diffusion_model.") > 0;
+    const int text = qw_store_prefixed(s, "text_encoders.") > 0;
+    const int vae = qw_store_prefixed(s, "vae.") > 0
+                    || qw_store_prefixed(s, "first_stage_model.") > 0;
     return transformer + text + vae > 1;
 }
 
@@ -141,7 +124,7 @@ static int is_lora(const qw_store *s)
 static int ends_anywhere(const qw_store *s, const char *end)
 {
     for (int64_t i = 0; i < s->entries; i++)
-        if (ends_with(s->entry[i].name, end)) return 1;
+        if (qw_ends_with(s->entry[i].name, end)) return 1;
     return 0;
 }
 
@@ -363,9 +346,9 @@ static const pair gguf_vision[] = {
 static int translate_module(const char *name, const pair *table, size_t n, char *out, size_t size)
 {
     char module[256];
-    const char *leaf = ends_with(name, ".weight") ? "weight"
-                       : ends_with(name, ".bias") ? "bias"
-                                                  : NULL;
+    const char *leaf = qw_ends_with(name, ".weight") ? "weight"
+                       : qw_ends_with(name, ".bias") ? "bias"
+                                                     : NULL;
     if (!leaf || strlen(name) >= sizeof module) return 0;
     snprintf(module, sizeof module, "%.*s", (int)(strlen(name) - strlen(leaf)), name);
     if (!translate(module, table, n, out, size)) return 0;
@@ -380,11 +363,11 @@ static int text_name(const char *name, char *out, size_t size)
         snprintf(out, size, "visual.patch_embed.proj.weight.1");
         return 1;
     }
-    if (starts_with(name, "model.language_model.")) {
+    if (qw_starts_with(name, "model.language_model.")) {
         snprintf(out, size, "model.%s", name + strlen("model.language_model."));
         return 1;
     }
-    if (starts_with(name, "model.visual.")) {
+    if (qw_starts_with(name, "model.visual.")) {
         snprintf(out, size, "visual.%s", name + strlen("model.visual."));
         return 1;
     }
@@ -423,19 +406,19 @@ static int wan_name(const char *name, int per_level, char *out, size_t size)
     };
     char leaf[128], short_name[160];
     if (translate(name, tops, sizeof tops / sizeof *tops, out, size)) return 1;
-    const char *half = starts_with(name, "encoder.")   ? "encoder."
-                       : starts_with(name, "decoder.") ? "decoder."
-                                                       : NULL;
+    const char *half = qw_starts_with(name, "encoder.")   ? "encoder."
+                       : qw_starts_with(name, "decoder.") ? "decoder."
+                                                          : NULL;
     if (!half) return 0;
     const char *rest = name + strlen(half);
     if (translate(rest, inside, sizeof inside / sizeof *inside, short_name, sizeof short_name)) {
         snprintf(out, size, "%s%s", half, short_name);
         return 1;
     }
-    const char *list = starts_with(rest, "downsamples.") ? "downsamples."
-                       : starts_with(rest, "upsamples.") ? "upsamples."
-                       : starts_with(rest, "middle.")    ? "middle."
-                                                         : NULL;
+    const char *list = qw_starts_with(rest, "downsamples.") ? "downsamples."
+                       : qw_starts_with(rest, "upsamples.") ? "upsamples."
+                       : qw_starts_with(rest, "middle.")    ? "middle."
+                                                            : NULL;
     if (!list) return 0;
     char *end;
     const long k = strtol(rest + strlen(list), &end, 10);
@@ -486,10 +469,10 @@ static int rename_all(qw_store *s, qw_kind kind, qw_error *err)
 
 int qw_store_has(const qw_store *s, qw_kind part)
 {
-    if (part == QW_KIND_TEXT) return count_prefix(s, "text_encoders.") > 0;
+    if (part == QW_KIND_TEXT) return qw_store_prefixed(s, "text_encoders.") > 0;
     if (part == QW_KIND_VAE)
-        return count_prefix(s, "vae.") > 0 || count_prefix(s, "first_stage_model.") > 0;
-    return part == QW_KIND_TRANSFORMER && count_prefix(s, "model.diffusion_model.") > 0;
+        return qw_store_prefixed(s, "vae.") > 0 || qw_store_prefixed(s, "first_stage_model.") > 0;
+    return part == QW_KIND_TRANSFORMER && qw_store_prefixed(s, "model.diffusion_model.") > 0;
 }
 
 /* A part of an all-in-one checkpoint. */
@@ -498,7 +481,8 @@ static int select_part(qw_store *s, qw_kind part, qw_error *err)
     int status = QWEN_OK;
     if (part == QW_KIND_TEXT || part == QW_KIND_VISION) status = keep_text(s, err);
     else if (part == QW_KIND_VAE)
-        status = keep_prefix(s, count_prefix(s, "vae.") ? "vae." : "first_stage_model.", 0, err);
+        status =
+            keep_prefix(s, qw_store_prefixed(s, "vae.") ? "vae." : "first_stage_model.", 0, err);
     else if (part != QW_KIND_UNKNOWN && part != QW_KIND_CHECKPOINT)
         status = keep_prefix(s, "model.diffusion_model.", 0, err);
     return status ? status : qw_store_index(s, err);
@@ -550,7 +534,7 @@ static int expected_leftover(const char *name)
                                         ".rope_freqs.weight", "lm_head.weight" };
     if (strstr(name, ".time_conv.")) return 1;
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++)
-        if (ends_with(name, ends[i])) return 1;
+        if (qw_ends_with(name, ends[i])) return 1;
     return 0;
 }
 

@@ -58,12 +58,6 @@ static int resolve(const char *path, char **out, qw_error *err)
     return err->status;
 }
 
-static int ends_with(const char *s, const char *end)
-{
-    const size_t n = strlen(s), m = strlen(end);
-    return n >= m && !strcmp(s + n - m, end);
-}
-
 static char *joined(const char *folder, const char *name, qw_error *err)
 {
     const size_t n = strlen(folder) + strlen(name) + 2;
@@ -107,7 +101,7 @@ static int add_file(qw_store *s, const char *path, qw_error *err)
     const char *other = other_format(f);
     if (other) return qw_fail(err, QWEN_EFORMAT, "%s is %s, expected weights", f->path, other);
     f->gguf = f->bytes >= 4 && !memcmp(f->map, "GGUF", 4);
-    if (f->gguf || ends_with(path, ".gguf")) return qw_gguf_read(s, file, err);
+    if (f->gguf || qw_ends_with(path, ".gguf")) return qw_gguf_read(s, file, err);
     return qw_safetensors_read(s, file, err);
 }
 
@@ -179,7 +173,7 @@ static int choose(const char *folder, char **out, qw_error *err)
     for (struct dirent *e; (e = readdir(d)) != NULL;) {
         int r = 99;
         for (int i = 0; i < 3 && r == 99; i++) {
-            if (!ends_with(e->d_name, ends[i])) continue;
+            if (!qw_ends_with(e->d_name, ends[i])) continue;
             r = 3 * i + 2;
             for (int k = 0; k < 2; k++)
                 if (strlen(e->d_name) == strlen(known[k]) + strlen(ends[i])
@@ -218,12 +212,12 @@ int qw_store_add(qw_store *s, const char *path, qw_error *err)
         return qw_fail(err, QWEN_EIO, "%s cannot be opened: %s", path, strerror(errno));
     if (resolve(path, &at, err)) return err->status;
     if (!stat(at, &st) && S_ISDIR(st.st_mode)) {
-        if (ends_with(at, ".safetensors") || ends_with(at, ".gguf"))
+        if (qw_ends_with(at, ".safetensors") || qw_ends_with(at, ".gguf"))
             qw_fail(err, QWEN_EIO, "%s is a directory, expected a file", at);
         else choose(at, &inside, err);
     }
     const char *file = inside ? inside : at;
-    if (!err->status && ends_with(file, ".index.json")) add_index(s, file, err);
+    if (!err->status && qw_ends_with(file, ".index.json")) add_index(s, file, err);
     else if (!err->status) add_file(s, file, err);
     free(inside);
     free(at);

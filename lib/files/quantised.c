@@ -31,12 +31,6 @@ typedef struct layer {
     char where[NAME + 460]; /* head of messages */
 } layer;
 
-static int ends_with(const char *s, const char *end)
-{
-    const size_t n = strlen(s), m = strlen(end);
-    return n >= m && !strcmp(s + n - m, end);
-}
-
 static const qw_entry *companion(const layer *l, const char *leaf)
 {
     char name[NAME];
@@ -570,7 +564,8 @@ int qw_layouts_check(qw_store *s, qw_error *err)
         char module[NAME];
         const qw_entry *e = &s->entry[i];
         const size_t length = strlen(e->name);
-        if (length < 8 || length - 7 >= sizeof module || !ends_with(e->name, ".weight")) continue;
+        if (length < 8 || length - 7 >= sizeof module || !qw_ends_with(e->name, ".weight"))
+            continue;
         snprintf(module, sizeof module, "%.*s", (int)(length - 7), e->name);
         layer l = layer_of(s, e, module, err);
         if (!companion(&l, "comfy_quant") && !in_header(&l)) continue;

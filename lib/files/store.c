@@ -197,6 +197,24 @@ int qw_store_count(const qw_store *s, const char *prefix)
     return (int)highest + 1;
 }
 
+int64_t qw_store_prefixed(const qw_store *s, const char *prefix)
+{
+    int64_t n = 0;
+    for (int64_t i = 0; i < s->entries; i++) n += qw_starts_with(s->entry[i].name, prefix);
+    return n;
+}
+
+int qw_starts_with(const char *s, const char *prefix)
+{
+    return !strncmp(s, prefix, strlen(prefix));
+}
+
+int qw_ends_with(const char *s, const char *end)
+{
+    const size_t n = strlen(s), m = strlen(end);
+    return n >= m && !strcmp(s + n - m, end);
+}
+
 void qw_shape_text(const qw_entry *e, char *out, size_t size)
 {
     size_t used = (size_t)snprintf(out, size, "[");

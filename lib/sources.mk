@@ -8,7 +8,7 @@ core_sources = \
 	lib/core/fallback.c lib/core/tap.c lib/core/run.c lib/core/plan.c lib/core/host_device.c lib/core/modules.h lib/core/modules.c lib/core/registry.c
 files_sources = \
 	lib/files/store.h lib/files/json.h lib/files/config.h lib/files/files.h lib/files/json.c lib/files/store.c lib/files/open.c lib/files/safetensors.c lib/files/gguf.c \
-	lib/files/names.c lib/files/quantised.c lib/files/config.c lib/files/lora.h lib/files/lora.c
+	lib/files/kind.c lib/files/names.c lib/files/leftovers.c lib/files/quantised.c lib/files/config.c lib/files/lora.h lib/files/lora.c
 host_sources = \
 	lib/host/text.h lib/host/noise.h lib/host/pictures.h lib/host/tokenizer.h lib/host/tokenizer.c lib/host/tokenizer_load.c lib/host/unicode.c \
 	lib/host/template.c lib/host/rng.c lib/host/schedule.c lib/host/sampler.c lib/host/image.c

@@ -43,6 +43,12 @@ int qw_starts_with(const char *s, const char *prefix);
 int qw_ends_with(const char *s, const char *end);
 /* Parses one JSON document; `where` begins the message. */
 int qw_json_bytes(const void *data, size_t bytes, const char *where, json_t **out, qw_error *err);
+/* What a store holds, and the prefix of its keys under which that was seen ("" where none is to be
+ * taken off). */
+qw_kind qw_kind_of(const qw_store *s, const char **prefix);
+/* QWEN_OK, or the reason why a store of this kind is not read as `part`: another generation or
+ * family, another quantiser, an incomplete model. */
+int qw_kind_refused(const qw_store *s, qw_kind kind, qw_kind part, qw_error *err);
 int qw_safetensors_read(qw_store *s, int file, qw_error *err);
 int qw_gguf_read(qw_store *s, int file, qw_error *err);
 /* Checks that every marked layer has a known format and companions that fit.  Reads the tables in

@@ -71,7 +71,7 @@ typedef struct settings {
 int complain(int code, const char *format, ...) CLI_PRINTF(2, 3);
 void notice(const settings *s, const char *format, ...) CLI_PRINTF(2, 3); /* unless --quiet */
 int code_of(int qwen_status);
-int no_memory(void); /* complains; returns CODE_MEMORY */
+int no_memory(void);                                         /* complains; returns CODE_MEMORY */
 char *format_text(const char *format, ...) CLI_PRINTF(1, 2); /* malloc'ed, NULL without memory */
 char *path_join(const char *directory, const char *name);    /* malloc'ed, or NULL */
 const char *base_name(const char *path);

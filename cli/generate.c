@@ -8,7 +8,7 @@
 
 typedef struct session { /* what the callbacks of a run share */
     settings *s;
-    job j;
+    call call;
     progress bar;
     dump *dump;
     preview *preview;
@@ -97,7 +97,7 @@ static int prepare(session *x)
     s->output = s->output ? s->output : "output.png";
     x->per_run = s->layers ? s->layers : 1;
     x->pictures = (int64_t)x->prompts.n * (s->count ? s->count : 1) * x->per_run;
-    if (!code) code = job_begin(&x->j, s);
+    if (!code) code = call_begin(&x->call, s);
     return code ? code : check_files(x);
 }
 
@@ -105,7 +105,7 @@ static int prepare(session *x)
 static int check_layers(session *x)
 {
     const settings *s = x->s;
-    if (!strcmp(x->j.info.variant, "layered")) {
+    if (!strcmp(x->call.info.variant, "layered")) {
         x->per_run = s->layers ? s->layers : 4;
         x->pictures = (int64_t)x->prompts.n * (s->count ? s->count : 1) * x->per_run;
         if (picture_format(s->output) == PICTURE_JPEG)
@@ -140,12 +140,12 @@ static int library_failed(session *x, int status)
 {
     progress_end(&x->bar);
     if (status == QWEN_ECANCELLED) return cancelled(x);
-    return complain(code_of(status), "%s", qwen_error(x->j.q));
+    return complain(code_of(status), "%s", qwen_error(x->call.q));
 }
 
 static int uses_negative(const session *x)
 {
-    return (x->j.req.guidance > 0 ? x->j.req.guidance : x->j.info.guidance) > 1;
+    return (x->call.req.guidance > 0 ? x->call.req.guidance : x->call.info.guidance) > 1;
 }
 
 static int show_prompt(session *x)
@@ -153,8 +153,9 @@ static int show_prompt(session *x)
     FILE *to = x->s->json ? stderr : stdout;
     for (int negative = 0; negative <= uses_negative(x); negative++) {
         char *text = NULL;
-        const int status =
-            x->j.req.prompt || negative ? qwen_prompt(x->j.q, &x->j.req, negative, &text) : QWEN_OK;
+        const int status = x->call.req.prompt || negative
+                               ? qwen_prompt(x->call.q, &x->call.req, negative, &text)
+                               : QWEN_OK;
         if (status) return library_failed(x, status);
         if (text) fprintf(to, "%s\n", text);
         free(text);
@@ -169,7 +170,7 @@ static int save_embeds(session *x)
     int code = dump_open(&d, x->s->save_embeds, &all);
     for (int negative = 0; negative <= uses_negative(x) && !code; negative++) {
         qwen_array a = { 0 };
-        const int status = qwen_embed(x->j.q, &x->j.req, negative, &a);
+        const int status = qwen_embed(x->call.q, &x->call.req, negative, &a);
         if (status) code = library_failed(x, status);
         else dump_add(d, negative ? "neg.embeds" : "text.embeds", &a);
         qwen_array_free(&a);
@@ -199,8 +200,8 @@ static int print_json(const session *x, const char *file, const qwen_result *r, 
                           r->height, "steps", r->steps, "guidance", r->guidance, "variant",
                           r->variant);
     if (prompt) json_object_set_new(o, "prompt", json_string(prompt));
-    json_object_set_new(o, "model", json_string(x->j.files.label ? x->j.files.label : ""));
-    json_object_set_new(o, "device", json_string(x->j.info.device));
+    json_object_set_new(o, "model", json_string(x->call.files.label ? x->call.files.label : ""));
+    json_object_set_new(o, "device", json_string(x->call.info.device));
     put_seconds(o, r, total);
     json_object_set_new(o, "memory",
                         json_pack("{s:I,s:I}", "host", (json_int_t)usage.ru_maxrss * 1024, "device",
@@ -244,7 +245,7 @@ static void warn_of_threads(const session *x, const qwen_result *r)
 
 static int write_results(session *x, int64_t run, const char *prompt, qwen_result *r, double total)
 {
-    json_t *recipe = recipe_make(x->s, &x->j, prompt, r);
+    json_t *recipe = recipe_make(x->s, &x->call, prompt, r);
     char *text = recipe ? json_dumps(recipe, JSON_COMPACT) : NULL;
     json_decref(recipe);
     if (!text) return no_memory();
@@ -264,13 +265,13 @@ static int draw(session *x, int64_t run, const char *prompt)
     qwen_result r = { .size = sizeof r };
     const double started = seconds_now();
     int code = CODE_DONE;
-    x->j.req.prompt = prompt;
-    x->j.req.seed = x->seed + (uint64_t)run;
+    x->call.req.prompt = prompt;
+    x->call.req.seed = x->seed + (uint64_t)run;
     progress_begin(&x->bar, x->s, run + 1, x->pictures / x->per_run);
     if (run == 0 && x->s->save_embeds) code = save_embeds(x);
     if (!code && x->s->dump) code = dump_open(&x->dump, x->s->dump, &x->s->dump_only);
     if (code) return code;
-    const int status = qwen_generate(x->j.q, &x->j.req, &r);
+    const int status = qwen_generate(x->call.q, &x->call.req, &r);
     if (status == QWEN_ECANCELLED && dump_failed(x->dump)) {
         progress_end(&x->bar);
         code = dump_close(x->dump, NULL, 1);
@@ -291,12 +292,12 @@ static int draw_all(session *x)
     const int count = x->s->count ? x->s->count : 1;
     int64_t run = 0;
     int code = CODE_DONE;
-    x->j.req.progress = on_progress;
-    x->j.req.tap = x->s->dump || x->preview ? on_tensor : NULL;
-    x->j.req.user = x;
-    x->j.bar = &x->bar;
+    x->call.req.progress = on_progress;
+    x->call.req.tap = x->s->dump || x->preview ? on_tensor : NULL;
+    x->call.req.user = x;
+    x->call.bar = &x->bar;
     for (size_t p = 0; p < x->prompts.n && !code; p++) {
-        x->j.req.prompt = x->prompts.item[p];
+        x->call.req.prompt = x->prompts.item[p];
         if (x->s->show_prompt) code = show_prompt(x);
         for (int i = 0; i < count && !code; i++) {
             code = draw(x, run++, x->prompts.item[p]);
@@ -312,17 +313,17 @@ int run_generate(settings *s)
     session x = { .s = s };
     interrupt_install();
     int code = prepare(&x);
-    if (!code) code = job_open(&x.j);
+    if (!code) code = call_open(&x.call);
     if (!code) code = check_layers(&x);
     if (!code && interrupted()) code = cancelled(&x);
-    if (!code && s->preview) code = preview_open(&x.preview, s, &x.j.opt, s->output);
+    if (!code && s->preview) code = preview_open(&x.preview, s, &x.call.opt, s->output);
     if (!code) {
         choose_seed(&x);
         code = draw_all(&x);
     }
     preview_close(x.preview);
     dump_close(x.dump, NULL, 0);
-    job_close(&x.j);
+    call_close(&x.call);
     free(x.prompts.item);
     free(x.storage);
     return code;

@@ -64,15 +64,15 @@ static void put_inputs(json_t *o, const settings *s)
         if (one[i].path) json_object_set_new(o, one[i].key, input_of(one[i].path));
 }
 
-static void put_model(json_t *o, const settings *s, const job *j)
+static void put_model(json_t *o, const settings *s, const call *c)
 {
     json_t *list = json_array();
-    put_text(o, "model", j->files.label);
-    put_file(o, "transformer", j->files.transformer);
-    put_file(o, "text-encoder", j->files.text_encoder);
-    put_file(o, "vision", j->files.vision);
-    put_file(o, "vae", j->files.vae);
-    put_file(o, "controlnet", j->files.controlnet);
+    put_text(o, "model", c->files.label);
+    put_file(o, "transformer", c->files.transformer);
+    put_file(o, "text-encoder", c->files.text_encoder);
+    put_file(o, "vision", c->files.vision);
+    put_file(o, "vae", c->files.vae);
+    put_file(o, "controlnet", c->files.controlnet);
     put_text(o, "variant", s->variant);
     put_text(o, "like", s->like);
     for (size_t i = 0; i < s->loras.n; i++)
@@ -82,7 +82,7 @@ static void put_model(json_t *o, const settings *s, const job *j)
     if (s->lora_partial) json_object_set_new(o, "lora-partial", json_true());
 }
 
-static void put_numbers(json_t *o, const settings *s, const job *j, const qwen_result *res)
+static void put_numbers(json_t *o, const settings *s, const call *c, const qwen_result *res)
 {
     json_object_set_new(o, "width", json_integer(res->width));
     json_object_set_new(o, "height", json_integer(res->height));
@@ -114,9 +114,9 @@ static void put_numbers(json_t *o, const settings *s, const job *j, const qwen_r
     if (res->bands_decode)
         json_object_set_new(o, "vae-bands-decode", json_integer(res->bands_decode));
     if (s->control) {
-        json_object_set_new(o, "control-strength", json_real(j->req.control_strength));
-        json_object_set_new(o, "control-start", json_real(j->req.control_start));
-        json_object_set_new(o, "control-end", json_real(j->req.control_end));
+        json_object_set_new(o, "control-strength", json_real(c->req.control_strength));
+        json_object_set_new(o, "control-start", json_real(c->req.control_start));
+        json_object_set_new(o, "control-end", json_real(c->req.control_end));
     }
     if (s->extend[0] || s->extend[1] || s->extend[2] || s->extend[3]) {
         char text[120];
@@ -126,7 +126,7 @@ static void put_numbers(json_t *o, const settings *s, const job *j, const qwen_r
     }
 }
 
-json_t *recipe_make(const settings *s, const job *j, const char *prompt, const qwen_result *res)
+json_t *recipe_make(const settings *s, const call *c, const char *prompt, const qwen_result *res)
 {
     json_t *o = json_object();
     char *program = format_text("qwen-image %s", qwen_version()),
@@ -138,21 +138,21 @@ json_t *recipe_make(const settings *s, const job *j, const char *prompt, const q
         put_text(o, "program", program);
         put_text(o, "prompt", prompt);
         put_text(o, "negative",
-                 j->req.negative                   ? j->req.negative
-                 : res->guidance > 1 && !s->embeds ? j->info.negative
+                 c->req.negative                   ? c->req.negative
+                 : res->guidance > 1 && !s->embeds ? c->info.negative
                                                    : NULL);
         if (res->seed <= INT64_MAX)
             json_object_set_new(o, "seed", json_integer((json_int_t)res->seed));
         else put_text(o, "seed", seed); /* many readers of JSON read integers up to 2^63 only */
-        put_model(o, s, j);
-        put_numbers(o, s, j, res);
-        if (j->template_file || s->template_text)
-            put_text(o, "template-text", j->req.chat_template);
+        put_model(o, s, c);
+        put_numbers(o, s, c, res);
+        if (c->template_file || s->template_text)
+            put_text(o, "template-text", c->req.chat_template);
         else put_text(o, "template", s->chat_template);
         put_text(o, "system", s->system);
         put_inputs(o, s);
         put_text(o, "drew", res->variant);
-        put_text(o, "device", j->info.device);
+        put_text(o, "device", c->info.device);
     }
     free(program);
     free(seed);

@@ -75,13 +75,13 @@ static void print_pictures(const collected *n)
     }
 }
 
-static void print_text(const job *j, const qwen_plan_report *r, const collected *n)
+static void print_text(const call *c, const qwen_plan_report *r, const collected *n)
 {
     const op_list *ops = &n->ops;
     const double all = r->flops_text + r->flops_vision + r->flops_encode + r->flops_denoise
                        + r->flops_decode;
     printf("%s (%s) on %s: %dx%d, %d steps, %d pass%s a step\n",
-           j->files.label ? j->files.label : "the model", j->info.variant, j->info.device, r->width,
+           c->files.label ? c->files.label : "the model", c->info.variant, c->info.device, r->width,
            r->height, r->steps, r->passes, r->passes > 1 ? "es" : "");
     printf("tokens: %lld of the picture, %lld of text, %lld of references\n",
            (long long)r->image_tokens, (long long)r->text_tokens, (long long)r->reference_tokens);
@@ -127,7 +127,7 @@ static json_t *pictures_json(const collected *n)
     return all;
 }
 
-static int print_json(const job *j, const qwen_plan_report *r, const collected *n)
+static int print_json(const call *c, const qwen_plan_report *r, const collected *n)
 {
     const op_list *ops = &n->ops;
     json_t *list = json_array();
@@ -135,8 +135,8 @@ static int print_json(const job *j, const qwen_plan_report *r, const collected *
         json_array_append_new(list, json_pack("{s:s,s:I}", "op", ops->item[i].line, "count",
                                               (json_int_t)ops->item[i].count));
     json_t *o = json_pack("{s:s,s:s,s:s,s:i,s:i,s:i,s:i}", "model",
-                          j->files.label ? j->files.label : "", "variant", j->info.variant,
-                          "device", j->info.device, "width", r->width, "height", r->height, "steps",
+                          c->files.label ? c->files.label : "", "variant", c->info.variant,
+                          "device", c->info.device, "width", r->width, "height", r->height, "steps",
                           r->steps, "passes", r->passes);
     json_object_set_new(o, "tokens",
                         json_pack("{s:I,s:I,s:I}", "image", (json_int_t)r->image_tokens, "text",
@@ -168,18 +168,18 @@ static int print_json(const job *j, const qwen_plan_report *r, const collected *
     return CODE_DONE;
 }
 
-static int print_plan(job *j, settings *s)
+static int print_plan(call *c, settings *s)
 {
     collected n = { .ops = { 0 } };
     qwen_plan_report r = {
         .size = sizeof r, .ops = s->ops ? add_op : NULL, .geometry = add_picture, .user = &n
     };
-    const int status = qwen_plan(j->q, &j->req, &r);
-    int code = status                     ? complain(code_of(status), "%s", qwen_error(j->q))
+    const int status = qwen_plan(c->q, &c->req, &r);
+    int code = status                     ? complain(code_of(status), "%s", qwen_error(c->q))
                : n.ops.failed || n.failed ? no_memory()
                                           : CODE_DONE;
-    if (!code && s->json) code = print_json(j, &r, &n);
-    else if (!code) print_text(j, &r, &n);
+    if (!code && s->json) code = print_json(c, &r, &n);
+    else if (!code) print_text(c, &r, &n);
     for (size_t i = 0; i < n.ops.n; i++) free(n.ops.item[i].line);
     free(n.ops.item);
     free(n.picture);
@@ -189,16 +189,16 @@ static int print_plan(job *j, settings *s)
 /* The cost depends on the length of the prompt only; without a prompt an empty one is planned. */
 int run_plan(settings *s)
 {
-    job j = { 0 };
+    call c = { 0 };
     text_list prompts = { 0 };
     char *storage = NULL;
     int code = recipe_load(s);
     if (!code && !s->words.n && !s->prompt && !s->embeds) s->prompt = "";
     if (!code) code = prompts_read(s, &prompts, &storage);
-    if (!code) code = job_begin(&j, s);
-    if (!code) code = job_open(&j);
-    if (!code) code = print_plan(&j, s);
-    job_close(&j);
+    if (!code) code = call_begin(&c, s);
+    if (!code) code = call_open(&c);
+    if (!code) code = print_plan(&c, s);
+    call_close(&c);
     free(prompts.item);
     free(storage);
     return code;

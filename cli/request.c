@@ -111,34 +111,34 @@ int prompts_read(settings *s, text_list *prompts, char **storage)
     return code ? code : list_add(prompts, s->prompt);
 }
 
-static int set_template(job *j)
+static int set_template(call *c)
 {
     static const char *const names[] = { "t2i", "edit", "edit-plus" };
-    const settings *s = j->s;
+    const settings *s = c->s;
     size_t bytes;
     struct stat st;
     if (s->template_text && !s->chat_template) {
-        j->req.chat_template = s->template_text;
+        c->req.chat_template = s->template_text;
         return CODE_DONE;
     }
     if (!s->chat_template) return CODE_DONE;
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (!strcmp(s->chat_template, names[i])) {
-            j->req.chat_template = names[i];
+            c->req.chat_template = names[i];
             return CODE_DONE;
         }
     if (stat(s->chat_template, &st) && !strpbrk(s->chat_template, "/."))
         return complain(CODE_USAGE,
                         "--template: expected t2i, edit, edit-plus or a file, found \"%s\"",
                         s->chat_template);
-    const int code = read_file(s->chat_template, 1 << 24, &j->template_file, &bytes);
+    const int code = read_file(s->chat_template, 1 << 24, &c->template_file, &bytes);
     if (code) return code;
-    if (memchr(j->template_file, 0, bytes) || qwen_utf8_invalid(j->template_file, bytes) >= 0)
+    if (memchr(c->template_file, 0, bytes) || qwen_utf8_invalid(c->template_file, bytes) >= 0)
         return complain(CODE_MALFORMED, "%s: expected UTF-8 text", s->chat_template);
-    if (!strstr(j->template_file, "{}"))
+    if (!strstr(c->template_file, "{}"))
         return complain(CODE_MALFORMED, "%s: expected {} in the place of the prompt, found none",
                         s->chat_template);
-    j->req.chat_template = j->template_file;
+    c->req.chat_template = c->template_file;
     return CODE_DONE;
 }
 
@@ -160,13 +160,13 @@ static int packed_name(const char *path, char *name, size_t size)
     return there;
 }
 
-static int read_noise(job *j)
+static int read_noise(call *c)
 {
     static const char *const names[] = { "noise", "latents", NULL };
-    const char *path = j->s->latents;
+    const char *path = c->s->latents;
     char packed[80];
     int which;
-    const int code = tensor_read(path, names, &j->noise, &which);
+    const int code = tensor_read(path, names, &c->noise, &which);
     if (code) return code;
     if (which < 0 && packed_name(path, packed, sizeof packed))
         return complain(
@@ -177,18 +177,18 @@ static int read_noise(job *j)
     if (which < 0)
         return complain(CODE_MALFORMED,
                         "%s: expected a tensor \"noise\" or \"latents\", found neither", path);
-    const int rank = j->noise.rank;
-    if ((rank != 3 && rank != 4) || (j->noise.dtype != QWEN_F32 && j->noise.dtype != QWEN_F64))
+    const int rank = c->noise.rank;
+    if ((rank != 3 && rank != 4) || (c->noise.dtype != QWEN_F32 && c->noise.dtype != QWEN_F64))
         return complain(
             CODE_MALFORMED,
             "%s: expected \"%s\" to hold numbers of 3 or 4 dimensions, found %d dimensions%s", path,
             names[which], rank,
-            j->noise.dtype == QWEN_I32 || j->noise.dtype == QWEN_U8 ? " of integers" : "");
-    j->req.noise = &j->noise;
-    if (!j->req.width && !j->req.height && !j->inputs && rank == 3 && j->noise.dim[1] < 1 << 17
-        && j->noise.dim[2] < 1 << 17) {
-        j->req.width = (int)j->noise.dim[2] * 8;
-        j->req.height = (int)j->noise.dim[1] * 8;
+            c->noise.dtype == QWEN_I32 || c->noise.dtype == QWEN_U8 ? " of integers" : "");
+    c->req.noise = &c->noise;
+    if (!c->req.width && !c->req.height && !c->inputs && rank == 3 && c->noise.dim[1] < 1 << 17
+        && c->noise.dim[2] < 1 << 17) {
+        c->req.width = (int)c->noise.dim[2] * 8;
+        c->req.height = (int)c->noise.dim[1] * 8;
     }
     return CODE_DONE;
 }
@@ -201,21 +201,21 @@ static int check_embeds(const char *path, const char *name, const qwen_array *a)
                     path, name, a->rank);
 }
 
-static int read_embeds(job *j)
+static int read_embeds(call *c)
 {
     static const char *const text[] = { "text.embeds", NULL }, *const negative[] = { "neg.embeds",
                                                                                      NULL };
-    const char *path = j->s->embeds;
+    const char *path = c->s->embeds;
     int which;
-    int code = tensor_read(path, text, &j->embeds, &which);
+    int code = tensor_read(path, text, &c->embeds, &which);
     if (!code && which < 0)
         code = complain(CODE_MALFORMED, "%s: expected a tensor \"text.embeds\", found none", path);
-    if (!code) code = check_embeds(path, "text.embeds", &j->embeds);
-    j->req.embeds = &j->embeds;
-    if (!code && !j->s->negative) code = tensor_read(path, negative, &j->negative_embeds, &which);
-    if (!code && !j->s->negative && which >= 0) {
-        code = check_embeds(path, "neg.embeds", &j->negative_embeds);
-        j->req.negative_embeds = &j->negative_embeds;
+    if (!code) code = check_embeds(path, "text.embeds", &c->embeds);
+    c->req.embeds = &c->embeds;
+    if (!code && !c->s->negative) code = tensor_read(path, negative, &c->negative_embeds, &which);
+    if (!code && !c->s->negative && which >= 0) {
+        code = check_embeds(path, "neg.embeds", &c->negative_embeds);
+        c->req.negative_embeds = &c->negative_embeds;
     }
     return code;
 }
@@ -229,44 +229,44 @@ static int check_aspect(const char *path, const qwen_array *a)
                     (long long)a->dim[1], (long long)a->dim[0]);
 }
 
-static int read_control(job *j)
+static int read_control(call *c)
 {
-    const char *path = j->s->control;
+    const char *path = c->s->control;
     struct stat st;
     const int edges = !strncmp(path, "canny:", 6) && stat(path, &st);
-    int code = picture_read(j->s, edges ? path + 6 : path, &j->control);
-    if (!code) code = check_aspect(path, &j->control);
-    if (!code && edges) code = canny(&j->control);
-    j->req.control = &j->control;
-    j->req.control_strength = option_given(j->s, "control-strength") ? j->s->control_strength : 1;
-    j->req.control_start = j->s->control_start;
-    j->req.control_end = option_given(j->s, "control-end") ? j->s->control_end : 1;
-    if (j->req.control_strength == 0 && j->req.control_start == 0 && j->req.control_end == 0)
-        j->req.control_end =
+    int code = picture_read(c->s, edges ? path + 6 : path, &c->control);
+    if (!code) code = check_aspect(path, &c->control);
+    if (!code && edges) code = canny(&c->control);
+    c->req.control = &c->control;
+    c->req.control_strength = option_given(c->s, "control-strength") ? c->s->control_strength : 1;
+    c->req.control_start = c->s->control_start;
+    c->req.control_end = option_given(c->s, "control-end") ? c->s->control_end : 1;
+    if (c->req.control_strength == 0 && c->req.control_start == 0 && c->req.control_end == 0)
+        c->req.control_end =
             1; /* all three zero would mean the defaults; at strength 0 the end changes nothing */
     return code;
 }
 
-static int read_pictures(job *j)
+static int read_pictures(call *c)
 {
-    const settings *s = j->s;
+    const settings *s = c->s;
     int code = CODE_DONE;
     if (s->inputs.n > 32)
         return complain(CODE_USAGE, "--input: expected up to 32 pictures, found %zu", s->inputs.n);
-    j->input = calloc(s->inputs.n + 1, sizeof *j->input);
-    if (!j->input) return no_memory();
+    c->input = calloc(s->inputs.n + 1, sizeof *c->input);
+    if (!c->input) return no_memory();
     for (size_t i = 0; i < s->inputs.n && !code; i++) {
-        code = picture_read(s, s->inputs.item[i], &j->input[i]);
-        j->inputs += !code;
-        if (!code) code = check_aspect(s->inputs.item[i], &j->input[i]);
+        code = picture_read(s, s->inputs.item[i], &c->input[i]);
+        c->inputs += !code;
+        if (!code) code = check_aspect(s->inputs.item[i], &c->input[i]);
     }
-    j->req.input = j->inputs ? j->input : NULL;
-    j->req.inputs = (int)j->inputs;
+    c->req.input = c->inputs ? c->input : NULL;
+    c->req.inputs = (int)c->inputs;
     if (!code && s->mask) {
-        code = picture_read(s, s->mask, &j->mask);
-        j->req.mask = &j->mask;
+        code = picture_read(s, s->mask, &c->mask);
+        c->req.mask = &c->mask;
     }
-    if (!code && s->control) code = read_control(j);
+    if (!code && s->control) code = read_control(c);
     return code;
 }
 
@@ -308,10 +308,10 @@ static int check_together(const settings *s)
     return CODE_DONE;
 }
 
-static void fill_request(job *j)
+static void fill_request(call *c)
 {
-    const settings *s = j->s;
-    qwen_request *r = &j->req;
+    const settings *s = c->s;
+    qwen_request *r = &c->req;
     *r = (qwen_request){ .size = sizeof *r,
                          .prompt = s->prompt,
                          .negative = s->negative,
@@ -338,19 +338,19 @@ static void fill_request(job *j)
     if (s->guidance_norm) r->guidance_norm = !strcmp(s->guidance_norm, "on") ? 1 : 2;
 }
 
-int job_begin(job *j, settings *s)
+int call_begin(call *c, settings *s)
 {
-    memset(j, 0, sizeof *j);
-    j->s = s;
+    memset(c, 0, sizeof *c);
+    c->s = s;
     int code = check_together(s);
     if (!code) code = set_sizes(s);
     if (!code) code = check_utf8("negative", s->negative);
     if (!code) code = check_utf8("system", s->system);
-    fill_request(j);
-    if (!code) code = set_template(j);
-    if (!code) code = read_pictures(j);
-    if (!code && s->latents) code = read_noise(j);
-    if (!code && s->embeds) code = read_embeds(j);
+    fill_request(c);
+    if (!code) code = set_template(c);
+    if (!code) code = read_pictures(c);
+    if (!code && s->latents) code = read_noise(c);
+    if (!code && s->embeds) code = read_embeds(c);
     return code;
 }
 
@@ -358,10 +358,10 @@ int job_begin(job *j, settings *s)
 
 static void on_log(void *user, int level, const char *line)
 {
-    job *j = user;
-    if (j->s->quiet || (level > 0 && !j->s->verbose)) return;
-    if (j->bar) progress_line(j->bar);
-    notice(j->s, "%s", line);
+    call *c = user;
+    if (c->s->quiet || (level > 0 && !c->s->verbose)) return;
+    if (c->bar) progress_line(c->bar);
+    notice(c->s, "%s", line);
 }
 
 /* Splits "name:0.8" at its last colon, unless a file has the whole name.  *name is malloc'ed. */
@@ -385,37 +385,37 @@ static int split_lora(const char *text, char **name, double *strength)
     return *name ? CODE_DONE : no_memory();
 }
 
-static int add_loras(job *j)
+static int add_loras(call *c)
 {
     int code = CODE_DONE;
-    for (size_t i = 0; i < j->s->loras.n && !code; i++) {
+    for (size_t i = 0; i < c->s->loras.n && !code; i++) {
         char *name = NULL, *path = NULL;
         double strength;
-        code = split_lora(j->s->loras.item[i], &name, &strength);
-        if (!code) code = find_lora(j->s, name, &path);
+        code = split_lora(c->s->loras.item[i], &name, &strength);
+        if (!code) code = find_lora(c->s, name, &path);
         const int status =
             code ? QWEN_OK
-                 : qwen_lora(j->q, path, strength, j->s->lora_partial ? QWEN_LORA_PARTIAL : 0);
-        if (status) code = complain(code_of(status), "%s", qwen_error(j->q));
+                 : qwen_lora(c->q, path, strength, c->s->lora_partial ? QWEN_LORA_PARTIAL : 0);
+        if (status) code = complain(code_of(status), "%s", qwen_error(c->q));
         free(name);
         free(path);
     }
     return code;
 }
 
-int job_open(job *j)
+int call_open(call *c)
 {
-    const settings *s = j->s;
-    int code = find_model(s, &j->files);
+    const settings *s = c->s;
+    int code = find_model(s, &c->files);
     if (code) return code;
-    j->opt = (qwen_options){ .size = sizeof j->opt,
-                             .model = j->files.model,
-                             .transformer = j->files.transformer,
-                             .text_encoder = j->files.text_encoder,
-                             .vision = j->files.vision,
-                             .vae = j->files.vae,
-                             .controlnet = j->files.controlnet,
-                             .tokenizer = j->files.tokenizer,
+    c->opt = (qwen_options){ .size = sizeof c->opt,
+                             .model = c->files.model,
+                             .transformer = c->files.transformer,
+                             .text_encoder = c->files.text_encoder,
+                             .vision = c->files.vision,
+                             .vae = c->files.vae,
+                             .controlnet = c->files.controlnet,
+                             .tokenizer = c->files.tokenizer,
                              .variant = s->variant,
                              .like = s->like,
                              .device = s->device,
@@ -425,28 +425,28 @@ int job_open(job *j)
                              .threads = s->threads,
                              .strict = s->strict,
                              .log = on_log,
-                             .user = j };
-    int status = qwen_open(&j->q, &j->opt);
-    j->info.size = sizeof j->info;
-    if (!status && !(code = add_loras(j))) status = qwen_info(j->q, &j->info);
+                             .user = c };
+    int status = qwen_open(&c->q, &c->opt);
+    c->info.size = sizeof c->info;
+    if (!status && !(code = add_loras(c))) status = qwen_info(c->q, &c->info);
     if (!status && !code && s->negative && !strcmp(s->negative, "default"))
-        j->req.negative = j->info.recommended_negative;
-    if (status == QWEN_EIO && s->model && is_id(s->model) && strcmp(s->model, j->files.model))
+        c->req.negative = c->info.recommended_negative;
+    if (status == QWEN_EIO && s->model && is_id(s->model) && strcmp(s->model, c->files.model))
         return complain(CODE_READ, "%s; huggingface-cli download %.*s fetches what is missing",
-                        qwen_error(j->q), (int)strcspn(s->model, "@"), s->model);
-    return status ? complain(code_of(status), "%s", qwen_error(j->q)) : code;
+                        qwen_error(c->q), (int)strcspn(s->model, "@"), s->model);
+    return status ? complain(code_of(status), "%s", qwen_error(c->q)) : code;
 }
 
-void job_close(job *j)
+void call_close(call *c)
 {
-    qwen_close(j->q);
-    for (size_t i = 0; i < j->inputs; i++) qwen_array_free(&j->input[i]);
-    free(j->input);
-    qwen_array_free(&j->mask);
-    qwen_array_free(&j->control);
-    qwen_array_free(&j->noise);
-    qwen_array_free(&j->embeds);
-    qwen_array_free(&j->negative_embeds);
-    free(j->template_file);
-    found_free(&j->files);
+    qwen_close(c->q);
+    for (size_t i = 0; i < c->inputs; i++) qwen_array_free(&c->input[i]);
+    free(c->input);
+    qwen_array_free(&c->mask);
+    qwen_array_free(&c->control);
+    qwen_array_free(&c->noise);
+    qwen_array_free(&c->embeds);
+    qwen_array_free(&c->negative_embeds);
+    free(c->template_file);
+    found_free(&c->files);
 }

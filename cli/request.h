@@ -5,7 +5,7 @@
 #include "find/find.h"
 
 /* --- request.c -------------------------------------------------------------------------------- */
-typedef struct job { /* everything that a request points to */
+typedef struct call { /* a request to the library with all that its structs point to */
     const settings *s;
     progress *bar; /* of the run in progress, or NULL: its line ends before a message */
     qwen_options opt;
@@ -16,14 +16,14 @@ typedef struct job { /* everything that a request points to */
     qwen_array *input, mask, control, noise, embeds, negative_embeds;
     size_t inputs;
     char *template_file;
-} job;
-int job_begin(job *j, settings *s); /* checks options and reads inputs; opens no model */
-int job_open(job *j);               /* finds and opens the model with its LoRAs */
-void job_close(job *j);
+} call;
+int call_begin(call *c, settings *s); /* checks options and reads inputs; opens no model */
+int call_open(call *c);               /* finds and opens the model with its LoRAs */
+void call_close(call *c);
 /* The prompts of the arguments, --prompt or --prompt-file; *storage holds the file's. */
 int prompts_read(settings *s, text_list *prompts, char **storage);
 
 /* --- metadata.c ------------------------------------------------------------------------------- */
-json_t *recipe_make(const settings *s, const job *j, const char *prompt, const qwen_result *res);
+json_t *recipe_make(const settings *s, const call *c, const char *prompt, const qwen_result *res);
 int recipe_load(settings *s); /* --from */
 #endif

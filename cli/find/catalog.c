@@ -2,7 +2,7 @@
  *
  * The name of a file is its path below the folder of its type.  Files NAME-00001-of-00003.EXT are
  * one entry, NAME.EXT; a directory whose shards have an index is one entry, the directory.  An
- * entry with a link into nowhere or a missing part is incomplete. */
+ * entry with a link into nowhere or a missing shard is incomplete. */
 #include "find/catalog.h"
 #include <dirent.h>
 #include <stdlib.h>
@@ -171,12 +171,12 @@ static uint64_t tree_bytes(const char *path, const chain *above, int depth, int 
 }
 
 /* Nonzero: a directory of a whole model is missing; the others can still serve as pieces. */
-static int parts_missing(const char *path)
+static int components_missing(const char *path)
 {
-    static const char *const parts[] = { "transformer", "text_encoder", "vae", "tokenizer" };
+    static const char *const components[] = { "transformer", "text_encoder", "vae", "tokenizer" };
     int missing = 0;
-    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
-        missing |= !directory_has(path, parts[i]);
+    for (size_t i = 0; i < sizeof components / sizeof *components; i++)
+        missing |= !directory_has(path, components[i]);
     return missing;
 }
 
@@ -190,14 +190,14 @@ int walk_model(walk *w, const char *name, const char *path, int *is)
     free(index);
     if (!*is) return CODE_DONE;
     const uint64_t bytes = tree_bytes(path, &here, 0, &broken);
-    return add_entry(w, name, path, "diffusers", bytes, broken || parts_missing(path));
+    return add_entry(w, name, path, "diffusers", bytes, broken || components_missing(path));
 }
 
 /* --- sets of files ---------------------------------------------------------------------------- */
 
 typedef struct shard_set {
     size_t stem;
-    int parts, found;
+    int shards, found;
     uint64_t bytes;
 } shard_set;
 
@@ -205,15 +205,15 @@ typedef struct shard_set {
  * set. */
 static int set_begins(const listing *l, const char *directory, size_t at, shard_set *out)
 {
-    int part, parts;
+    int shard, shards;
     const char *first = l->name[at], *extension = first + name_stem(first);
-    const size_t stem = name_part(first, &part, &parts);
-    *out = (shard_set){ .stem = stem, .parts = stem ? parts : 0 };
+    const size_t stem = name_shard(first, &shard, &shards);
+    *out = (shard_set){ .stem = stem, .shards = stem ? shards : 0 };
     for (size_t i = 0; out->stem && i < l->n; i++) {
         int other, of;
         struct stat st;
-        const size_t n = name_part(l->name[i], &other, &of);
-        if (n != out->stem || of != parts || strncmp(l->name[i], first, n)
+        const size_t n = name_shard(l->name[i], &other, &of);
+        if (n != out->stem || of != shards || strncmp(l->name[i], first, n)
             || strcmp(l->name[i] + name_stem(l->name[i]), extension))
             continue;
         if (i < at) return 0;
@@ -227,13 +227,13 @@ static int set_begins(const listing *l, const char *directory, size_t at, shard_
     return out->stem != 0;
 }
 
-static int part_of_set(const char *name)
+static int is_shard(const char *name)
 {
-    int part, parts;
-    return name_part(name, &part, &parts) != 0;
+    int shard, shards;
+    return name_shard(name, &shard, &shards) != 0;
 }
 
-/* The path of a set: of safetensors its index, of GGUF its first part. */
+/* The path of a set: of safetensors its index, of GGUF its first shard. */
 static int add_set(walk *w, const listing *l, const char *directory, const char *before, size_t at,
                    const shard_set *s, const char *type)
 {
@@ -244,7 +244,7 @@ static int add_set(walk *w, const listing *l, const char *directory, const char 
     const int gguf = is_gguf(first);
     char *path = path_join(directory, indexed ? index : first);
     const int code = index && name && path ? add_entry(w, name, path, type, s->bytes,
-                                                       s->found < s->parts || (!gguf && !indexed))
+                                                       s->found < s->shards || (!gguf && !indexed))
                                            : no_memory();
     free(index);
     free(name);
@@ -274,7 +274,7 @@ static int add_component(walk *w, const listing *l, const char *path, const char
     if (!*is) return CODE_DONE;
     for (size_t i = 0; i < l->n; i++) {
         struct stat st;
-        char *inside = part_of_set(l->name[i]) ? path_join(path, l->name[i]) : NULL;
+        char *inside = is_shard(l->name[i]) ? path_join(path, l->name[i]) : NULL;
         if (inside && !stat(inside, &st)) bytes += (uint64_t)st.st_size;
         free(inside);
     }
@@ -327,8 +327,7 @@ static int scan_directory(walk *w, const char *path, const char *before, const c
     if (!code) code = add_component(w, &l, path, before, type, &component);
     for (size_t i = 0; i < l.n && !code && depth >= 0; i++) {
         shard_set s;
-        if (!part_of_set(l.name[i]))
-            code = scan_name(w, path, l.name[i], before, type, depth, here);
+        if (!is_shard(l.name[i])) code = scan_name(w, path, l.name[i], before, type, depth, here);
         else if (!component && set_begins(&l, path, i, &s))
             code = add_set(w, &l, path, before, i, &s, type);
     }

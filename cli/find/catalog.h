@@ -87,9 +87,9 @@ size_t name_stem(const char *name); /* length without the extension of a model f
 int is_model_file(const char *name);
 int is_gguf(const char *name);
 int ends_with(const char *s, const char *end);
-/* The length of NAME in "NAME-00002-of-00003.EXT", with part 2 of 3 parts; 0: it is no such
+/* The length of NAME in "NAME-00002-of-00003.EXT", with shard 2 of 3; 0: it is no such
  * name. */
-size_t name_part(const char *name, int *part, int *parts);
+size_t name_shard(const char *name, int *shard, int *shards);
 
 /* --- pieces.c: what files hold ---------------------------------------------------------------- */
 

@@ -56,7 +56,7 @@ int ends_with(const char *s, const char *end)
 static int separates(char c) { return c == '-' || c == '_' || c == '.' || c == ' '; }
 
 /* The offset at which "-00001-of-00003" begins that ends the first n letters of a name, or 0. */
-static size_t part_at(const char *name, size_t n, int *part, int *parts)
+static size_t shard_at(const char *name, size_t n, int *shard, int *shards)
 {
     const size_t k = strlen("-00001-of-00003");
     const char *s = name + n - k;
@@ -65,28 +65,28 @@ static size_t part_at(const char *name, size_t n, int *part, int *parts)
         const char want = "-00000-of-00000"[i];
         if (want == '0' ? !isdigit((unsigned char)s[i]) : s[i] != want) return 0;
     }
-    *part = atoi(s + 1);
-    *parts = atoi(s + strlen("-00001-of-"));
+    *shard = atoi(s + 1);
+    *shards = atoi(s + strlen("-00001-of-"));
     return n - k;
 }
 
-size_t name_part(const char *name, int *part, int *parts)
+size_t name_shard(const char *name, int *shard, int *shards)
 {
-    return is_model_file(name) ? part_at(name, name_stem(name), part, parts) : 0;
+    return is_model_file(name) ? shard_at(name, name_stem(name), shard, shards) : 0;
 }
 
-/* The length without the number of a part: the name of any part stands for its set. */
-static size_t without_part(const char *name, size_t n)
+/* The length without the number of a shard: the name of any shard stands for its set. */
+static size_t without_shard(const char *name, size_t n)
 {
-    int part, parts;
-    const size_t at = part_at(name, n, &part, &parts);
+    int shard, shards;
+    const size_t at = shard_at(name, n, &shard, &shards);
     return at ? at : n;
 }
 
 /* Small letters, words joined by one '-', parts by '/', no extension; malloc'ed, or NULL. */
 static char *plain_form(const char *name)
 {
-    const size_t n = without_part(name, name_stem(name));
+    const size_t n = without_shard(name, name_stem(name));
     char *out = malloc(n + 1);
     size_t k = 0;
     for (size_t i = 0; out && i < n; i++) {

@@ -155,7 +155,7 @@ int entry_serves(const model_entry *e, const char *option, int strictly)
 /* --- directories ------------------------------------------------------------------------------ */
 
 /* The path of the only GGUF file of a directory without other weights, mmproj aside; of a set its
- * first part.  malloc'ed, or NULL. */
+ * first shard.  malloc'ed, or NULL. */
 static char *only_gguf(const char *directory)
 {
     listing l;
@@ -165,10 +165,10 @@ static char *only_gguf(const char *directory)
     for (size_t i = 0; i < l.n; i++) {
         const char *name = l.name[i];
         const int gguf = is_gguf(name);
-        int part = 0, parts;
+        int shard = 0, shards;
         if (!is_model_file(name) || (gguf && name_has_word(name, "mmproj"))) continue;
-        if (gguf && name_part(name, &part, &parts) && part > 1)
-            continue; /* the first part stands for the set */
+        if (gguf && name_shard(name, &shard, &shards) && shard > 1)
+            continue; /* the first shard stands for the set */
         others += !gguf || one;
         one = gguf && !one ? name : one;
     }

@@ -1,7 +1,7 @@
-/* kind.c - what a file is, from its keys: signatures of each kind, and why a file is refused.
+/* kind.c - the kind of a file, from its keys, and the reasons for which a file is refused.
  *
- * The keys decide, never the file's name.  Each kind has signatures (a key that only it has); a
- * signature is looked for under every prefix that is out there. */
+ * The keys decide, never the file's name.  Each kind has signatures (keys that only it has),
+ * which are looked for under every known prefix. */
 #include "files/lora.h"
 #include "files/files.h"
 #include <string.h>
@@ -30,7 +30,7 @@ const char *qw_kind_article(qw_kind k)
 
 /* --- prefixes ------------------------------------------------------------------------------ */
 
-/* Of transformers, VAEs and ControlNets; "" last, so that a longer one is not missed. */
+/* Prefixes of transformers, VAEs and ControlNets; "" last, so that a longer one is not missed. */
 static const char *const prefixes[] = { "model.diffusion_model.", "model.model.", "net.",
                                         "diffusion_model.",       "transformer.", "vae.",
                                         "first_stage_model.",     "model.",       "" };
@@ -43,7 +43,7 @@ static const qw_entry *find2(const qw_store *s, const char *prefix, const char *
     return qw_store_find(s, key);
 }
 
-/* The prefix under which every one of the names (ending with NULL) is there, or NULL. */
+/* The first prefix under which the store has all of the names (NULL ends them), or NULL. */
 static const char *prefix_of(const qw_store *s, const char *const *names)
 {
     for (int p = 0; p < PREFIXES; p++) {
@@ -54,7 +54,7 @@ static const char *prefix_of(const qw_store *s, const char *const *names)
     return NULL;
 }
 
-/* --- what it is ---------------------------------------------------------------------------- */
+/* --- kinds ------------------------------------------------------------------------------------- */
 
 static int is_checkpoint(const qw_store *s)
 {
@@ -87,7 +87,8 @@ static const char *architecture(const qw_store *s)
     return a ? a : "";
 }
 
-/* Layouts of other quantisers, which keep several tensors for a weight under their own names. */
+/* The layout of another quantiser, which keeps several tensors for a weight under its own names;
+ * NULL: none. */
 static const char *foreign_layout(const qw_store *s)
 {
     static const struct {
@@ -105,7 +106,7 @@ static const char *foreign_layout(const qw_store *s)
     return NULL;
 }
 
-/* A model of another family, by a piece of a name that only it has. */
+/* The family of another model, by a piece of a name that only it has; NULL: none. */
 static const char *foreign_family(const qw_store *s)
 {
     static const struct {
@@ -123,7 +124,8 @@ static const char *foreign_family(const qw_store *s)
     return NULL;
 }
 
-/* Each kind's signatures, tested in this order (spec of the family: the first match decides). */
+/* The signatures of each kind in the order in which they are tested; the first that is there
+ * decides. */
 static const struct {
     qw_kind kind;
     const char *names[3];
@@ -138,7 +140,8 @@ static const struct {
     { QW_KIND_VAE, { "decoder.middle.0.residual.0.gamma" } },
 };
 
-/* Inputs of the decoder's first convolution: 16 for this family, 48 Wan 2.2, 64 Qwen-Image-2.1. */
+/* Input channels of the decoder's first convolution: 16 for this family, 48 Wan 2.2, 64 Qwen-
+ * Image-2.1. */
 static int64_t latent_channels(const qw_store *s)
 {
     static const char *const names[] = { "decoder.conv_in.weight", "decoder.conv1.weight" };
@@ -177,8 +180,8 @@ qw_kind qw_kind_of(const qw_store *s, const char **prefix)
     return QW_KIND_UNKNOWN;
 }
 
-/* Something that is nearly what it should be, or known and not of this family: the reason it is
- * refused. */
+/* The reason for which a file is refused that resembles a supported one, or belongs to another
+ * family. */
 int qw_kind_refused(const qw_store *s, qw_kind kind, qw_kind part, qw_error *err)
 {
     const char *path = qw_store_path(s, 0), *foreign = foreign_layout(s);

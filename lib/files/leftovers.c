@@ -1,8 +1,9 @@
-/* leftovers.c - tensors that no net has taken. */
+/* leftovers.c - tensors that no net has loaded. */
 #include "files/files.h"
 #include <string.h>
 
-/* Tensors that mean something to somebody and are never weights of ours. */
+/* Nonzero: a marker, a companion of a quantised weight, or a tensor that other programs use; never
+ * a weight here. */
 static int expected_leftover(const char *name)
 {
     static const char *const ends[] = { "scaled_fp8",         "__index_timestep_zero__",

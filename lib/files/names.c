@@ -1,15 +1,15 @@
-/* names.c - the canonical name of every tensor, whoever wrote the file.
+/* names.c - the canonical name of every tensor.
  *
- * The prefix under which kind.c has found a signature is taken off.  Then dialects are undone:
- * GGUF's names of language model and vision tower, Wan's names of the VAE, the new names of
- * transformers. */
+ * The prefix under which kind.c has found a signature is removed.  Then names of other programs
+ * are translated: GGUF's of the language model and the vision tower, Wan's of the VAE, the new
+ * names of transformers. */
 #include "files/files.h"
 #include <stdlib.h>
 #include <string.h>
 
 /* --- prefixes ------------------------------------------------------------------------------ */
 
-/* "text_encoders.<any>.transformer." or the like at the head of a key, as its length, else 0. */
+/* The length of "text_encoders.<any>.transformer." at the head of a key, or 0. */
 static size_t text_prefix(const char *name)
 {
     if (!qw_starts_with(name, "text_encoders.")) return 0;
@@ -17,8 +17,8 @@ static size_t text_prefix(const char *name)
     return at ? (size_t)(at - name) + strlen(".transformer.") : 0;
 }
 
-/* Keeps the entries with the prefix and takes it off; entries of other components leave the
- * store. */
+/* Removes the prefix from the entries that have it; all 0: drops the others, which belong to other
+ * components. */
 static int keep_prefix(qw_store *s, const char *prefix, int all, qw_error *err)
 {
     const size_t n = strlen(prefix);
@@ -59,8 +59,8 @@ typedef struct pair {
     const char *from, *to;
 } pair;
 
-/* One line of a table: `from` at `name` becomes `to` in out; both may hold one "{}" for a
- * number. */
+/* Translates a name by one line of a table: `from` at `name` becomes `to` in out; both may hold one
+ * "{}" for a number. */
 static int translate(const char *name, const pair *table, size_t n, char *out, size_t size)
 {
     for (size_t i = 0; i < n; i++) {
@@ -112,7 +112,7 @@ static const pair gguf_vision[] = {
     { "v.blk.{}.ffn_down.", "visual.blocks.{}.mlp.down_proj." },
 };
 
-/* Splits "<module>.weight" at its last dot so that the tables speak of modules only. */
+/* Translates "<module>.weight" by its module, for which the tables have the names. */
 static int translate_module(const char *name, const pair *table, size_t n, char *out, size_t size)
 {
     char module[256];
@@ -146,8 +146,8 @@ static int text_name(const char *name, char *out, size_t size)
                                size);
 }
 
-/* Wan's flat lists: "downsamples.k" is "down_blocks.k", "upsamples.k" depends on R residual blocks
- * a level. */
+/* Translates Wan's flat lists: "downsamples.k" is "down_blocks.k"; "upsamples.k" depends on R, the
+ * residual blocks of a level. */
 static int wan_leaf(const char *rest, char *out, size_t size)
 {
     static const pair leaves[] = {
@@ -206,7 +206,7 @@ static int wan_name(const char *name, int per_level, char *out, size_t size)
     return 1;
 }
 
-/* R + 2: the distance between upsamplers, the first of which is the only kind with "resample". */
+/* R + 2, the distance between upsamplers; the first of them is the first tensor with "resample". */
 static int wan_level(const qw_store *s)
 {
     int first = 1000;
@@ -237,7 +237,7 @@ static int rename_all(qw_store *s, qw_kind kind, qw_error *err)
     return qw_store_index(s, err);
 }
 
-/* A part of an all-in-one checkpoint. */
+/* Keeps one component of an all-in-one checkpoint. */
 static int select_part(qw_store *s, qw_kind part, qw_error *err)
 {
     int status = QWEN_OK;

@@ -54,7 +54,7 @@ static const char *prefix_of(const qw_store *s, const char *const *names)
     return NULL;
 }
 
-/* --- kinds ------------------------------------------------------------------------------------- */
+/* --- kinds ------------------------------------------------------------------------------------ */
 
 static int is_checkpoint(const qw_store *s)
 {

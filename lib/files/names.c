@@ -112,7 +112,7 @@ static const pair gguf_vision[] = {
     { "v.blk.{}.ffn_down.", "visual.blocks.{}.mlp.down_proj." },
 };
 
-/* Translates "<module>.weight" by its module, for which the tables have the names. */
+/* Translates "<module>.weight" or ".bias" by its module, which the tables name. */
 static int translate_module(const char *name, const pair *table, size_t n, char *out, size_t size)
 {
     char module[256];

@@ -41,9 +41,9 @@ circles() {
     }'
 }
 
-objects() { # objects ROOM: one object for each file, those of the shared build first
+objects() { # objects ROOM: one object for each file, those of the shared build first; not libqwen-backend.a's copies
     find "$1" -name '*.o' 2>/dev/null | LC_ALL=C sort -r | awk '
-        { k = $0; sub(/\.libs\//, "", k); if ($0 ~ /qwen_conform-main|-main\.o$/) next; if (!(k in seen)) { seen[k]; print } }'
+        { k = $0; sub(/\.libs\//, "", k); if ($0 ~ /qwen_conform-main|-main\.o$|libqwen_backend_a-/) next; if (!(k in seen)) { seen[k]; print } }'
 }
 
 # The check itself first: three files in a circle, a fourth beside it.

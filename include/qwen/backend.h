@@ -11,6 +11,9 @@
 #define QW_BACKEND_H
 #include <qwen/qwen.h> /* status codes, nothing else */
 #include <qwen/tensor.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 /* QW_DECLINE is the answer "not me"; whoever gives it has written nothing. */
 enum { QW_BACKEND_ABI = 2, QW_DECLINE = 1 };
@@ -222,9 +225,6 @@ typedef struct qw_backend {
 #define QW_EXPORT __attribute__((visibility("default")))
 #else
 #define QW_EXPORT
-#endif
-#ifdef __cplusplus
-extern "C" {
 #endif
 extern const QW_EXPORT qw_backend qw_backend_module_v2; /* what a module exports */
 #ifdef __cplusplus

@@ -4,6 +4,9 @@
 #ifndef REF_H
 #define REF_H
 #include <qwen/backend.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 /* "ref" (streams and branches f32), "ref64" (both f64: the oracle), "ref:bf16" (streams f32,
  * branches bf16), "ref:int8" (as ref:bf16; branches that only gemms read are rows of 8-bit codes,
@@ -18,4 +21,7 @@ void ref_init(qw_device *dev, const char *name, qw_dtype prefer, qw_dtype wide);
 #define X(op) int ref_##op(qw_device *dev, const qw_##op##_args *a);
 QW_OPS(X)
 #undef X
+#ifdef __cplusplus
+}
+#endif
 #endif

@@ -3,6 +3,9 @@
 #define QW_TENSOR_H
 #include <stddef.h>
 #include <stdint.h>
+#ifdef __cplusplus
+extern "C" {
+#endif
 
 /* Element types.  The reference decodes all that are operands; other devices may decline. */
 /* clang-format off */
@@ -116,4 +119,7 @@ void qw_hadamard(double *x, int64_t n, int64_t group);
 void qw_weight_row(const qw_tensor *w, int64_t i, double *x);
 /* Index in bytes of the scale of (row, block) in tiles of 128 x 4 for `blocks` blocks a row. */
 size_t qw_block_scale_at(int64_t row, int64_t block, int64_t blocks);
+#ifdef __cplusplus
+}
+#endif
 #endif

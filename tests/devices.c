@@ -109,28 +109,37 @@ static int far_sync(qw_device *d)
     return QWEN_OK;
 }
 
+static size_t plain(const qw_tensor *w)
+{
+    size_t rows = 1;
+    for (int i = 0; i + 1 < w->rank; i++) rows *= (size_t)w->dim[i];
+    return (rows * qw_row_bytes(w->dtype, w->dim[w->rank - 1]) + 255) / 256 * 256;
+}
+
 static size_t far_packed(qw_device *d, const qw_pack_request *q)
 {
     (void)d;
-    return (size_t)q->w->dim[0] * qw_row_bytes(q->w->dtype, q->w->dim[1]);
+    size_t bytes = 0;
+    for (int i = 0; i < q->parts; i++) bytes += plain(&q->w[i]);
+    return bytes;
 }
 
 /* What was at the destination is gone at once; what comes may come late. */
 static int far_pack(qw_device *d, int queue, qw_tensor *dst, void *memory, const qw_pack_request *q)
 {
-    const qw_tensor *w = q->w;
     far_device *f = far_of(d);
-    const size_t bytes = far_packed(d, q);
-    f->packs++;
-    dst->data = memory;
-    dst->layout = 9;
-    memset(near(dst->data), 0xff, bytes);
-    if (queue == QW_COMPUTE) {
-        memcpy(near(dst->data), w->data, bytes);
-        return QWEN_OK;
+    memset(near(memory), 0xff, far_packed(d, q));
+    for (int i = 0; i < q->parts; i++) {
+        const qw_tensor *w = &q->w[i];
+        const size_t bytes = qw_extent(w);
+        f->packs++;
+        dst[i].data = memory;
+        dst[i].layout = 9;
+        memory = (char *)memory + plain(w);
+        if (queue == QW_COMPUTE) memcpy(near(dst[i].data), w->data, bytes);
+        else if (f->n == 256) return QWEN_EDEVICE;
+        else f->pending[f->n++] = (far_copy){ near(dst[i].data), w->data, bytes, f->tickets + 1 };
     }
-    if (f->n == 256) return QWEN_EDEVICE;
-    f->pending[f->n++] = (far_copy){ near(dst->data), w->data, bytes, f->tickets + 1 };
     return QWEN_OK;
 }
 

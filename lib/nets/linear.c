@@ -1,15 +1,50 @@
-/* linear.c - y = x wT + b: the one door to gemm for all nets.
+/* linear.c - y = x wT + b, the linear layers of all nets.
  *
  * A weight is rows of up to three parts, each with its own dtype, scale and bias: one gemm per part
- * into its columns of y.  A rotated part wants rotated inputs (a weight W = V H has x WT = (x H)
- * VT, H symmetric), which parts in the same basis share.  A LoRA sees the inputs as they are. */
+ * into its columns of y, or one for all where the device has joined them.  A rotated part needs
+ * rotated inputs (a weight W = V H has x WT = (x H) VT, H symmetric), which parts in the same basis
+ * share.  The factors of a LoRA are multiplied with the inputs as they are. */
 #include "nets/net.h"
 
-/* act(x wT + b) into y, or y + gate act(...) when `add`. */
-static void apply(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, qw_act act, int add,
-                  qw_tensor gate)
+/* What a layer does with x wT + b: act of it into y, or y + gate act of it. */
+typedef struct use {
+    qw_act act;
+    int add;
+    qw_tensor gate; /* [n] or absent */
+} use;
+
+/* x2 = x aT of a part with a LoRA; absent of one without. */
+static qw_tensor low_rank(qw_run *r, qw_tensor x, const qw_weight_part *p)
 {
-    const size_t mark = r->used;
+    if (!qw_present(&p->a)) return (qw_tensor){ 0 };
+    const qw_tensor y = qw_new2(r, r->dev->prefer, x.dim[0], p->a.dim[0]);
+    qw_gemm(r, (qw_gemm_args){ .y = y, .x = x, .w = p->a });
+    return y;
+}
+
+/* All parts as one; the LoRAs of parts are added to their columns afterwards, which is the same
+ * because joined parts have no activation. */
+static void apply_joined(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, const use *u)
+{
+    qw_gemm_args a = { .y = y, .x = x, .w = w->joined, .bias = w->joined_bias, .act = u->act };
+    if (u->add) a.res = y, a.gate = u->gate;
+    qw_gemm(r, a);
+    int64_t first = 0;
+    for (int i = 0; i < w->parts; i++) {
+        const qw_weight_part *p = &w->part[i];
+        const int64_t n = p->w.dim[0];
+        if (qw_present(&p->a)) {
+            const qw_tensor part = qw_cols(y, first, n);
+            qw_gemm_args b = { .y = part, .x = low_rank(r, x, p), .w = p->b, .res = part };
+            if (u->add && qw_present(&u->gate)) b.gate = qw_cols(u->gate, first, n);
+            qw_gemm(r, b);
+        }
+        first += n;
+    }
+}
+
+static void apply_parts(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, const use *u)
+{
     qw_tensor turned = { 0 };
     int basis = 0;
     int64_t first = 0;
@@ -18,38 +53,57 @@ static void apply(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, qw_ac
         const int64_t n = p->w.dim[0];
         if (p->w.rotated && p->w.rotated != basis) {
             basis = p->w.rotated;
-            turned = qw_new2(r, x.dtype, x.dim[0], x.dim[1]);
+            const qw_dtype t = r->dev->quant ? r->dev->quant : x.dtype;
+            turned = qw_new2(r, t, x.dim[0], x.dim[1]);
             qw_convert(r, (qw_convert_args){ .y = turned, .x = x, .rotate = basis });
         }
         qw_gemm_args a = { .y = qw_cols(y, first, n),
                            .x = p->w.rotated ? turned : x,
                            .w = p->w,
                            .bias = p->bias,
-                           .act = act };
-        if (add) a.res = a.y;
-        if (add && qw_present(&gate)) a.gate = qw_cols(gate, first, n);
-        if (qw_present(&p->a)) {
-            a.x2 = qw_new2(r, r->dev->wide, x.dim[0], p->a.dim[0]);
-            a.w2 = p->b;
-            qw_gemm(r, (qw_gemm_args){ .y = a.x2, .x = x, .w = p->a });
-        }
+                           .x2 = low_rank(r, x, p),
+                           .act = u->act };
+        if (qw_present(&p->a)) a.w2 = p->b;
+        if (u->add) a.res = a.y;
+        if (u->add && qw_present(&u->gate)) a.gate = qw_cols(u->gate, first, n);
         qw_gemm(r, a);
         first += n;
     }
+}
+
+static void apply(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, use u)
+{
+    const size_t mark = r->used;
+    int joined = qw_present(&w->joined) && !w->joined.rotated;
+    for (int i = 0; i < w->parts; i++) {
+        joined = joined && !w->part[i].patched;
+        joined = joined && qw_present(&w->part[i].bias) == qw_present(&w->joined_bias);
+        joined = joined && !(u.act && qw_present(&w->part[i].a));
+    }
+    if (joined) apply_joined(r, y, x, w, &u);
+    else apply_parts(r, y, x, w, &u);
     r->used = mark;
 }
 
 void qw_linear(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w)
 {
-    apply(r, y, x, w, QW_ACT_NONE, 0, (qw_tensor){ 0 });
+    apply(r, y, x, w, (use){ QW_ACT_NONE, 0, { 0 } });
 }
 
 void qw_linear_act(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, qw_act act)
 {
-    apply(r, y, x, w, act, 0, (qw_tensor){ 0 });
+    apply(r, y, x, w, (use){ act, 0, { 0 } });
 }
 
 void qw_linear_residual(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, qw_tensor gate)
 {
-    apply(r, y, x, w, QW_ACT_NONE, 1, gate);
+    apply(r, y, x, w, (use){ QW_ACT_NONE, 1, gate });
+}
+
+/* Rows of codes serve every part but a rotated one, which quantises what it has turned. */
+qw_dtype qw_input_type(const qw_run *r, const qw_weight *w)
+{
+    int rotated = 0;
+    for (int i = 0; i < w->parts; i++) rotated |= w->part[i].w.rotated != 0;
+    return r->dev->quant && !rotated ? r->dev->quant : r->dev->prefer;
 }

@@ -8,9 +8,11 @@
 #define QW_NET_H
 #include "weights/weights.h"
 
-/* --- linear.c: the one door to gemm ----------------------------------------------------------- */
+/* --- linear.c: linear layers ------------------------------------------------------------------ */
 void qw_linear(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w); /* y = x wT + b */
 void qw_linear_act(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, qw_act act);
+/* The type of a branch that only qw_linear of w reads: rows of codes where the device has these. */
+qw_dtype qw_input_type(const qw_run *r, const qw_weight *w);
 /* y = y + gate * (x wT + b); gate [n] may be absent */
 void qw_linear_residual(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, qw_tensor gate);
 

@@ -61,8 +61,8 @@ static void load_middle(qw_loader *l, half *h, int64_t c, const char *side)
         load_resnet(l, &h->mid[i], c, c, name);
     }
     qw_load_vector(l, &h->att.norm, c, "%s.mid_block.attentions.0.norm.gamma", side);
-    qw_load_conv(l, &h->att.qkv, 3 * c, c, 1, "%s.mid_block.attentions.0.to_qkv", side);
-    qw_load_conv(l, &h->att.proj, c, c, 1, "%s.mid_block.attentions.0.proj", side);
+    qw_load_pointwise(l, &h->att.qkv, 3 * c, c, "%s.mid_block.attentions.0.to_qkv", side);
+    qw_load_pointwise(l, &h->att.proj, c, c, "%s.mid_block.attentions.0.proj", side);
 }
 
 /* Levels go down in a flat list: R residual blocks, then a reduction but for the last. */
@@ -265,10 +265,7 @@ static void run_attention(maps *m, const attention *a)
     qw_tensor n = map_of(m, 1, h, w, c), flat = qw_flat(n);
     qw_tensor qkv = qw_flat(map_of(m, 2, h, w, 3 * c));
     norm(m->r, n, m->x, a->norm, QW_ACT_NONE);
-    qw_gemm(m->r, (qw_gemm_args){ .y = qkv,
-                                  .x = flat,
-                                  .w = qw_dense2(a->qkv.w.data, a->qkv.w.dtype, 3 * c, c),
-                                  .bias = a->qkv.bias });
+    qw_gemm(m->r, (qw_gemm_args){ .y = qkv, .x = flat, .w = a->qkv.w, .bias = a->qkv.bias });
     qw_attention(m->r, (qw_attention_args){ .y = qw_heads(flat, c),
                                             .q = qw_heads(qw_cols(qkv, 0, c), c),
                                             .k = qw_heads(qw_cols(qkv, c, c), c),
@@ -276,7 +273,7 @@ static void run_attention(maps *m, const attention *a)
                                             .scale = 1 / sqrt((double)c) });
     qw_gemm(m->r, (qw_gemm_args){ .y = qw_flat(m->x),
                                   .x = flat,
-                                  .w = qw_dense2(a->proj.w.data, a->proj.w.dtype, c, c),
+                                  .w = a->proj.w,
                                   .bias = a->proj.bias,
                                   .res = qw_flat(m->x) });
 }

@@ -191,7 +191,7 @@ static void add_part(qw_loader *l, qw_weight *w, int64_t n, int64_t k, int bias,
     go_on(l);
     if (bias) qw_load_vector(l, &p->bias, n, "%s.bias", name);
     if (!l->err->status && l->failures == before)
-        qw_residency_matrix(l->res, l->group, l->store, &p->w, l->err);
+        qw_residency_part(l->res, l->group, l->store, w, l->err);
     go_on(l);
 }
 
@@ -219,7 +219,23 @@ void qw_load_part(qw_loader *l, qw_weight *w, int64_t n, int64_t k, int bias, co
     add_part(l, w, n, k, bias, name);
 }
 
-static void load_conv(qw_loader *l, qw_conv *c, int64_t co, int64_t ci, int64_t kernel,
+/* Weights of a convolution in the order [co][kh][kw][ci], of the device's preferred type. */
+static void place_conv(qw_loader *l, qw_conv *c, const double *y)
+{
+    qw_device *dev = qw_residency_device(l->res);
+    c->w.dtype = dev->prefer;
+    const int64_t n = qw_elements(&c->w);
+    void *staged = y ? malloc(qw_row_bytes(dev->prefer, n)) : NULL;
+    if (y && !staged) {
+        qw_fail(l->err, QWEN_ENOMEM, "no memory for a convolution");
+        return;
+    }
+    if (y) qw_numbers_put(dev->prefer, y, n, staged);
+    qw_residency_conv(l->res, &c->w, staged, l->err);
+    free(staged);
+}
+
+static void load_conv(qw_loader *l, qw_conv *c, int64_t co, int64_t ci, int64_t kernel, int matrix,
                       const char *name)
 {
     char expected[96];
@@ -250,8 +266,9 @@ static void load_conv(qw_loader *l, qw_conv *c, int64_t co, int64_t ci, int64_t 
             for (int64_t p = 0; p < plane; p++)
                 y[(o * plane + p) * ci + i] = x[((o * ci + i) * taps + taps - 1) * plane + p];
     if (y || planned(l)) {
-        c->w = qw_dense4(NULL, QW_NONE, co, kernel, kernel, ci);
-        keep(l, &c->w, y, co * ci * plane, qw_residency_device(l->res)->prefer);
+        c->w = matrix ? qw_dense2(NULL, QW_NONE, co, ci)
+                      : qw_dense4(NULL, QW_NONE, co, kernel, kernel, ci);
+        place_conv(l, c, y);
     }
     free(x);
     free(y);
@@ -265,7 +282,19 @@ void qw_load_conv(qw_loader *l, qw_conv *c, int64_t co, int64_t ci, int64_t kern
     va_start(args, format);
     vsnprintf(name, sizeof name, format, args);
     va_end(args);
-    load_conv(l, c, co, ci, kernel, name);
+    load_conv(l, c, co, ci, kernel, 0, name);
+    go_on(l);
+    qw_load_vector(l, &c->bias, co, "%s.bias", name);
+}
+
+void qw_load_pointwise(qw_loader *l, qw_conv *c, int64_t co, int64_t ci, const char *format, ...)
+{
+    char name[NAME];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(name, sizeof name, format, args);
+    va_end(args);
+    load_conv(l, c, co, ci, 1, 1, name);
     go_on(l);
     qw_load_vector(l, &c->bias, co, "%s.bias", name);
 }

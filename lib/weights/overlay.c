@@ -3,9 +3,9 @@
  * Low-rank differences stay factors: W' = W + s (alpha/r) up down becomes a = down, b = s (alpha/r)
  * up of the part, and several files concatenate their ranks.  That is exact for every weight
  * format.  What is not low-rank (DoRA, LoHa, LoKr, full differences, replaced weights) makes a
- * patched copy of the weight in the device's wide type.  Files are applied in their order; a part
- * that is replaced or rescaled (DoRA) takes the factors laid before it into its copy first, since
- * there order matters. */
+ * patched copy of the weight.  Factors and copies are of the device's preferred type, biases of its
+ * wide type.  Files are applied in their order; the copy of a part that is replaced or rescaled
+ * (DoRA) first takes in the factors laid before, since there order matters. */
 #include "weights/weights.h"
 #include "files/lora.h"
 #include <math.h>
@@ -417,12 +417,10 @@ static int lay_file(qw_overlay *o, const qw_lora *l, const forms *f, int partial
     return QWEN_OK;
 }
 
-/* Doubles to device memory in its wide type (bf16 for `narrow` copies on devices that prefer
- * it). */
-static int move(qw_overlay *o, const double *x, int64_t rows, int64_t cols, int narrow,
+/* Doubles to device memory as type t. */
+static int move(qw_overlay *o, const double *x, int64_t rows, int64_t cols, qw_dtype t,
                 qw_tensor *out, qw_error *err)
 {
-    const qw_dtype t = narrow && o->dev->prefer != QW_F32 ? o->dev->prefer : o->dev->wide;
     const int64_t n = rows * cols;
     const size_t bytes = qw_row_bytes(t, n);
     void *data = NULL, *staged = t == QW_F64 ? NULL : malloc(bytes);
@@ -448,12 +446,14 @@ static int move(qw_overlay *o, const double *x, int64_t rows, int64_t cols, int 
 static int settle(qw_overlay *o, layer *y, qw_error *err)
 {
     const int64_t n = y->site.n, k = y->site.k;
+    const qw_dtype prefer = o->dev->prefer;
     qw_weight_part *p = y->site.part;
     int status = QWEN_OK;
-    if (y->w) status = move(o, y->w, n, k, 1, &p->w, err);
-    if (!status && y->bias) status = move(o, y->bias, 1, n, 0, &p->bias, err);
-    if (!status && y->rank) status = move(o, y->a, y->rank, k, 0, &p->a, err);
-    if (!status && y->rank) status = move(o, y->b, n, y->rank, 0, &p->b, err);
+    p->patched = y->w || y->bias;
+    if (y->w) status = move(o, y->w, n, k, prefer, &p->w, err);
+    if (!status && y->bias) status = move(o, y->bias, 1, n, o->dev->wide, &p->bias, err);
+    if (!status && y->rank) status = move(o, y->a, y->rank, k, prefer, &p->a, err);
+    if (!status && y->rank) status = move(o, y->b, n, y->rank, prefer, &p->b, err);
     if (!status && y->rank == 1) p->a = qw_dense2(p->a.data, p->a.dtype, 1, k);
     return status;
 }

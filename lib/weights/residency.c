@@ -1,13 +1,14 @@
 /* residency.c - groups of weights on the device: kept, or streamed in two slots.
  *
- * Small tensors are copied to the device when they are loaded and stay.  Matrices belong to groups,
- * one for each block of a net.  A device that is the host uses them where they lie in the file;
- * with a bound on memory, pages of a group are given back after its use.  Any other device gets
- * them through pack(): groups are kept in their order while they fit beside two slots as large as
- * the largest group, the others take turns in the slots, the copy queue one group ahead of the
- * compute queue.  Where there is no room for two slots one must do, and nothing is copied ahead.
- * Between begin and end a slot is a group's own: nets do not nest more groups than there are
- * slots. */
+ * Vectors are copied to the device when they are loaded and stay.  Matrices belong to groups, one for
+ * each block of a net; convolutions are in a group that is always kept.  A device that is the host
+ * uses matrices where they lie in the file, unless it packs them; with a bound on memory, pages of a
+ * group are given back after its use.  Any other device gets them through pack(), or as they are
+ * where it has none: groups are kept in their order while they fit beside two slots as large as the
+ * largest group, the others alternate in the slots.  A group's copy is issued on the copy queue
+ * behind the ops of the group before it, so that a copy that blocks its caller overlaps too.  Where
+ * there is no room for two slots one must do.  Between begin and end a slot is a group's own: nets do
+ * not nest more groups than there are slots. */
 #define _DEFAULT_SOURCE /* madvise */
 #include "weights/residency.h"
 #include <stdarg.h>
@@ -16,20 +17,22 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-typedef struct matrix {
-    qw_tensor *view;      /* the net's own tensor */
-    qw_tensor host;       /* as it lies in host memory */
-    qw_tensor packed;     /* as it lies on the device, in its last place there */
-    size_t bytes, offset; /* packed size, place in the group */
-    int mapped;           /* lies in a mapping, not in memory of ours */
-} matrix;
+typedef struct packet {        /* what one request packs: the parts of a weight, or a convolution */
+    qw_weight *weight;         /* NULL: a convolution */
+    qw_tensor *view[QW_PARTS]; /* the net's own tensors */
+    qw_tensor host[QW_PARTS];  /* as they lie in host memory */
+    qw_tensor device[QW_PARTS]; /* as they lie on the device, in their last place there */
+    int mapped[QW_PARTS];       /* lies in a mapping, not in memory of ours */
+    int parts;
+    size_t plain, bytes, offset; /* in host memory; on the device, and its place in the group */
+} packet;
 
 struct qw_group {
     qw_residency *owner;
     char name[48];
-    matrix *matrix;
-    int matrices, room;
-    size_t bytes; /* packed, all */
+    packet *packet;
+    int packets, room;
+    size_t plain, bytes; /* all in host memory; all on the device */
     int kept;
     qw_group *next_streamed; /* in a ring */
 };
@@ -47,8 +50,11 @@ struct qw_residency {
     uint64_t memory;
     qw_group **group;
     int groups;
-    void **block;
+    qw_group *outside; /* convolutions; NULL: none */
+    void **block;      /* device memory */
     int blocks;
+    void **own; /* host memory */
+    int owns;
     uint64_t kept, streamed, copies;
     uint64_t touched; /* host device: mapped bytes used since pages were given back */
     slot slot[2];
@@ -69,9 +75,11 @@ void qw_residency_free(qw_residency *s)
     if (!s) return;
     if (s->slots) s->dev->sync(s->dev); /* a group may still be on its way */
     for (int i = 0; i < s->groups; i++) {
-        free(s->group[i]->matrix);
+        free(s->group[i]->packet);
         free(s->group[i]);
     }
+    for (int i = 0; i < s->owns; i++) free(s->own[i]);
+    free(s->own);
     for (int i = 0; i < s->blocks; i++) s->dev->free(s->dev, s->block[i]);
     free(s->block);
     free(s->group);
@@ -122,51 +130,206 @@ void *qw_residency_keep(qw_residency *s, const void *data, size_t bytes, qw_erro
     return p;
 }
 
-int qw_residency_matrix(qw_residency *s, qw_group *g, const qw_store *store, qw_tensor *t,
-                        qw_error *err)
+static packet *new_packet(qw_group *g)
 {
-    if (!g) return qw_fail(err, QWEN_ENOMEM, "no memory for a group of weights");
-    if (g->matrices == g->room) {
+    if (g->packets == g->room) {
         const int room = g->room ? 2 * g->room : 16;
-        matrix *grown = realloc(g->matrix, (size_t)room * sizeof *grown);
-        if (!grown) return qw_fail(err, QWEN_ENOMEM, "no memory for a group of weights");
-        g->matrix = grown;
+        packet *grown = realloc(g->packet, (size_t)room * sizeof *grown);
+        if (!grown) return NULL;
+        g->packet = grown;
         g->room = room;
     }
-    matrix *m = &g->matrix[g->matrices++];
-    const size_t plain = (size_t)t->dim[0] * qw_row_bytes(t->dtype, t->stride[0]);
-    *m = (matrix){ .view = t, .host = *t, .mapped = qw_store_maps(store, t->data) };
-    const qw_pack_request q = { .size = sizeof q, .w = t, .parts = 1 };
-    m->bytes = s->dev->host ? plain : s->dev->packed(s->dev, &q);
-    m->bytes = s->dev->host ? m->bytes : (m->bytes + 255) & ~(size_t)255;
-    m->offset = g->bytes;
-    g->bytes += m->bytes;
-    if (!m->mapped) s->copies += plain;
+    packet *p = &g->packet[g->packets++];
+    memset(p, 0, sizeof *p);
+    return p;
+}
+
+static size_t plain_bytes(const qw_tensor *t)
+{
+    return (size_t)t->dim[0] * qw_row_bytes(t->dtype, t->stride[0]);
+}
+
+int qw_residency_part(qw_residency *s, qw_group *g, const qw_store *store, qw_weight *w,
+                      qw_error *err)
+{
+    packet *p = g && g->packets ? &g->packet[g->packets - 1] : NULL;
+    if (!p || p->weight != w) p = g ? new_packet(g) : NULL;
+    if (!p) return qw_fail(err, QWEN_ENOMEM, "no memory for a group of weights");
+    const int i = p->parts++;
+    qw_tensor *t = &w->part[w->parts - 1].w;
+    const size_t plain = plain_bytes(t);
+    p->weight = w;
+    p->view[i] = t;
+    p->host[i] = *t;
+    p->mapped[i] = qw_store_maps(store, t->data);
+    p->plain += plain;
+    g->plain += plain;
+    if (!p->mapped[i]) s->copies += plain;
     return QWEN_OK;
 }
 
-/* The group's matrices into device memory at `memory`, by a queue. */
+/* Host memory that is freed with the residency. */
+static void *own_copy(qw_residency *s, const void *data, size_t bytes, qw_error *err)
+{
+    void **grown = realloc(s->own, (size_t)(s->owns + 1) * sizeof *grown);
+    void *p = NULL;
+    if (grown) s->own = grown;
+    if (!grown || posix_memalign(&p, 64, bytes ? bytes : 1)) {
+        qw_fail(err, QWEN_ENOMEM, "no memory for %zu bytes of a convolution", bytes);
+        return NULL;
+    }
+    s->own[s->owns++] = p;
+    return memcpy(p, data, bytes);
+}
+
+int qw_residency_conv(qw_residency *s, qw_tensor *t, const void *data, qw_error *err)
+{
+    const size_t bytes = qw_row_bytes(t->dtype, qw_elements(t));
+    if (!s->outside) s->outside = qw_group_new(s, "convolutions");
+    packet *p = s->outside ? new_packet(s->outside) : NULL;
+    if (!p) return qw_fail(err, QWEN_ENOMEM, "no memory for a group of weights");
+    t->data = data ? own_copy(s, data, bytes, err) : (void *)t; /* any address serves a plan */
+    p->view[0] = t;
+    p->host[0] = *t;
+    p->parts = 1;
+    p->plain = bytes;
+    s->outside->plain += bytes;
+    s->copies += bytes;
+    return err->status;
+}
+
+/* --- on the device --- */
+
+static qw_pack_request request(const packet *p)
+{
+    return (qw_pack_request){ .size = sizeof(qw_pack_request), .w = p->host, .parts = p->parts };
+}
+
+static size_t aligned(size_t bytes) { return (bytes + 255) & ~(size_t)255; }
+
+/* Bytes on a device without a layout of its own: the parts as they are, with their scales. */
+static size_t unpacked(const packet *p)
+{
+    size_t bytes = 0;
+    for (int i = 0; i < p->parts; i++)
+        bytes += aligned(qw_extent(&p->host[i])) + aligned(qw_scales(&p->host[i]) * sizeof(float))
+                 + aligned(qw_block_scale_bytes(&p->host[i]));
+    return bytes;
+}
+
+static int packs(const qw_residency *s) { return s->dev->packed && s->dev->pack; }
+
+/* Sizes and places of a group's packets. */
+static void measure(qw_residency *s, qw_group *g)
+{
+    g->bytes = 0;
+    for (int i = 0; i < g->packets; i++) {
+        packet *p = &g->packet[i];
+        const qw_pack_request q = request(p);
+        p->bytes = packs(s) ? s->dev->packed(s->dev, &q) : s->dev->host ? 0 : unpacked(p);
+        p->bytes = aligned(p->bytes);
+        p->offset = g->bytes;
+        g->bytes += p->bytes;
+    }
+}
+
+/* `bytes` at `from` to *at, which moves on; *to is where they are. */
+static int put_bytes(qw_residency *s, int queue, char **at, const void *from, size_t bytes,
+                     const void **to)
+{
+    if (!from || !bytes) return QWEN_OK;
+    *to = *at;
+    *at += aligned(bytes);
+    return s->dev->put(s->dev, queue, (void *)(uintptr_t)*to, from, bytes);
+}
+
+/* The parts as they are, for a device without a layout of its own. */
+static int put_plain(qw_residency *s, packet *p, char *memory, int queue)
+{
+    int status = QWEN_OK;
+    for (int i = 0; i < p->parts && !status; i++) {
+        const qw_tensor *h = &p->host[i];
+        qw_tensor *d = &p->device[i];
+        const void *data = d->data, *scale = d->scale;
+        status = put_bytes(s, queue, &memory, h->data, qw_extent(h), &data);
+        if (!status)
+            status = put_bytes(s, queue, &memory, h->scale, qw_scales(h) * sizeof(float), &scale);
+        if (!status)
+            status = put_bytes(s, queue, &memory, h->block_scale, qw_block_scale_bytes(h),
+                               &d->block_scale);
+        d->data = (void *)(uintptr_t)data;
+        d->scale = scale;
+    }
+    return status;
+}
+
+/* The group's packets into device memory at `memory`, by a queue. */
 static int fill(qw_residency *s, qw_group *g, void *memory, int queue)
 {
-    for (int i = 0; i < g->matrices; i++) {
-        matrix *m = &g->matrix[i];
-        m->packed = m->host;
-        const qw_pack_request q = { .size = sizeof q, .w = &m->host, .parts = 1 };
-        const int status = s->dev->pack(s->dev, queue, &m->packed, (char *)memory + m->offset, &q);
+    for (int i = 0; i < g->packets; i++) {
+        packet *p = &g->packet[i];
+        if (!p->bytes) continue; /* used as it lies */
+        memcpy(p->device, p->host, sizeof p->device);
+        const qw_pack_request q = request(p);
+        char *at = (char *)memory + p->offset;
+        const int status = packs(s) ? s->dev->pack(s->dev, queue, p->device, at, &q)
+                                    : put_plain(s, p, at, queue);
         if (status) return status;
-        m->packed.host = &m->host;
-        m->packed.originals = 1;
+        for (int k = 0; k < p->parts; k++) {
+            p->device[k].host = &p->host[k];
+            p->device[k].originals = 1;
+        }
     }
     return QWEN_OK;
 }
 
-/* Tells the net where its matrices are; one that a LoRA has replaced by a patched copy stays so. */
+/* A part that no layout of the device has: the reference reads its original. */
+static qw_tensor left_on_host(const qw_tensor *host)
+{
+    qw_tensor t = *host;
+    t.layout = UINT32_MAX;
+    t.host = host;
+    t.originals = 1;
+    return t;
+}
+
+/* Points the net's tensors at the device; a part that a LoRA has replaced by a patched copy stays. */
 static void show(qw_group *g)
 {
-    for (int i = 0; i < g->matrices; i++) {
-        matrix *m = &g->matrix[i];
-        if (m->view->host == &m->host || m->view->data == m->host.data) *m->view = m->packed;
+    for (int i = 0; i < g->packets; i++) {
+        packet *p = &g->packet[i];
+        if (!p->bytes) continue;
+        const int joined = p->parts > 1 && !qw_present(&p->device[1]);
+        if (joined) {
+            p->weight->joined = p->device[0];
+            p->weight->joined.host = p->host;
+            p->weight->joined.originals = p->parts;
+        }
+        for (int k = 0; k < p->parts; k++)
+            if (p->view[k]->host == &p->host[k] || p->view[k]->data == p->host[k].data)
+                *p->view[k] = joined ? left_on_host(&p->host[k]) : p->device[k];
     }
+}
+
+/* The biases of a weight's parts one after the other, where the device may join the parts. */
+static int join_biases(qw_residency *s, const packet *p, qw_error *err)
+{
+    qw_weight *w = p->weight;
+    if (!w || p->parts < 2 || !packs(s)) return QWEN_OK;
+    for (int i = 0; i < p->parts; i++)
+        if (!qw_present(&w->part[i].bias)) return QWEN_OK;
+    const size_t size = qw_block_bytes(s->dev->wide), bytes = (size_t)w->n * size;
+    char *host = malloc(bytes), *at = host;
+    int status = host ? QWEN_OK : QWEN_ENOMEM;
+    for (int i = 0; i < p->parts && !status; i++) {
+        const size_t n = (size_t)w->part[i].bias.dim[0] * size;
+        status = s->dev->get(s->dev, QW_COMPUTE, at, w->part[i].bias.data, n);
+        at += n;
+    }
+    if (status) qw_fail(err, status, "%s did not give back a bias", s->dev->name);
+    else w->joined_bias = qw_dense1(qw_residency_keep(s, host, bytes, err), s->dev->wide, w->n);
+    free(host);
+    return err->status;
 }
 
 /* Memory for the slots, as large as the largest group. */
@@ -190,15 +353,27 @@ static int keep_group(qw_residency *s, qw_group *g, qw_error *err)
     return 1;
 }
 
-/* Groups are kept in their order up to the first that does not fit; that one and the rest take
- * turns. */
+/* What is kept whatever happens: convolutions; and on a host device all that it packs. */
+static int keep_always(qw_residency *s, qw_group *g, qw_error *err)
+{
+    g->kept = 1;
+    if (g->bytes && !keep_group(s, g, err) && !err->status)
+        qw_fail(err, QWEN_ENOMEM, "no memory for %zu bytes of weights of %s on %s", g->bytes,
+                g->name, s->dev->name);
+    return err->status;
+}
+
+/* Groups are kept in their order up to the first that does not fit; that one and the rest are
+ * streamed. */
 static int commit_device(qw_residency *s, qw_error *err)
 {
     /* Without a bound a quarter is left for scratch and for what else runs there. */
     const uint64_t bound = s->memory ? s->memory : s->dev->memory - s->dev->memory / 4;
+    if (s->outside && keep_always(s, s->outside, err)) return err->status;
     uint64_t all = 0, largest = 0, room = bound > s->kept ? bound - s->kept : 0;
     qw_group *first = NULL, *last = NULL;
     for (int i = 0; i < s->groups; i++) {
+        if (s->group[i] == s->outside) continue;
         all += s->group[i]->bytes;
         if (s->group[i]->bytes > largest) largest = s->group[i]->bytes;
     }
@@ -213,7 +388,7 @@ static int commit_device(qw_residency *s, qw_error *err)
     }
     for (int i = 0; i < s->groups && !err->status; i++) {
         qw_group *g = s->group[i];
-        if (!g->matrices) continue;
+        if (!g->packets || g == s->outside) continue;
         g->kept = !first && g->bytes <= room && keep_group(s, g, err);
         if (g->kept) {
             room -= g->bytes;
@@ -232,12 +407,19 @@ static int commit_device(qw_residency *s, qw_error *err)
 
 int qw_residency_commit(qw_residency *s, qw_error *err)
 {
+    for (int i = 0; i < s->groups && !err->status; i++) {
+        measure(s, s->group[i]);
+        for (int k = 0; k < s->group[i]->packets && !err->status; k++)
+            join_biases(s, &s->group[i]->packet[k], err);
+    }
     if (err->status) return err->status;
     if (!s->dev->host) return commit_device(s, err);
     for (int i = 0; i < s->groups; i++) { /* pages beyond the bound come and go */
-        const uint64_t bytes = s->group[i]->bytes;
-        if (s->memory && s->kept + bytes > s->memory) s->streamed += bytes;
-        else s->kept += bytes;
+        qw_group *g = s->group[i];
+        if (keep_always(s, g, err)) return err->status;
+        if (g == s->outside) s->kept += g->plain;
+        else if (s->memory && s->kept + g->plain > s->memory) s->streamed += g->plain;
+        else s->kept += g->plain;
     }
     return QWEN_OK;
 }
@@ -274,7 +456,7 @@ static void fetch(qw_run *r, qw_residency *s, slot *to, qw_group *g)
 void qw_group_begin(qw_run *r, qw_group *g)
 {
     qw_residency *s = g->owner;
-    if (r->error.status || r->dev != s->dev || s->dev->host || g->kept || !g->matrices) return;
+    if (r->error.status || r->dev != s->dev || s->dev->host || g->kept || !g->packets) return;
     slot *at = slot_of(s, g);
     if (!at) {
         at = free_slot(s);
@@ -292,8 +474,6 @@ void qw_group_begin(qw_run *r, qw_group *g)
     if (s->dev->wait(s->dev, QW_COMPUTE, at->ready))
         qw_run_fail(r, QWEN_EDEVICE, "%s lost the weights of %s", s->dev->name, g->name);
     s->turn = at == &s->slot[0];
-    slot *ahead = slot_of(s, g->next_streamed) ? NULL : free_slot(s);
-    if (ahead) fetch(r, s, ahead, g->next_streamed);
 }
 
 /* Gives pages of the file back to the system; they come again by themselves. */
@@ -301,12 +481,14 @@ static void release_pages(const qw_residency *s)
 {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
     for (int i = 0; i < s->groups; i++)
-        for (int k = 0; k < s->group[i]->matrices; k++) {
-            const matrix *m = &s->group[i]->matrix[k];
-            const uintptr_t from = ((uintptr_t)m->host.data + page - 1) / page * page;
-            const uintptr_t to = ((uintptr_t)m->host.data + m->bytes) / page * page;
-            if (m->mapped && to > from) madvise((void *)from, to - from, MADV_DONTNEED);
-        }
+        for (int k = 0; k < s->group[i]->packets; k++)
+            for (int n = 0; n < s->group[i]->packet[k].parts; n++) {
+                const packet *p = &s->group[i]->packet[k];
+                const uintptr_t at = (uintptr_t)p->host[n].data;
+                const uintptr_t from = (at + page - 1) / page * page;
+                const uintptr_t to = (at + plain_bytes(&p->host[n])) / page * page;
+                if (p->mapped[n] && to > from) madvise((void *)from, to - from, MADV_DONTNEED);
+            }
 }
 
 /* Also after a failure: what was begun is ended, and the compute queue may still be reading. */
@@ -315,7 +497,7 @@ void qw_group_end(qw_run *r, qw_group *g)
     qw_residency *s = g->owner;
     if (r->dev != s->dev) return;
     if (s->dev->host) {
-        s->touched += g->bytes;
+        s->touched += g->plain;
         if (s->memory && s->touched > s->memory) {
             release_pages(s);
             s->touched = 0;
@@ -326,6 +508,10 @@ void qw_group_end(qw_run *r, qw_group *g)
     if (!at || !at->open) return;
     at->open--;
     at->has_used = 1;
-    if (s->dev->mark(s->dev, QW_COMPUTE, &at->used))
+    if (s->dev->mark(s->dev, QW_COMPUTE, &at->used)) {
         qw_run_fail(r, QWEN_EDEVICE, "%s failed", s->dev->name);
+        return;
+    }
+    slot *ahead = r->error.status || slot_of(s, g->next_streamed) ? NULL : free_slot(s);
+    if (ahead) fetch(r, s, ahead, g->next_streamed);
 }

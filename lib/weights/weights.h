@@ -13,17 +13,21 @@ typedef struct qw_weight_part {
     qw_tensor w;    /* [n][k] */
     qw_tensor bias; /* [n] of the device's wide type, or absent */
     qw_tensor a, b; /* LoRA: [r][k], [n][r] with the strength in it, or absent */
+    int patched;    /* w or bias is a copy that a LoRA has changed */
     char *name;     /* canonical module name, for LoRA and messages; owned */
 } qw_weight_part;
 typedef struct qw_weight {
     int64_t n, k; /* n: rows of all parts */
     int parts;
     qw_weight_part part[QW_PARTS];
+    /* [n][k] and [n]: all parts as one, where the device has joined them; absent elsewhere.  Then the
+     * parts lie in host memory and in no layout of the device. */
+    qw_tensor joined, joined_bias;
 } qw_weight;
 typedef struct qw_conv {
-    qw_tensor w, bias;
+    qw_tensor w, bias; /* [co][kh][kw][ci], or [co][ci] of a pointwise one; [co] */
     int64_t co, ci, kernel;
-} qw_conv; /* w [co][kh][kw][ci] */
+} qw_conv;
 
 typedef struct qw_residency qw_residency;
 typedef struct qw_group qw_group;
@@ -38,8 +42,8 @@ qw_group *qw_group_new(qw_residency *s, const char *format, ...) QW_PRINTF(2, 3)
 int qw_residency_commit(qw_residency *s, qw_error *err);
 /* what: 0 kept on the device, 1 streamed, 2 copies made here. */
 uint64_t qw_residency_bytes(const qw_residency *s, int what);
-/* Around the use of a group's weights by ops of this run.  The next group in order is fetched
- * ahead. */
+/* Around the use of a group's weights by ops of this run.  When a streamed group ends, the copy of
+ * the next one is issued, behind the ops of this one. */
 void qw_group_begin(qw_run *r, qw_group *g);
 void qw_group_end(qw_run *r, qw_group *g);
 
@@ -69,12 +73,14 @@ void qw_load_vector(qw_loader *l, qw_tensor *t, int64_t n, const char *format, .
 /* <name>.weight [co][ci][kh][kw], [co][ci][kt][kh][kw] (last temporal tap) and <name>.bias. */
 void qw_load_conv(qw_loader *l, qw_conv *c, int64_t co, int64_t ci, int64_t kernel,
                   const char *format, ...) QW_PRINTF(6, 7);
+/* A convolution of one pixel as a matrix [co][ci], for gemm. */
+void qw_load_pointwise(qw_loader *l, qw_conv *c, int64_t co, int64_t ci, const char *format, ...)
+    QW_PRINTF(5, 6);
 /* <name> itself as a host tensor [n][k] that stays in the mapping: the token embedding. */
 void qw_load_table(qw_loader *l, qw_tensor *t, int64_t n, int64_t k, const char *format, ...)
     QW_PRINTF(5, 6);
-/* The columns joined: parts of one matrix split along the inputs (the vision patch embedding in
- * GGUF). */
-void qw_weight_free(qw_weight *w); /* names only; data belongs to store and residency */
+/* Frees the names; data belong to store and residency. */
+void qw_weight_free(qw_weight *w);
 
 /* --- LoRA (overlay.c) --- */
 typedef struct qw_lora_site { /* a linear layer of the net, by its canonical module name */

@@ -98,7 +98,7 @@ typedef struct qw_dit_sequence { /* one pass: a conditional or unconditional seq
 void qw_dit_forward(qw_run *r, const qw_dit *d, const qw_modulation *m, int step,
                     const qw_dit_sequence *s, int k, int comfy, int all_rows);
 
-/* --- vae.c: Wan-style encoder and decoder, one frame ------------------------------------------ */
+/* --- vae.c, vae_bands.c: Wan-style encoder and decoder, one frame ----------------------------- */
 typedef struct qw_vae qw_vae;
 enum { QW_VAE_DECODER = 1, QW_VAE_ENCODER = 2 };
 int qw_vae_load(qw_vae **out, const qw_vae_config *c, int parts, qw_loader *l);

@@ -6,44 +6,14 @@
  *
  * Three buffers as large as the largest map take turns: a block reads one, works in the others and
  * leaves its result in one of them.  Where these do not fit, the finer maps come in row bands. */
-#include "nets/net.h"
+#include "nets/vae.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_LEVELS = 8, MAX_RESNETS = 24 };
-
-typedef struct resnet {
-    qw_tensor norm1, norm2;
-    qw_conv conv1, conv2, shortcut;
-    int has_shortcut;
-} resnet;
-typedef struct attention {
-    qw_tensor norm;
-    qw_conv qkv, proj;
-} attention;
-typedef struct half { /* encoder or decoder */
-    qw_conv in, out;
-    resnet mid[2];
-    attention att;
-    qw_tensor norm;
-    resnet block[MAX_LEVELS][MAX_RESNETS];
-    qw_conv resample[MAX_LEVELS];
-    int blocks, levels;
-} half;
-
-struct qw_vae {
-    qw_vae_config c;
-    int parts;
-    int64_t shuffle; /* the decoder's last step enlarges by this */
-    half *enc, *dec;
-    qw_conv quant, post_quant;
-    qw_group *group;
-};
-
 /* --- weights ---------------------------------------------------------------------------------- */
 
-static void load_resnet(qw_loader *l, resnet *b, int64_t in, int64_t out, const char *name)
+static void load_resnet(qw_loader *l, qw_vae_resnet *b, int64_t in, int64_t out, const char *name)
 {
     qw_load_vector(l, &b->norm1, in, "%s.norm1.gamma", name);
     qw_load_conv(l, &b->conv1, out, in, 3, "%s.conv1", name);
@@ -53,7 +23,7 @@ static void load_resnet(qw_loader *l, resnet *b, int64_t in, int64_t out, const 
     if (b->has_shortcut) qw_load_conv(l, &b->shortcut, out, in, 1, "%s.conv_shortcut", name);
 }
 
-static void load_middle(qw_loader *l, half *h, int64_t c, const char *side)
+static void load_middle(qw_loader *l, qw_vae_half *h, int64_t c, const char *side)
 {
     char name[96];
     for (int i = 0; i < 2; i++) {
@@ -66,7 +36,7 @@ static void load_middle(qw_loader *l, half *h, int64_t c, const char *side)
 }
 
 /* Levels go down in a flat list: R residual blocks, then a reduction but for the last. */
-static void load_encoder(qw_loader *l, half *h, const qw_vae_config *c)
+static void load_encoder(qw_loader *l, qw_vae_half *h, const qw_vae_config *c)
 {
     const int levels = (int)c->levels;
     char name[96];
@@ -90,7 +60,7 @@ static void load_encoder(qw_loader *l, half *h, const qw_vae_config *c)
 }
 
 /* Levels go up, R + 1 residual blocks each; an enlargement halves the channels. */
-static void load_decoder(qw_loader *l, half *h, const qw_vae_config *c, int64_t out_channels)
+static void load_decoder(qw_loader *l, qw_vae_half *h, const qw_vae_config *c, int64_t out_channels)
 {
     const int levels = (int)c->levels;
     char name[96];
@@ -137,7 +107,7 @@ int qw_vae_load(qw_vae **out, const qw_vae_config *c, int parts, qw_loader *l)
     v->c = *c;
     v->parts = parts;
     v->group = l->group = qw_group_new(l->res, "vae");
-    if (c->levels > MAX_LEVELS || c->res_blocks + 1 > MAX_RESNETS)
+    if (c->levels > QW_VAE_LEVELS || c->res_blocks + 1 > QW_VAE_RESNETS)
         qw_fail(l->err, QWEN_EUNSUPPORTED, "a VAE of %lld levels with %lld residual blocks",
                 (long long)c->levels, (long long)c->res_blocks);
     const int64_t colours = decoder_channels(l, c, &v->shuffle);
@@ -174,34 +144,25 @@ int64_t qw_vae_enlarges(const qw_vae *v) { return v->shuffle; }
 
 /* --- three buffers ---------------------------------------------------------------------------- */
 
-typedef struct maps {
-    qw_run *r;
-    qw_tensor buffer[3]; /* flat, of the largest map */
-    int at;              /* which holds x */
-    qw_tensor x;         /* [h][w][c] */
-    const char *side;    /* "enc" or "dec": prefix of taps */
-} maps;
-
-/* The buffer `ahead` of x as a map of x's size, or another. */
-static qw_tensor map_of(const maps *m, int ahead, int64_t h, int64_t w, int64_t c)
+qw_tensor qw_vae_map(const qw_vae_maps *m, int ahead, int64_t h, int64_t w, int64_t c)
 {
     const qw_tensor *b = &m->buffer[(m->at + ahead) % 3];
     return qw_dense3(b->data, b->dtype, h, w, c);
 }
 
-static void move_to(maps *m, int ahead, qw_tensor x)
+static void move_to(qw_vae_maps *m, int ahead, qw_tensor x)
 {
     m->at = (m->at + ahead) % 3;
     m->x = x;
 }
 
-static void open_maps(maps *m, qw_run *r, int64_t largest, const char *side)
+void qw_vae_open_maps(qw_vae_maps *m, qw_run *r, int64_t largest, const char *side)
 {
-    *m = (maps){ .r = r, .side = side };
+    *m = (qw_vae_maps){ .r = r, .side = side };
     for (int i = 0; i < 3; i++) m->buffer[i] = qw_new1(r, r->dev->prefer, largest);
 }
 
-static void tap(const maps *m, const char *what)
+static void tap(const qw_vae_maps *m, const char *what)
 {
     if (m->r->detail) qw_tap_chw(m->r, m->x, "%s.%s", m->side, what);
 }
@@ -232,19 +193,19 @@ static void conv(qw_run *r, qw_tensor y, qw_tensor x, const qw_conv *w, qw_tenso
 }
 
 /* x into the next buffer through one convolution. */
-static void step_conv(maps *m, const qw_conv *w, const char *what)
+static void step_conv(qw_vae_maps *m, const qw_conv *w, const char *what)
 {
-    qw_tensor y = map_of(m, 1, m->x.dim[0], m->x.dim[1], w->co);
+    qw_tensor y = qw_vae_map(m, 1, m->x.dim[0], m->x.dim[1], w->co);
     conv(m->r, y, m->x, w, (qw_tensor){ 0 });
     move_to(m, 1, y);
     tap(m, what);
 }
 
 /* y = shortcut(x) + conv2(silu(norm2(conv1(silu(norm1(x)))))) */
-static void run_resnet(maps *m, const resnet *b)
+static void run_resnet(qw_vae_maps *m, const qw_vae_resnet *b)
 {
     const int64_t h = m->x.dim[0], w = m->x.dim[1], in = m->x.dim[2], out = b->conv1.co;
-    qw_tensor n = map_of(m, 1, h, w, in), u = map_of(m, 2, h, w, out);
+    qw_tensor n = qw_vae_map(m, 1, h, w, in), u = qw_vae_map(m, 2, h, w, out);
     norm(m->r, n, m->x, b->norm1, QW_SILU);
     conv(m->r, u, n, &b->conv1, (qw_tensor){ 0 });
     norm(m->r, u, u, b->norm2, QW_SILU);
@@ -252,18 +213,18 @@ static void run_resnet(maps *m, const resnet *b)
         conv(m->r, m->x, u, &b->conv2, m->x);
         return;
     }
-    qw_tensor y = map_of(m, 1, h, w, out);
+    qw_tensor y = qw_vae_map(m, 1, h, w, out);
     conv(m->r, y, m->x, &b->shortcut, (qw_tensor){ 0 });
     conv(m->r, y, u, &b->conv2, y);
     move_to(m, 1, y);
 }
 
 /* One head over all pixels: x += proj(softmax(q kT / sqrt(c)) v). */
-static void run_attention(maps *m, const attention *a)
+static void run_attention(qw_vae_maps *m, const qw_vae_attention *a)
 {
     const int64_t h = m->x.dim[0], w = m->x.dim[1], c = m->x.dim[2];
-    qw_tensor n = map_of(m, 1, h, w, c), flat = qw_flat(n);
-    qw_tensor qkv = qw_flat(map_of(m, 2, h, w, 3 * c));
+    qw_tensor n = qw_vae_map(m, 1, h, w, c), flat = qw_flat(n);
+    qw_tensor qkv = qw_flat(qw_vae_map(m, 2, h, w, 3 * c));
     norm(m->r, n, m->x, a->norm, QW_ACT_NONE);
     qw_gemm(m->r, (qw_gemm_args){ .y = qkv, .x = flat, .w = a->qkv.w, .bias = a->qkv.bias });
     qw_attention(m->r, (qw_attention_args){ .y = qw_heads(flat, c),
@@ -278,7 +239,7 @@ static void run_attention(maps *m, const attention *a)
                                   .res = qw_flat(m->x) });
 }
 
-static void run_middle(maps *m, const half *h)
+static void run_middle(qw_vae_maps *m, const qw_vae_half *h)
 {
     run_resnet(m, &h->mid[0]);
     tap(m, "mid.0");
@@ -289,9 +250,9 @@ static void run_middle(maps *m, const half *h)
 }
 
 /* Norm, tapped before its SiLU, which is computed again with the convolution's input. */
-static void run_head(maps *m, const half *h)
+static void run_head(qw_vae_maps *m, const qw_vae_half *h)
 {
-    qw_tensor y = map_of(m, 1, m->x.dim[0], m->x.dim[1], m->x.dim[2]);
+    qw_tensor y = qw_vae_map(m, 1, m->x.dim[0], m->x.dim[1], m->x.dim[2]);
     if (m->r->detail) {
         norm(m->r, y, m->x, h->norm, QW_ACT_NONE);
         qw_tap_chw(m->r, y, "%s.norm_out", m->side);
@@ -302,100 +263,15 @@ static void run_head(maps *m, const half *h)
 }
 
 /* Host [c][h][w] to x [h][w][c]. */
-static void put_map(maps *m, const double *chw, int64_t c, int64_t h, int64_t w)
+static void put_map(qw_vae_maps *m, const double *chw, int64_t c, int64_t h, int64_t w)
 {
-    m->x = map_of(m, 0, h, w, c);
+    m->x = qw_vae_map(m, 0, h, w, c);
     double *x = chw ? malloc((size_t)(c * h * w) * sizeof *x) : NULL;
     if (chw && !x) qw_run_fail(m->r, QWEN_ENOMEM, "no memory for a latent");
     for (int64_t k = 0; x && k < c; k++)
         for (int64_t i = 0; i < h * w; i++) x[i * c + k] = chw[k * h * w + i];
     qw_put(m->r, m->x, x);
     free(x);
-}
-
-static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-
-/* --- row bands --------------------------------------------------------------------------------
- * All but the attention is local: norms stay inside a pixel, a 3x3 kernel sees one row up and down.
- * So the maps finer than the latent may be computed in bands of rows, each with as many rows around
- * it as reach into what is kept of it; at the picture's own borders a band has the zeros that the
- * whole has.  What stands at the latent's resolution, the attention among it, is computed once. */
-
-/* Rows of the latent beyond a band that its rows depend on, in the part that runs in bands. */
-static int64_t reach(const half *h, int encoder)
-{
-    int64_t rows = encoder ? 0 : 1; /* decoder: conv_out */
-    for (int i = h->levels - 1; i >= 1; i--)
-        /* A reduction reads a row below; an enlargement reads a row of the larger map. */
-        rows = encoder ? 2 * rows + 1 + 2 * h->blocks : (rows + 2 * h->blocks + 2) / 2;
-    const int64_t scale = (int64_t)1 << (h->levels - 1);
-    return encoder ? (rows + 1 + scale - 1) / scale : rows; /* encoder: conv_in */
-}
-
-/* Elements of the largest map at the latent's resolution, and of the largest finer one for `rows`
- * rows of the latent. */
-static int64_t largest_coarse(const qw_vae_config *c, int64_t h, int64_t w)
-{
-    const int64_t top = c->base * c->mult[c->levels - 1],
-                  next = c->levels > 1 ? c->base * c->mult[c->levels - 2] : 0;
-    return h * w * larger(3 * top, larger(2 * c->z, next));
-}
-
-static int64_t largest_fine(const qw_vae *v, int64_t rows, int64_t w)
-{
-    const qw_vae_config *c = &v->c;
-    const int levels = (int)c->levels;
-    int64_t most = rows * w * c->base * c->mult[levels - 1], scale = 1;
-    for (int i = levels - 1; i >= 0; i--, scale *= 4) { /* from the coarsest */
-        most = larger(most, rows * w * scale * c->base * c->mult[i]);
-        if (i + 1 < levels) most = larger(most, rows * w * scale * c->base * c->mult[i + 1] / 2);
-    }
-    return larger(most,
-                  rows * w * scale / 4 * larger(c->base, c->channels * v->shuffle * v->shuffle));
-}
-
-/* Channels of the map between the part at the latent's resolution and the finer one. */
-static int64_t border_channels(const qw_vae_config *c, int encoder)
-{
-    return c->base * c->mult[encoder && c->levels > 1 ? c->levels - 2 : c->levels - 1];
-}
-
-/* A band: latent rows [at, at + rows) of h, computed from [from, to). */
-typedef struct band {
-    int64_t at, rows, from, to;
-} band;
-
-static band band_at(int64_t at, int64_t rows, int64_t h, int64_t around)
-{
-    return (band){ .at = at,
-                   .rows = at + rows < h ? rows : h - at,
-                   .from = at > around ? at - around : 0,
-                   .to = at + rows + around < h ? at + rows + around : h };
-}
-
-int64_t qw_vae_scratch(const qw_vae *v, int encoder, int64_t h, int64_t w, int64_t rows)
-{
-    const int64_t coarse = largest_coarse(&v->c, h, w);
-    if (!rows || rows >= h) return 3 * larger(coarse, largest_fine(v, h, w));
-    const int64_t around = reach(encoder ? v->enc : v->dec, encoder);
-    int64_t seen = 0;
-    for (int64_t at = 0; at < h; at += rows) {
-        const band b = band_at(at, rows, h, around);
-        seen = larger(seen, b.to - b.from);
-    }
-    return h * w * border_channels(&v->c, encoder) + 3 * larger(coarse, largest_fine(v, seen, w));
-}
-
-/* Rows of a map [h][w][c] as a map. */
-static qw_tensor rows_of(qw_tensor x, int64_t at, int64_t rows)
-{
-    const size_t row = qw_row_bytes(x.dtype, x.dim[1] * x.dim[2]);
-    return qw_dense3((char *)x.data + (size_t)at * row, x.dtype, rows, x.dim[1], x.dim[2]);
-}
-
-static void copy_map(qw_run *r, qw_tensor y, qw_tensor x)
-{
-    qw_convert(r, (qw_convert_args){ .y = qw_flat(y), .x = qw_flat(x) });
 }
 
 /* Channels [h][w][c r^2] to a picture [h r][w r][c], dense host. */
@@ -408,7 +284,7 @@ static void shuffle_out(const double *x, int64_t h, int64_t w, int64_t c, int64_
                     x[(y / r * w + z / r) * c * r * r + k * r * r + y % r * r + z % r];
 }
 
-static void get_picture(qw_run *r, const qw_vae *v, qw_tensor y, double *picture)
+void qw_vae_get_picture(qw_run *r, const qw_vae *v, qw_tensor y, double *picture)
 {
     const int64_t n = qw_elements(&y);
     if (v->shuffle == 1) {
@@ -426,7 +302,7 @@ static void get_picture(qw_run *r, const qw_vae *v, qw_tensor y, double *picture
 /* --- decoder ---------------------------------------------------------------------------------- */
 
 /* A level's residual blocks. */
-static void decode_level(maps *m, const half *d, int i)
+static void decode_level(qw_vae_maps *m, const qw_vae_half *d, int i)
 {
     char name[32];
     for (int j = 0; j < d->blocks; j++) {
@@ -437,7 +313,8 @@ static void decode_level(maps *m, const half *d, int i)
 }
 
 /* What stands at the latent's resolution. */
-static void decode_coarse(maps *m, const qw_vae *v, const double *latent, int64_t h, int64_t w)
+void qw_vae_decode_coarse(qw_vae_maps *m, const qw_vae *v, const double *latent, int64_t h,
+                          int64_t w)
 {
     put_map(m, latent, v->c.z, h, w);
     step_conv(m, &v->post_quant, "post_quant_conv");
@@ -447,12 +324,12 @@ static void decode_coarse(maps *m, const qw_vae *v, const double *latent, int64_
 }
 
 /* From there to the picture's channels. */
-static void decode_fine(maps *m, const half *d)
+void qw_vae_decode_fine(qw_vae_maps *m, const qw_vae_half *d)
 {
     char name[32];
     for (int i = 1; i < d->levels; i++) {
         const qw_conv *up = &d->resample[i - 1];
-        qw_tensor y = map_of(m, 1, 2 * m->x.dim[0], 2 * m->x.dim[1], up->co);
+        qw_tensor y = qw_vae_map(m, 1, 2 * m->x.dim[0], 2 * m->x.dim[1], up->co);
         qw_conv2d(m->r, (qw_conv2d_args){ .y = y,
                                           .x = m->x,
                                           .w = up->w,
@@ -469,56 +346,10 @@ static void decode_fine(maps *m, const half *d)
     run_head(m, d);
 }
 
-static void decode_bands(qw_run *r, const qw_vae *v, const double *latent, int64_t h, int64_t w,
-                         int64_t rows, double *picture)
-{
-    const int64_t around = reach(v->dec, 0), scale = (int64_t)1 << (v->dec->levels - 1);
-    const int64_t out_row = w * scale * v->shuffle * v->shuffle * v->c.channels;
-    const size_t mark = r->used;
-    qw_tensor coarse = qw_new3(r, r->dev->prefer, h, w, border_channels(&v->c, 0));
-    const size_t own = r->used;
-    maps m;
-    open_maps(&m, r, largest_coarse(&v->c, h, w), "dec");
-    decode_coarse(&m, v, latent, h, w);
-    copy_map(r, coarse, m.x);
-    for (int64_t at = 0; at < h && !r->error.status; at += rows) {
-        const band b = band_at(at, rows, h, around);
-        r->used = own;
-        r->block = (int)(at / rows);
-        open_maps(&m, r, largest_fine(v, b.to - b.from, w), "dec");
-        m.x = map_of(&m, 0, b.to - b.from, w, coarse.dim[2]);
-        copy_map(r, m.x, rows_of(coarse, b.from, b.to - b.from));
-        decode_fine(&m, v->dec);
-        get_picture(r, v, rows_of(m.x, (at - b.from) * scale, b.rows * scale),
-                    picture ? picture + at * scale * out_row : NULL);
-    }
-    r->block = -1;
-    r->used = mark;
-}
-
-void qw_vae_decode(qw_run *r, const qw_vae *v, const double *latent, int64_t h, int64_t w,
-                   int64_t rows, double *picture)
-{
-    const size_t mark = r->used;
-    maps m;
-    if (r->error.status) return;
-    qw_group_begin(r, v->group);
-    if (rows && rows < h) {
-        decode_bands(r, v, latent, h, w, rows, picture);
-    } else {
-        open_maps(&m, r, larger(largest_coarse(&v->c, h, w), largest_fine(v, h, w)), "dec");
-        decode_coarse(&m, v, latent, h, w);
-        decode_fine(&m, v->dec);
-        get_picture(r, v, m.x, picture);
-    }
-    qw_group_end(r, v->group);
-    r->used = mark;
-}
-
 /* --- encoder ---------------------------------------------------------------------------------- */
 
 /* Splits [h][w][2 z] into mean and log-variance, [z][h][w] each. */
-static void get_moments(maps *m, int64_t z, double *mean, double *logvar)
+void qw_vae_get_moments(qw_vae_maps *m, int64_t z, double *mean, double *logvar)
 {
     const int64_t n = m->x.dim[0] * m->x.dim[1];
     double *x = malloc((size_t)(2 * z * n) * sizeof *x);
@@ -533,7 +364,7 @@ static void get_moments(maps *m, int64_t z, double *mean, double *logvar)
 }
 
 /* A level's residual blocks; *k counts the flat list. */
-static void encode_level(maps *m, const half *e, int i, int *k)
+static void encode_level(qw_vae_maps *m, const qw_vae_half *e, int i, int *k)
 {
     char name[32];
     for (int j = 0; j < e->blocks; j++) {
@@ -544,7 +375,7 @@ static void encode_level(maps *m, const half *e, int i, int *k)
 }
 
 /* From the picture to the latent's resolution. */
-static void encode_fine(maps *m, const half *e, int *k)
+void qw_vae_encode_fine(qw_vae_maps *m, const qw_vae_half *e, int *k)
 {
     char name[32];
     step_conv(m, &e->in, "conv_in");
@@ -552,7 +383,7 @@ static void encode_fine(maps *m, const half *e, int *k)
         encode_level(m, e, i, k);
         /* Zeros on the right and at the bottom only, then every second position. */
         const qw_conv *down = &e->resample[i];
-        qw_tensor y = map_of(m, 1, m->x.dim[0] / 2, m->x.dim[1] / 2, down->co);
+        qw_tensor y = qw_vae_map(m, 1, m->x.dim[0] / 2, m->x.dim[1] / 2, down->co);
         qw_conv2d(m->r,
                   (qw_conv2d_args){
                       .y = y, .x = m->x, .w = down->w, .bias = down->bias, .stride = 2, .up = 1 });
@@ -562,65 +393,10 @@ static void encode_fine(maps *m, const half *e, int *k)
     }
 }
 
-static void encode_coarse(maps *m, const qw_vae *v, int *k)
+void qw_vae_encode_coarse(qw_vae_maps *m, const qw_vae *v, int *k)
 {
     encode_level(m, v->enc, v->enc->levels - 1, k);
     run_middle(m, v->enc);
     run_head(m, v->enc);
     step_conv(m, &v->quant, "quant_conv");
-}
-
-static void encode_bands(qw_run *r, const qw_vae *v, const double *picture, int64_t height,
-                         int64_t width, int64_t rows, double *mean, double *logvar)
-{
-    const int64_t around = reach(v->enc, 1), scale = (int64_t)1 << (v->enc->levels - 1);
-    const int64_t h = height / scale, w = width / scale, row = width * v->c.channels;
-    const size_t mark = r->used;
-    qw_tensor coarse = qw_new3(r, r->dev->prefer, h, w, border_channels(&v->c, 1));
-    const size_t own = r->used;
-    maps m;
-    int k = 0;
-    for (int64_t at = 0; at < h && !r->error.status; at += rows) {
-        const band b = band_at(at, rows, h, around);
-        r->used = own;
-        r->block = (int)(at / rows);
-        open_maps(&m, r, largest_fine(v, b.to - b.from, w), "enc");
-        m.x = map_of(&m, 0, (b.to - b.from) * scale, width, v->c.channels);
-        qw_put(r, m.x, picture ? picture + b.from * scale * row : NULL);
-        k = 0;
-        encode_fine(&m, v->enc, &k);
-        copy_map(r, rows_of(coarse, at, b.rows), rows_of(m.x, at - b.from, b.rows));
-    }
-    r->block = -1;
-    r->used = own;
-    open_maps(&m, r, largest_coarse(&v->c, h, w), "enc");
-    m.x = map_of(&m, 0, h, w, coarse.dim[2]);
-    copy_map(r, m.x, coarse);
-    encode_coarse(&m, v, &k);
-    get_moments(&m, v->c.z, mean, logvar);
-    r->used = mark;
-}
-
-void qw_vae_encode(qw_run *r, const qw_vae *v, const double *picture, int64_t height, int64_t width,
-                   int64_t rows, double *mean, double *logvar)
-{
-    const size_t mark = r->used;
-    const int64_t scale = (int64_t)1 << (v->enc->levels - 1);
-    const int64_t h = (height + scale - 1) / scale, w = (width + scale - 1) / scale;
-    maps m;
-    int k = 0;
-    if (r->error.status) return;
-    qw_group_begin(r, v->group);
-    if (rows && rows < h) {
-        encode_bands(r, v, picture, height, width, rows, mean, logvar);
-    } else {
-        open_maps(&m, r, larger(largest_coarse(&v->c, h, w), largest_fine(v, h, w)), "enc");
-        m.x = map_of(&m, 0, height, width, v->c.channels);
-        qw_put(r, m.x, picture);
-        encode_fine(&m, v->enc, &k);
-        encode_coarse(&m, v, &k);
-        get_moments(&m, v->c.z, mean, logvar);
-    }
-    qw_group_end(r, v->group);
-    r->used = mark;
 }

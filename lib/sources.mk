@@ -19,7 +19,7 @@ weights_sources = \
 	lib/weights/weights.h lib/weights/residency.h lib/weights/loader.c lib/weights/residency.c lib/weights/overlay.c
 nets_sources = \
 	lib/nets/net.h lib/nets/control.h lib/nets/linear.c lib/nets/rope.c lib/nets/text.c lib/nets/vision.c lib/nets/dit.h \
-	lib/nets/dit.c lib/nets/vae.h lib/nets/vae.c lib/nets/vae_bands.c lib/nets/control.c
+	lib/nets/dit.c lib/nets/dit_block.c lib/nets/dit_modulation.c lib/nets/vae.h lib/nets/vae.c lib/nets/vae_bands.c lib/nets/control.c
 pipeline_sources = \
 	lib/pipeline/pipeline.h lib/pipeline/model.c lib/pipeline/component.c lib/pipeline/log.c \
 	lib/pipeline/tower.c lib/pipeline/variant.c lib/pipeline/load_nets.c lib/pipeline/lora_use.c \

@@ -1,4 +1,4 @@
-/* dit.h - the inside of the MMDiT, for dit.c and for the ControlNets, which are made of the same
+/* dit.h - the inside of the MMDiT, for dit*.c and for the ControlNets, which are made of the same
  * blocks. */
 #ifndef QW_DIT_H
 #define QW_DIT_H
@@ -52,6 +52,8 @@ int qw_dit_table(qw_run *r, const qw_dit_config *c, const qw_weight *time1, cons
                  qw_modulation **table);
 /* The modulation vector of a block's stream as a device tensor [6 width] in scratch. */
 qw_tensor qw_dit_mod(qw_run *r, const qw_modulation *m, int block, int stream, int row);
+qw_tensor qw_dit_mod_last(qw_run *r, const qw_modulation *m, int row); /* of the output norm */
+void qw_dit_tap_time(qw_run *r, const qw_modulation *m, int step, const char *prefix);
 /* One block over the joint sequence x [rows][width], wide; text first.  cs: cos and sin
  * [rows][head/2]. */
 void qw_dit_run_block(qw_run *r, const qw_dit_config *c, const qw_dit_block *b,

@@ -57,7 +57,7 @@ void qw_vision_free(qw_vision *v);
 void qw_vision_forward(qw_run *r, const qw_vision *v, const double *pixels, const qw_grid *g,
                        double *out);
 
-/* --- dit.c: the MMDiT ------------------------------------------------------------------------- */
+/* --- dit.c, dit_block.c, dit_modulation.c: the MMDiT ------------------------------------------ */
 typedef struct qw_dit qw_dit;
 int qw_dit_load(qw_dit **out, const qw_dit_config *c, qw_loader *l);
 void qw_dit_free(qw_dit *d);

@@ -107,7 +107,7 @@ static int example_gemm(qw_device *dev, const qw_gemm_args *a)
 {
     const int mine = (a->w.dtype == QW_BF16 || a->w.dtype == QW_F32) && !a->w.layout
                      && is_float(&a->x) && is_float(&a->y) && is_float(&a->res)
-                     && !qw_present(&a->x2);
+                     && !qw_present(&a->x2) && a->act <= QW_GELU_ERF;
     if (!mine) return QW_DECLINE; /* before anything is written */
     const int64_t m = a->y.dim[0], n = a->y.dim[1];
     const int threads = dev->threads > 0 ? dev->threads : omp_get_max_threads();

@@ -130,15 +130,17 @@ struct qw_device {
     int host;        /* device pointers are host pointers */
     char name[48];   /* "cuda:0", "cpu:avx2" */
     uint64_t memory; /* bytes free when opened */
-    int threads;     /* host threads that an op may use; 0: all that this process may use */
+    /* Host threads that an op may use; 0: all that this process may use.  The core sets it when the
+     * user asks for a number, and may change it between calls. */
+    int threads;
     int same_bits;   /* results do not depend on the number of threads */
     qw_dtype prefer; /* of branches, and of LoRA factors: F32 or BF16, never F16 */
     qw_dtype wide;   /* of streams and of every 1-D operand: F32; F64 on ref64 */
     qw_dtype quant;  /* of branches that only gemms read: I8, or NONE where they are of `prefer` */
 
-    /* Set by the core before it calls an op: scratch of the size that `scratch` gave, and whom to
-     * ask now and then, at least every few tens of milliseconds: nonzero means that the op returns
-     * QWEN_ECANCELLED. */
+    /* Set by the core before it calls an op: scratch of the size that `scratch` gave, 256-byte
+     * aligned, and whom to ask now and then, at least every few tens of milliseconds, on the thread
+     * that called the op: nonzero means that the op returns QWEN_ECANCELLED. */
     void *room;
     size_t room_bytes;
     int (*poll)(void *user);
@@ -193,7 +195,7 @@ struct qw_device {
 
 typedef struct qw_listing { /* a device that is not open */
     size_t size;
-    char name[48];     /* begins with the backend's */
+    char name[48];     /* the backend's; or that, then no letter, then anything: "cuda:0" */
     char what[160];    /* one line: the hardware, the arithmetic */
     char identity[64]; /* PCI address or UUID; empty where there is none */
     char why_not[256]; /* why it cannot be used; empty: it can */
@@ -210,10 +212,11 @@ typedef struct qw_open_options {
     size_t why_size;
 } qw_open_options;
 
+/* Any thread may call list and open, several at once. */
 typedef struct qw_backend {
     size_t size;
     uint32_t abi;
-    const char *name;
+    const char *name; /* a module with it is the file NAME.so */
     /* Describes device or variant i without opening it; QW_DECLINE past the last. */
     int (*list)(int i, qw_listing *out);
     int (*open)(int i, const qw_open_options *options, qw_device **out);

@@ -28,13 +28,18 @@ says() { # says PATTERN: the last command did
     else failed=$((failed + 1)); echo "FAIL $what does not say $1:"; head -n 20 "$tmp/said"; fi
 }
 # The build command that a source file's comment gives, with this build's compiler and flags.
-build_of() { sed -n 's/^ \*     cc /$CC $CFLAGS $LINK_FLAGS /p' "$1"; }
+build_of() { sed -n 's, \*/$,,; s,^ \*     cc ,$CC $CFLAGS $LINK_FLAGS ,p' "$1"; }
 
 cp "$srcdir/examples/draw.c" "$srcdir/examples/backend/example.c" "$srcdir/tests/installed/faster.c" . || exit 99
 PATH=$(dirname "$PKG_CONFIG"):$PATH; export PATH
 is 'draw.c is built as its comment says' eval "$(build_of draw.c)"
 is 'draw.c draws' ./draw "$demo" "$words" draw.ppm
 is 'draw.c writes a picture' test -s draw.ppm
+
+# The device of doc/backends.md, as it stands there.
+awk '/^```/ { inside = $0 == "```c"; next } inside' "$srcdir/doc/backends.md" >first.c
+is 'first.c of doc/backends.md is built as its comment says' eval "$(build_of first.c)"
+is 'the kit on first swiglu' "$DESTDIR$bindir/qwen-conform" first swiglu && says '^first  *passed' && says '^0 failed'
 
 is 'example.c is built as its comment says' eval "$(build_of example.c)"
 is 'devices' "$DESTDIR$bindir/qwen-image" devices && says '^example  *the reference with a gemm'

@@ -45,7 +45,7 @@ int ref_conv2d(qw_device *dev, const qw_conv2d_args *a)
     const int64_t kh = a->w.dim[1], kw = a->w.dim[2], ci = a->x.dim[2], k = kh * kw * ci;
     const int64_t seen = kh * a->x.dim[1] * ci, each = seen + k + 2 * co;
     const int threads = ref_threads(dev, ho, wo * co * k);
-    double *w = ref_room(co, k), *room = ref_room(threads, each);
+    double *w = ref_room(co, k + 1), *room = ref_room(threads, each);
     if (!w || !room) {
         free(w);
         free(room);
@@ -54,6 +54,8 @@ int ref_conv2d(qw_device *dev, const qw_conv2d_args *a)
     for (int64_t o = 0; o < co; o++)
         for (int64_t uv = 0; uv < kh * kw; uv++)
             qw_row_get(&a->w, o, uv / kw, uv % kw, w + (o * kh * kw + uv) * ci);
+    double *bias = w + co * k;
+    ref_vector(&a->bias, co, 0, bias);
     atomic_int stop = 0;
     REF_PARALLEL(threads)
     for (int64_t i = 0; i < ho; i++) {
@@ -65,8 +67,7 @@ int ref_conv2d(qw_device *dev, const qw_conv2d_args *a)
         for (int64_t j = 0; j < wo; j++) {
             window(a, rows, j, patch);
             if (qw_present(&a->res)) qw_row_get(&a->res, i, j, 0, res);
-            for (int64_t o = 0; o < co; o++)
-                y[o] = res[o] + ref_get1(&a->bias, o, 0, 0) + ref_dot(w + o * k, patch, k);
+            for (int64_t o = 0; o < co; o++) y[o] = res[o] + bias[o] + ref_dot(w + o * k, patch, k);
             qw_row_put(&a->y, i, j, 0, y);
         }
     }

@@ -29,7 +29,8 @@ int ref_rms_norm(qw_device *dev, const qw_rms_norm_args *a)
 }
 
 /* ln_mod: y = (x - mean) / sqrt(var + eps) (1 + scale) + shift, row by row.
- * x, y [m][n]; scale, shift [n], each may be absent; var divides by n.
+ * x, y [m][n]; scale, shift [n], each may be absent; var divides by n.  y of QW_I8: each row
+ * quantised as by convert.
  * Peebles and Xie 2023, adaLN: layer normalisation without weights of its own, then modulation;
  * diffusers QwenImageTransformerBlock._modulate, AdaLayerNormContinuous.
  * Bound: doc/numerics.md, ln_mod. */
@@ -37,20 +38,22 @@ int ref_ln_mod(qw_device *dev, const qw_ln_mod_args *a)
 {
     const int64_t m = a->x.dim[0], n = a->x.dim[1];
     const int threads = ref_threads(dev, m, 4 * n);
-    double *room = ref_room(threads, n);
-    if (!room) return QWEN_ENOMEM;
+    double *scale = ref_room(2 + threads, n);
+    if (!scale) return QWEN_ENOMEM;
+    double *shift = scale + n;
+    ref_vector(&a->scale, n, 0, scale);
+    ref_vector(&a->shift, n, 0, shift);
     REF_PARALLEL(threads)
     for (int64_t i = 0; i < m; i++) {
-        double *x = room + ref_thread() * n, mean = 0;
+        double *x = scale + (2 + ref_thread()) * n, mean = 0;
         qw_row_get(&a->x, i, 0, 0, x);
         for (int64_t j = 0; j < n; j++) mean += x[j];
         mean /= (double)n;
         for (int64_t j = 0; j < n; j++) x[j] -= mean;
         const double r = 1 / sqrt(ref_dot(x, x, n) / (double)n + a->eps);
-        for (int64_t j = 0; j < n; j++)
-            x[j] = x[j] * r * (1 + ref_get1(&a->scale, j, 0, 0)) + ref_get1(&a->shift, j, 0, 0);
+        for (int64_t j = 0; j < n; j++) x[j] = x[j] * r * (1 + scale[j]) + shift[j];
         qw_row_put(&a->y, i, 0, 0, x);
     }
-    free(room);
+    free(scale);
     return QWEN_OK;
 }

@@ -1,32 +1,27 @@
-/* rows.c - rows of any type to doubles and back, threads, sums. */
+/* rows.c - operands that may be absent, sums and functions, threads. */
 #include "rows.h"
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
-enum {
-    PART = 256, /* elements decoded at a time: a multiple of every block */
-    WORTH = 1 << 18
-}; /* multiplications that are worth a thread */
+enum { WORTH = 1 << 18 }; /* multiplications that are worth a thread */
 
-/* --- reading ----------------------------------------------------------------------------- */
+/* --- operands ---------------------------------------------------------------------------- */
 
 double ref_get1(const qw_tensor *t, int64_t i, int64_t j, double absent)
 {
-    if (!qw_present(t)) return absent;
-    const void *p = qw_at(t, i, j, 0, 0);
-    switch (t->dtype) {
-    case QW_F64: return *(const double *)p;
-    case QW_F16: return (double)qw_f16_to_f32(*(const uint16_t *)p);
-    case QW_BF16: return (double)qw_bf16_to_f32(*(const uint16_t *)p);
-    default: return (double)*(const float *)p;
-    }
+    if (qw_present(t)) qw_numbers_get(t->dtype, qw_at(t, i, j, 0, 0), 1, &absent);
+    return absent;
 }
 
-/* --- writing ----------------------------------------------------------------------------- */
+void ref_vector(const qw_tensor *t, int64_t n, double absent, double *x)
+{
+    if (qw_present(t)) qw_row_get(t, 0, 0, 0, x);
+    else
+        for (int64_t i = 0; i < n; i++) x[i] = absent;
+}
 
 void ref_put1(const qw_tensor *t, int64_t i, int64_t j, double x)
 {

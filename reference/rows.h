@@ -1,13 +1,14 @@
-/* rows.h - what all reference functions stand on: rows of any type as doubles, sums, threads.
+/* rows.h - what all reference functions stand on: operands that may be absent, sums, threads.
  *
- * A row is a run of the last dimension; i, j, k are its leading indices, 0 where there are none. */
+ * Rows are read and written by qw_row_get and qw_row_put. */
 #ifndef REF_ROWS_H
 #define REF_ROWS_H
 #include <qwen/backend.h>
 #include <stdatomic.h>
 
-/* Element i of a vector or (i, j) of a matrix of floats; `absent` for an absent operand. */
+/* Element (i, j) of a matrix of floats, and all n of a vector; `absent` for an absent operand. */
 double ref_get1(const qw_tensor *t, int64_t i, int64_t j, double absent);
+void ref_vector(const qw_tensor *t, int64_t n, double absent, double *x);
 void ref_put1(const qw_tensor *t, int64_t i, int64_t j, double x);
 
 /* sum of a[i] b[i]: eight partial sums over i mod 8, added pairwise.  The order follows from n. */

@@ -100,12 +100,12 @@ void qw_decode_f32(qw_dtype t, const void *src, int64_t n, float *dst);
 /* Rows as numbers.  A row is a run of the last dimension; i, j, k are its leading indices, 0 where
  * there are none.  qw_row_get reads any type from unaligned memory, with the scales of the tensor, of
  * the row and of its blocks; a weight in a rotated basis stays in it.  qw_row_put rounds once, to
- * nearest even; F8 saturates (e4m3) or becomes infinite (e5m2); I8 is quantised, and its scale
- * stored too. */
+ * nearest even; F8, whose scale it does not use, saturates (e4m3) or becomes infinite (e5m2); I8 is
+ * quantised, and the scale of row i stored too. */
 void qw_row_get(const qw_tensor *t, int64_t i, int64_t j, int64_t k, double *x);
 void qw_row_put(const qw_tensor *t, int64_t i, int64_t j, int64_t k, const double *x);
-/* n dense numbers of a type, without scales.  Writing is for the types that qw_stores_numbers names:
- * f64, f32, f16, bf16, f8, i32; memory is aligned there. */
+/* n dense numbers of a type, without scales, from and to any address.  Writing is for the types that
+ * qw_stores_numbers names (f64, f32, f16, bf16, f8, i32); of others nothing is written. */
 void qw_numbers_get(qw_dtype t, const void *src, int64_t n, double *x);
 void qw_numbers_put(qw_dtype t, const double *x, int64_t n, void *dst);
 int qw_stores_numbers(qw_dtype t);

@@ -12,22 +12,27 @@ enum { PART = 256 }; /* elements decoded at a time: a multiple of every block */
 
 /* --- reading ---------------------------------------------------------------------------------- */
 
-#define WIDEN(type)                                                              \
+/* n values v of a type from any address, each as a double. */
+#define WIDEN(type, number)                                                      \
     for (int64_t i = 0; i < n; i++) {                                            \
         type v;                                                                  \
         memcpy(&v, (const unsigned char *)src + (size_t)i * sizeof v, sizeof v); \
-        x[i] = (double)v;                                                        \
-    }
+        x[i] = (double)number;                                                   \
+    }                                                                            \
+    return;
 
 void qw_numbers_get(qw_dtype t, const void *src, int64_t n, double *x)
 {
     float part[PART];
     switch (t) {
     case QW_F64: memcpy(x, src, (size_t)n * sizeof *x); return;
-    case QW_I32: WIDEN(int32_t) return;
-    case QW_I64: WIDEN(int64_t) return;
-    case QW_U32: WIDEN(uint32_t) return;
-    case QW_U64: WIDEN(uint64_t) return;
+    case QW_F32: WIDEN(float, v)
+    case QW_F16: WIDEN(uint16_t, qw_f16_to_f32(v))
+    case QW_BF16: WIDEN(uint16_t, qw_bf16_to_f32(v))
+    case QW_I32: WIDEN(int32_t, v)
+    case QW_I64: WIDEN(int64_t, v)
+    case QW_U32: WIDEN(uint32_t, v)
+    case QW_U64: WIDEN(uint64_t, v)
     default: break;
     }
     for (int64_t at = 0; at < n; at += PART) {
@@ -84,16 +89,25 @@ static float to_odd(double x)
     return f;
 }
 
-static void put_one(qw_dtype t, void *p, double x)
+/* n doubles to any address, each as `code` of x. */
+#define NARROW(type, code)                                                 \
+    for (int64_t i = 0; i < n; i++) {                                      \
+        const type v = code;                                               \
+        memcpy((unsigned char *)dst + (size_t)i * sizeof v, &v, sizeof v); \
+    }                                                                      \
+    return;
+
+void qw_numbers_put(qw_dtype t, const double *x, int64_t n, void *dst)
 {
     switch (t) {
-    case QW_F64: *(double *)p = x; break;
-    case QW_F16: *(uint16_t *)p = qw_f32_to_f16(to_odd(x)); break;
-    case QW_BF16: *(uint16_t *)p = qw_f32_to_bf16(to_odd(x)); break;
-    case QW_F8E4M3: *(uint8_t *)p = qw_f32_to_f8e4m3(to_odd(x)); break;
-    case QW_F8E5M2: *(uint8_t *)p = qw_f32_to_f8e5m2(to_odd(x)); break;
-    case QW_I32: *(int32_t *)p = (int32_t)fmin(fmax(rint(x), INT32_MIN), INT32_MAX); break;
-    default: *(float *)p = (float)x; break;
+    case QW_F64: memcpy(dst, x, (size_t)n * sizeof *x); return;
+    case QW_F32: NARROW(float, (float)x[i])
+    case QW_F16: NARROW(uint16_t, qw_f32_to_f16(to_odd(x[i])))
+    case QW_BF16: NARROW(uint16_t, qw_f32_to_bf16(to_odd(x[i])))
+    case QW_F8E4M3: NARROW(uint8_t, qw_f32_to_f8e4m3(to_odd(x[i])))
+    case QW_F8E5M2: NARROW(uint8_t, qw_f32_to_f8e5m2(to_odd(x[i])))
+    case QW_I32: NARROW(int32_t, (int32_t)fmin(fmax(rint(x[i]), INT32_MIN), INT32_MAX))
+    default: return;
     }
 }
 
@@ -101,12 +115,6 @@ int qw_stores_numbers(qw_dtype t)
 {
     return t == QW_F64 || t == QW_F32 || t == QW_F16 || t == QW_BF16 || t == QW_F8E4M3
            || t == QW_F8E5M2 || t == QW_I32;
-}
-
-void qw_numbers_put(qw_dtype t, const double *x, int64_t n, void *dst)
-{
-    const size_t size = qw_block_bytes(t);
-    for (int64_t i = 0; i < n; i++) put_one(t, (char *)dst + (size_t)i * size, x[i]);
 }
 
 float qw_row_quantise(const double *x, int64_t n, int8_t *code)

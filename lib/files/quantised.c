@@ -171,20 +171,21 @@ static int read_marker(layer *l)
 
 /* --- pieces -------------------------------------------------------------------------------- */
 
-/* n floats of a companion of any float type (bytes of u8 are e4m3 codes), in memory of the
- * store. */
+/* The n numbers of a companion of any float type as floats (bytes of u8 are e4m3 codes), in memory
+ * of the store. */
 static float *floats(const layer *l, const qw_entry *e)
 {
+    enum { PART = 256 }; /* a multiple of every block */
+    const qw_dtype type = e->dtype == QW_U8 ? QW_F8E4M3 : e->dtype;
     const int64_t n = elements(e);
+    double part[PART];
     float *x = qw_store_own(l->store, (size_t)n * sizeof *x, l->err);
     if (!x) return NULL;
-    if (e->dtype == QW_F64)
-        for (int64_t i = 0; i < n; i++) {
-            double d;
-            memcpy(&d, (const char *)e->data + i * 8, 8);
-            x[i] = (float)d;
-        }
-    else qw_decode_f32(e->dtype == QW_U8 ? QW_F8E4M3 : e->dtype, e->data, n, x);
+    for (int64_t i = 0; i < n; i += PART) {
+        const int64_t m = n - i < PART ? n - i : PART;
+        qw_numbers_get(type, (const char *)e->data + qw_row_bytes(type, i), m, part);
+        qw_numbers_put(QW_F32, part, m, x + i);
+    }
     for (int64_t i = 0; e != l->weight && i < n; i++) {
         if (isfinite(x[i])) continue;
         qw_fail(l->err, QWEN_EFORMAT, "%s: value %lld of \"%s\" is not finite", l->where,

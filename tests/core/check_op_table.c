@@ -87,6 +87,12 @@ static void refused(const qw_op_info *info, qw_any_args *a, const char *what)
                   "%s says \"%s\" of %s", info->name, why, what);
 }
 
+static void accepted(const qw_op_info *info, const qw_any_args *a)
+{
+    char why[300] = "";
+    ck_assert_msg(!info->check(a, why, sizeof why), "%s", why);
+}
+
 /* Every operand of every op with a wrong rank, size, dtype, stride or no memory is refused with a
  * sentence. */
 START_TEST(checks)
@@ -206,6 +212,23 @@ START_TEST(own_checks)
     refused(row(QW_OP_convert), &b, "a rotation wider than the row");
     b = a, b.convert.y.dtype = QW_I8;
     refused(row(QW_OP_convert), &b, "codes without scales");
+    const float scale[3] = { 0 };
+    b.convert.y.scale = scale;
+    refused(row(QW_OP_convert), &b, "one scale for all rows of codes");
+    b.convert.y.scale_stride = 1;
+    accepted(row(QW_OP_convert), &b);
+    valid(&r, &a, QW_OP_ln_mod), a.ln_mod.y.dtype = QW_I8;
+    refused(row(QW_OP_ln_mod), &a, "codes without scales");
+    a.ln_mod.y.scale = scale, a.ln_mod.y.scale_stride = 1;
+    accepted(row(QW_OP_ln_mod), &a);
+    valid(&r, &a, QW_OP_gemm), a.gemm.gate = a.gemm.res = (qw_tensor){ 0 }, a.gemm.y.dtype = QW_I8;
+    refused(row(QW_OP_gemm), &a, "codes without scales");
+    a.gemm.y.scale = scale, a.gemm.y.scale_stride = 1;
+    accepted(row(QW_OP_gemm), &a);
+    valid(&r, &b, QW_OP_gemm), a.gemm.gate = b.gemm.gate;
+    refused(row(QW_OP_gemm), &a, "codes with a gate");
+    a.gemm.gate = (qw_tensor){ 0 }, a.gemm.res = b.gemm.res;
+    refused(row(QW_OP_gemm), &a, "codes with a residual");
     qw_run_free(&r);
     ref->close(ref);
 }

@@ -2,6 +2,7 @@
 #include <qwen/tensor.h>
 #include "testing.h"
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* --- all codes -------------------------------------------------------------------------------- */
@@ -97,6 +98,46 @@ START_TEST(overflow)
 }
 END_TEST
 
+static float to_f32(double x)
+{
+    float f;
+    qw_numbers_put(QW_F32, &x, 1, &f);
+    return f;
+}
+
+/* The same of f32, for a code in 65,537, subnormal and normal, up to infinity. */
+START_TEST(floats)
+{
+    for (uint32_t c = 0; c < 0x7f7fffff; c += 65537) {
+        float a, b;
+        memcpy(&a, &c, sizeof a);
+        memcpy(&b, &(uint32_t){ c + 1 }, sizeof b);
+        const double middle = ((double)a + (double)b) / 2;
+        for (int s = 1; s >= -1; s -= 2) {
+            ck_assert(to_f32(s * (double)a) == (float)s * a);
+            ck_assert(to_f32(s * middle) == (float)s * (c % 2 ? b : a));
+            ck_assert(to_f32(s * nextafter(middle, 0)) == (float)s * a);
+            ck_assert(to_f32(s * nextafter(middle, INFINITY)) == (float)s * b);
+        }
+    }
+    ck_assert(to_f32(nextafter(0x1.ffffffp127, 0)) == 0x1.fffffep127f);
+    ck_assert(isinf(to_f32(0x1.ffffffp127)) && isinf(to_f32(-1e300)) && isnan(to_f32(NAN)));
+}
+END_TEST
+
+/* What is smaller than half of the smallest number is a zero of its sign. */
+START_TEST(underflow)
+{
+    const qw_dtype t = small[_i];
+    const unsigned sign = qw_block_bytes(t) == 2 ? 0x8000 : 0x80;
+    static const double tiny[] = { 0, 0x1p-1074, 1e-300, 0x1p-150, 0x1p-149 };
+    for (size_t i = 0; i < sizeof tiny / sizeof tiny[0]; i++) {
+        ck_assert_uint_eq(code_of(t, tiny[i]), 0);
+        ck_assert_uint_eq(code_of(t, -tiny[i]), sign);
+    }
+}
+END_TEST
+
 /* Whole numbers keep all their bits. */
 START_TEST(whole_numbers)
 {
@@ -127,7 +168,92 @@ START_TEST(whole_numbers)
 }
 END_TEST
 
+/* What cannot be stored is not written. */
+START_TEST(stored_types)
+{
+    int stored = 0;
+    for (int t = QW_NONE; t < QW_NDTYPES; t++) {
+        unsigned char at[8] = { 1, 2, 3, 4, 5, 6, 7, 8 }, before[8];
+        memcpy(before, at, sizeof at);
+        qw_numbers_put((qw_dtype)t, &(double){ 0 }, 1, at);
+        const size_t size = qw_stores_numbers((qw_dtype)t) ? qw_block_bytes((qw_dtype)t) : 0;
+        for (size_t i = 0; i < size; i++) ck_assert_int_eq(at[i], 0);
+        ck_assert_mem_eq(at + size, before + size, sizeof at - size);
+        stored += size > 0;
+    }
+    ck_assert_int_eq(stored, 7);
+}
+END_TEST
+
 /* --- rows ------------------------------------------------------------------------------------- */
+
+/* Rows of every type that is stored, at an odd address and apart from each other: what is put is
+ * got, and the bytes between rows stay. */
+START_TEST(rows_return)
+{
+    static const qw_dtype type[] = {
+        QW_F64, QW_F32, QW_F16, QW_BF16, QW_F8E4M3, QW_F8E5M2, QW_I32
+    };
+    enum { ROWS = 2, COLUMNS = 5, APART = 8 };
+    for (size_t k = 0; k < sizeof type / sizeof type[0]; k++) {
+        unsigned char bytes[1 + ROWS * ROWS * APART * 8];
+        memset(bytes, 0x5a, sizeof bytes);
+        qw_tensor t = qw_dense3(bytes + 1, type[k], ROWS, ROWS, COLUMNS);
+        t.stride[1] = APART;
+        t.stride[0] = ROWS * APART;
+        const double x[COLUMNS] = { 1, -2, 3, 0, 8 };
+        double y[COLUMNS];
+        qw_row_put(&t, 1, 0, 0, x);
+        qw_row_get(&t, 1, 0, 0, y);
+        ck_assert_mem_eq(x, y, sizeof x);
+        const size_t from = 1 + qw_row_bytes(type[k], t.stride[0]),
+                     n = qw_row_bytes(type[k], COLUMNS);
+        for (size_t i = 0; i < sizeof bytes; i++)
+            ck_assert(bytes[i] == 0x5a || (i >= from && i < from + n));
+    }
+}
+END_TEST
+
+/* Rows of blocks, at an odd address and apart from each other, are what decode.c makes of them. */
+START_TEST(block_rows)
+{
+    const qw_dtype t = (qw_dtype)_i;
+    if (t == QW_MXFP8 || t == QW_NVFP4) return; /* their scales are elsewhere: check_tensor.c */
+    enum { N = 512, ROWS = 2 };
+    const size_t bytes = qw_row_bytes(t, 2 * N);
+    unsigned char *raw = malloc(ROWS * bytes + 1);
+    ck_assert_ptr_nonnull(raw);
+    for (size_t i = 0; i < ROWS * bytes; i++) raw[i + 1] = (unsigned char)(i * 37 % 0x30);
+    qw_tensor w = qw_dense2(raw + 1, t, ROWS, N);
+    w.stride[0] = 2 * N;
+    double x[N], most = 0;
+    float want[N];
+    qw_row_get(&w, 1, 0, 0, x);
+    qw_decode_f32(t, raw + 1 + bytes, N, want);
+    for (int e = 0; e < N; e++) {
+        ck_assert_double_eq(x[e], (double)want[e]);
+        most = fmax(most, fabs(x[e]));
+    }
+    ck_assert_double_gt(most, 0);
+    free(raw);
+}
+END_TEST
+
+/* A kernel [co][kh][kw][ci]: the scale is that of the output. */
+START_TEST(kernel_rows)
+{
+    uint8_t code[2][3][3][4];
+    const float s[2] = { 2, -0.5f };
+    for (int i = 0; i < 72; i++) (&code[0][0][0][0])[i] = (uint8_t)(0x30 + i % 16);
+    qw_tensor w = qw_dense4(code, QW_F8E4M3, 2, 3, 3, 4);
+    w.scale = s;
+    w.scale_stride = 1;
+    double x[4];
+    qw_row_get(&w, 1, 2, 1, x);
+    for (int e = 0; e < 4; e++)
+        ck_assert_double_eq(x[e], -0.5 * (double)qw_f8e4m3_to_f32(code[1][2][1][e]));
+}
+END_TEST
 
 /* Scales of the tensor and of rows, at any address; strides. */
 START_TEST(scales)
@@ -203,7 +329,13 @@ int main(void)
     tcase_add_loop_test(c, codes_return, 0, SMALL);
     tcase_add_loop_test(c, neighbours, 0, SMALL);
     tcase_add_loop_test(c, overflow, 0, SMALL);
+    tcase_add_loop_test(c, underflow, 0, SMALL);
+    tcase_add_test(c, floats);
     tcase_add_test(c, whole_numbers);
+    tcase_add_test(c, stored_types);
+    tcase_add_test(c, rows_return);
+    tcase_add_loop_test(c, block_rows, QW_Q8_0, QW_U8);
+    tcase_add_test(c, kernel_rows);
     tcase_add_test(c, scales);
     tcase_add_test(c, quantised);
     tcase_add_test(c, rotation);

@@ -134,6 +134,128 @@ START_TEST(quantised_rows)
 }
 END_TEST
 
+enum { LONG = 1100, WIDE = 16 }; /* more rows than ref_gemm holds at a time */
+
+/* Room for rows of codes; free() .data and .scale. */
+static qw_tensor codes(int64_t m, int64_t n)
+{
+    qw_tensor t = qw_dense2(room((size_t)(m * n)), QW_I8, m, n);
+    t.scale = room((size_t)m * sizeof(float));
+    t.scale_stride = 1;
+    return t;
+}
+
+static void drop(qw_tensor t)
+{
+    free(t.data);
+    free((void *)(uintptr_t)t.scale);
+}
+
+/* Rows of codes against the same rows as doubles, quantised here by the definition. */
+static void same_codes(const char *what, const qw_tensor *got, const double *y)
+{
+    const int64_t n = got->dim[1];
+    for (int64_t i = 0; i < got->dim[0]; i++) {
+        double most = 0;
+        for (int64_t j = 0; j < n; j++) most = fmax(most, fabs(y[i * n + j]));
+        const float s = (float)(most / 127);
+        ck_assert_msg(got->scale[i] == s && s > 0, "%s: row %lld has the scale %g instead of %g",
+                      what, (long long)i, (double)got->scale[i], (double)s);
+        for (int64_t j = 0; j < n; j++)
+            ck_assert_msg(((const int8_t *)got->data)[i * n + j] == rint(y[i * n + j] / (double)s),
+                          "%s: code [%lld][%lld] is wrong", what, (long long)i, (long long)j);
+    }
+}
+
+/* ln_mod, gemm through its activation, and convert write rows of codes. */
+START_TEST(ops_write_codes)
+{
+    double *x = room(LONG * WIDE * sizeof *x), *y = room(LONG * WIDE * sizeof *y);
+    double w[WIDE * WIDE], v[2][WIDE];
+    for (int i = 0; i < LONG * WIDE; i++) x[i] = (1 + i % 7) * sin(i);
+    for (int i = 0; i < WIDE * WIDE; i++) w[i] = cos(3 * i);
+    for (int i = 0; i < WIDE; i++) v[0][i] = sin(5 * i), v[1][i] = cos(2 * i);
+    qw_tensor q = codes(LONG, WIDE);
+
+    qw_ln_mod_args l = { .y = mat(y, LONG, WIDE),
+                         .x = mat(x, LONG, WIDE),
+                         .scale = vec(v[0], WIDE),
+                         .shift = vec(v[1], WIDE),
+                         .eps = 1e-6 };
+    ck_assert_int_eq(ref_ln_mod(dev, &l), QWEN_OK);
+    l.y = q;
+    ck_assert_int_eq(ref_ln_mod(dev, &l), QWEN_OK);
+    same_codes("ln_mod", &q, y);
+
+    qw_gemm_args g = { .y = mat(y, LONG, WIDE),
+                       .x = mat(x, LONG, WIDE),
+                       .w = mat(w, WIDE, WIDE),
+                       .x2 = qw_cols(mat(x, LONG, WIDE), 3, 2),
+                       .w2 = mat(w, WIDE, 2),
+                       .bias = vec(v[0], WIDE),
+                       .act = QW_GELU_TANH };
+    ck_assert_int_eq(ref_gemm(dev, &g), QWEN_OK);
+    g.y = q;
+    ck_assert_int_eq(ref_gemm(dev, &g), QWEN_OK);
+    same_codes("gemm", &q, y);
+
+    qw_convert_args c = {
+        .y = mat(y, LONG, WIDE), .x = mat(x, LONG, WIDE), .rotate = 4, .res = mat(x, LONG, WIDE)
+    };
+    ck_assert_int_eq(ref_convert(dev, &c), QWEN_OK);
+    c.y = q;
+    ck_assert_int_eq(ref_convert(dev, &c), QWEN_OK);
+    same_codes("convert", &q, y);
+    drop(q);
+    free(x);
+    free(y);
+}
+END_TEST
+
+/* "ref:int8": rows of codes times a weight that is not of codes is the product with that weight's
+ * codes; nothing else is quantised. */
+START_TEST(int8_weights)
+{
+    const qw_open_options o = { .size = sizeof o };
+    qw_device *int8;
+    ck_assert_int_eq(ref_backend.open(3, &o, &int8), QWEN_OK);
+    ck_assert_str_eq(int8->name, "ref:int8");
+    ck_assert(int8->quant == QW_I8 && dev->quant == QW_NONE);
+    enum { M = 9, N = 7 };
+    double x[M * WIDE], w[N * WIDE], y[M * N], z[M * N], plain[M * N];
+    uint16_t half[N * WIDE];
+    for (int i = 0; i < M * WIDE; i++) x[i] = sin(i);
+    for (int i = 0; i < N * WIDE; i++) w[i] = (1 + i / WIDE) * cos(3 * i);
+    qw_tensor tx = codes(M, WIDE), tw = codes(N, WIDE), bf16 = qw_dense2(half, QW_BF16, N, WIDE);
+    convert(tx, mat(x, M, WIDE), 0);
+    convert(bf16, mat(w, N, WIDE), 0);
+    convert(tw, bf16, 0);
+
+    qw_gemm_args a = { .y = mat(y, M, N), .x = tx, .w = bf16 };
+    ck_assert_int_eq(int8->op.gemm(int8, &a), QWEN_OK);
+    a.y = mat(plain, M, N);
+    ck_assert_int_eq(ref_gemm(dev, &a), QWEN_OK);
+    a.y = mat(z, M, N), a.w = tw;
+    ck_assert_int_eq(ref_gemm(dev, &a), QWEN_OK);
+    ck_assert_mem_eq(y, z, sizeof y);
+    double apart = 0;
+    for (int i = 0; i < M * N; i++) apart = fmax(apart, fabs(y[i] - plain[i]));
+    ck_assert(apart > 1e-4 && apart < 0.5); /* half a step: 7 / 254 of 16 products at most */
+
+    a.y = mat(y, M, N); /* codes that are in the file stay */
+    ck_assert_int_eq(int8->op.gemm(int8, &a), QWEN_OK);
+    ck_assert_mem_eq(y, z, sizeof y);
+    a.x = mat(x, M, WIDE), a.w = bf16; /* and x of floats has a w of floats */
+    ck_assert_int_eq(int8->op.gemm(int8, &a), QWEN_OK);
+    a.y = mat(z, M, N);
+    ck_assert_int_eq(ref_gemm(dev, &a), QWEN_OK);
+    ck_assert_mem_eq(y, z, sizeof y);
+    drop(tx);
+    drop(tw);
+    int8->close(int8);
+}
+END_TEST
+
 /* A double goes to bf16 and f16 with one rounding: just above a tie it must not fall back on it. */
 START_TEST(single_rounding)
 {
@@ -550,6 +672,8 @@ int main(void)
     tcase_add_loop_test(c, rotation_is_hadamard, 0, 4);
     tcase_add_test(c, convrot_example);
     tcase_add_test(c, quantised_rows);
+    tcase_add_test(c, ops_write_codes);
+    tcase_add_test(c, int8_weights);
     tcase_add_test(c, single_rounding);
     tcase_add_test(c, gemm_epilogue);
     tcase_add_test(c, rotary_with_norm);

@@ -94,7 +94,7 @@ const qw_arith *qw_promise(const qw_device *dev, enum qw_op op);
 /* 0, or a sentence: the promise is above the ceiling. */
 int qw_promise_check(const qw_arith *p, char *why, size_t size);
 
-/* --- conform.c ----------------------------------------------------------------------------- */
+/* --- judge.c -------------------------------------------------------------------------------- */
 typedef enum qw_outcome { QW_PASSED, QW_DECLINED, QW_FAILED, QW_NOUTCOMES } qw_outcome;
 typedef struct qw_verdict {
     qw_outcome outcome;

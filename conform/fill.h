@@ -14,6 +14,8 @@ double qw_uniform(qw_random *r);             /* 0 <= u < 1 */
 /* sum of twelve uniforms: no libm, so the same bits */
 double qw_gauss(qw_random *r);
 
+/* The type itself if it is a float, else f32. */
+qw_dtype qw_plain_float(qw_dtype t);
 /* The argument struct with shapes, strides and made-up addresses, key ranges; no data.  0 or
  * QWEN_*. */
 int qw_material_shape(qw_material *m, const qw_case *c, qw_dtype wide);

@@ -1,2 +1,3 @@
-# the kit that judges a backend
-conform_sources = conform/conform.h conform/conform.c conform/cases.c conform/fill.h conform/fill.c conform/bounds.c
+# the kit that judges a backend; main.c is the program's alone
+conform_sources = conform/conform.h conform/trial.h conform/fill.h conform/cases.c conform/draw.c conform/fill.c \
+	conform/bounds.c conform/trial.c conform/judge.c conform/judge_device.c

@@ -23,45 +23,39 @@ static int sentence(char *why, size_t size, const char *format, ...)
 
 /* --- reading ------------------------------------------------------------------------------- */
 
-/* How many dtypes and how many numbers a line of each op has. */
-static const struct {
-    int dtypes, dims;
-} form[QW_NOPS] = {
-    [QW_OP_gemm] = { 4, 3 },     [QW_OP_attention] = { 4, 5 }, [QW_OP_conv2d] = { 4, 8 },
-    [QW_OP_rms_norm] = { 2, 2 }, [QW_OP_ln_mod] = { 2, 2 },    [QW_OP_norm_rope] = { 1, 3 },
-    [QW_OP_swiglu] = { 2, 2 },   [QW_OP_convert] = { 3, 2 },
-};
-
 qw_dtype qw_plain_float(qw_dtype t)
 {
     return t == QW_F64 || t == QW_F32 || t == QW_F16 || t == QW_BF16 ? t : QW_F32;
 }
 
-/* What dtype i is when the line stops before it. */
-static qw_dtype usual(const qw_case *c, int i)
+/* How many types and how many sizes a line of the op has. */
+static int types_of(const qw_form *f)
 {
-    const qw_dtype *t = c->dtype;
-    switch (c->op) {
-    case QW_OP_gemm: return i == 1 ? t[0] : i == 2 ? qw_plain_float(t[0]) : t[2];
-    case QW_OP_conv2d: return i == 3 ? t[2] : t[0];
-    case QW_OP_attention: return i == 2 ? t[1] : t[0];
-    case QW_OP_convert: return i == 1 ? t[0] : qw_plain_float(t[1]);
-    default: return t[0];
-    }
+    int n = 0;
+    while (n < QW_FORM_TYPES && f->type[n].operand) n++;
+    return n;
+}
+
+static int sizes_of(const qw_form *f)
+{
+    int n = 0;
+    while (n < QW_FORM_SIZES && f->size[n].name) n++;
+    return n;
 }
 
 static int read_dtypes(qw_case *c, char *text, char *why, size_t size)
 {
+    const qw_form *f = qw_op_table[c->op].form;
     int n = 0;
     char *save = NULL;
     for (char *s = strtok_r(text, ",", &save); s; s = strtok_r(NULL, ",", &save)) {
-        if (n == form[c->op].dtypes) return sentence(why, size, "more than %d dtypes", n);
+        if (n == types_of(f)) return sentence(why, size, "more than %d dtypes", n);
         c->dtype[n] = qw_dtype_named(s);
         if (c->dtype[n] == QW_NONE) return sentence(why, size, "%s is no dtype", s);
         n++;
     }
     if (!n) return sentence(why, size, "no dtype");
-    for (; n < form[c->op].dtypes; n++) c->dtype[n] = usual(c, n);
+    for (; n < types_of(f); n++) c->dtype[n] = qw_form_default(f, c->dtype, n);
     return 0;
 }
 
@@ -135,12 +129,14 @@ static int read_options(qw_case *c, char *text, char *why, size_t size)
 
 static int read_shape(qw_case *c, const char *text, char *why, size_t size)
 {
-    const int n = form[c->op].dims;
+    const qw_form *f = qw_op_table[c->op].form;
+    const int n = sizes_of(f);
     for (int i = 0; i < n; i++) {
         char *end;
         const long long d = strtoll(text, &end, 10);
         if (end == text || d < 1 || d > INT32_MAX || *end != (i < n - 1 ? 'x' : 0))
-            return sentence(why, size, "a shape has %d numbers with x between", n);
+            return sentence(why, size, "the shape lacks %s, number %d of %d with x between",
+                            f->size[i].name, i + 1, n);
         c->dim[i] = d;
         text = end + 1;
     }
@@ -195,7 +191,7 @@ void qw_case_print(const qw_case *c, char *out, size_t size)
     qw_material m;
     if (qw_material_shape(&m, c, QW_F32)) snprintf(out, size, "%s", qw_op_table[c->op].name);
     else {
-        qw_op_table[c->op].line(&m.args, out, size);
+        qw_op_line(c->op, &m.args, out, size);
         const size_t n = strlen(out);
         if (n < size)
             snprintf(out + n, size - n, "/%s/%llx", fill_name[c->fill],

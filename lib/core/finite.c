@@ -99,7 +99,7 @@ void qw_check_result(qw_run *r, const qw_op_info *info, void *args)
         if (r->error.status) return;
         if (at < 0) continue;
         char line[LINE], place[160], index[120];
-        info->line(args, line, sizeof line);
+        qw_op_line((enum qw_op)(info - qw_op_table), args, line, sizeof line);
         qw_run_fail(r, QWEN_ENUMERIC,
                     "%s%s gave %s%s = %g (%s); the largest magnitude before it was %.4g",
                     qw_run_where(r, place, sizeof place), info->name, o->name,

@@ -245,22 +245,8 @@ static const char *act_name(qw_act a)
 
 /* --- line helpers -------------------------------------------------------------------------- */
 
-static void begin(text *t, char *out, size_t size, const char *op)
-{
-    *t = (text){ out, size, 0 };
-    if (size) out[0] = 0;
-    add(t, "%s/", op);
-}
-
-static void dtypes(text *t, int n, const qw_dtype *have, const qw_dtype *usual)
-{
-    while (n > 1 && have[n - 1] == usual[n - 1]) n--;
-    for (int i = 0; i < n; i++) add(t, "%s%s", i ? "," : "", qw_dtype_name(have[i]));
-    add(t, "/");
-}
-
 /* Options, comma between, '-' for none. */
-typedef struct options {
+typedef struct qw_words {
     text *t;
     int n;
 } options;
@@ -277,19 +263,12 @@ static void option(options *o, int yes, const char *format, ...)
     add(o->t, "%s%s", o->n++ ? "," : "", word);
 }
 
-static void end_options(options *o) { add(o->t, o->n ? "/" : "-/"); }
-
 static void option_eps(options *o, double eps) { option(o, eps != 1e-6, "eps=%.17g", eps); }
 
 static void option_scale(options *o, const char *name, const qw_tensor *t)
 {
     option(o, t->scale && t->scale_stride == 0, "%s=one", name);
     option(o, t->scale && t->scale_stride == 1, "%s=row", name);
-}
-
-static void shape(text *t, int n, const int64_t *d)
-{
-    for (int i = 0; i < n; i++) add(t, "%s%lld", i ? "x" : "", (long long)d[i]);
 }
 
 static qw_dtype float_of(qw_dtype t) { return is_float(t) ? t : QW_F32; }
@@ -359,28 +338,22 @@ static void gemm_cost(const void *args, double *flops, double *bytes)
                       + bytes_of(&a->res));
 }
 
-/* Dtypes x, w (x's), y (x's), res (y's); w2 and x2, when present, f32 or as the option says. */
-static void gemm_line(const void *args, char *out, size_t size)
+static const qw_form gemm_form = { { { "x", 0, 0 }, { "w", 0, 0 }, { "y", 0, 1 }, { "res", 2, 1 } },
+                                   { { "m", "y", 0 }, { "n", "y", 1 }, { "k", "w", 1 } } };
+
+static void gemm_options(const void *args, options *o)
 {
     const qw_gemm_args *a = args;
-    text t;
-    begin(&t, out, size, "gemm");
     const int res = qw_present(&a->res), lora = qw_present(&a->x2);
     const qw_dtype x = float_of(a->x.dtype);
-    dtypes(&t, 4,
-           (qw_dtype[]){ a->x.dtype, a->w.dtype, a->y.dtype, res ? a->res.dtype : a->y.dtype },
-           (qw_dtype[]){ QW_NONE, a->x.dtype, x, a->y.dtype });
-    options o = { &t, 0 };
-    option_scale(&o, "scale", a->w.layout && a->w.host ? a->w.host : &a->w);
-    option(&o, qw_present(&a->bias), "bias");
-    option(&o, a->act != QW_ACT_NONE, "%s", act_name(a->act));
-    option(&o, qw_present(&a->gate), "gate");
-    option(&o, res, "%s", res && same_view(&a->res, &a->y) ? "inplace" : "res");
-    option(&o, lora, "lora=%lld", (long long)a->x2.dim[1]);
-    option(&o, lora && a->x2.dtype != x, "x2=%s", qw_dtype_name(a->x2.dtype));
-    option(&o, lora && a->w2.dtype != x, "w2=%s", qw_dtype_name(a->w2.dtype));
-    end_options(&o);
-    shape(&t, 3, (int64_t[]){ a->y.dim[0], a->y.dim[1], a->w.dim[1] });
+    option_scale(o, "scale", a->w.layout && a->w.host ? a->w.host : &a->w);
+    option(o, qw_present(&a->bias), "bias");
+    option(o, a->act != QW_ACT_NONE, "%s", act_name(a->act));
+    option(o, qw_present(&a->gate), "gate");
+    option(o, res, "%s", res && same_view(&a->res, &a->y) ? "inplace" : "res");
+    option(o, lora, "lora=%lld", (long long)a->x2.dim[1]);
+    option(o, lora && a->x2.dtype != x, "x2=%s", qw_dtype_name(a->x2.dtype));
+    option(o, lora && a->w2.dtype != x, "w2=%s", qw_dtype_name(a->w2.dtype));
 }
 
 /* --- attention: y_i = sum_j softmax_j(scale q_i.k_j) v_j ----------------------------------- */
@@ -452,20 +425,17 @@ static void attention_word(options *o, const qw_attention_args *a)
     option(o, !causal && !windows, "ranges");
 }
 
-/* Dtypes q, k (q's), v (k's), y (q's). */
-static void attention_line(const void *args, char *out, size_t size)
+static const qw_form attention_form = {
+    { { "q", 0, 0 }, { "k", 0, 0 }, { "v", 1, 0 }, { "y", 0, 0 } },
+    { { "nq", "q", 0 }, { "nk", "k", 0 }, { "hq", "q", 1 }, { "hk", "k", 1 }, { "d", "q", 2 } }
+};
+
+static void attention_options(const void *args, options *o)
 {
     const qw_attention_args *a = args;
-    text t;
-    begin(&t, out, size, "attention");
-    dtypes(&t, 4, (qw_dtype[]){ a->q.dtype, a->k.dtype, a->v.dtype, a->y.dtype },
-           (qw_dtype[]){ QW_NONE, a->q.dtype, a->k.dtype, a->q.dtype });
-    options o = { &t, 0 };
-    attention_word(&o, a);
+    attention_word(o, a);
     const double usual = 1 / sqrt((double)a->q.dim[2]);
-    option(&o, fabs(a->scale - usual) > 1e-15 * usual, "scale=%.17g", a->scale);
-    end_options(&o);
-    shape(&t, 5, (int64_t[]){ a->q.dim[0], a->k.dim[0], a->q.dim[1], a->k.dim[1], a->q.dim[2] });
+    option(o, fabs(a->scale - usual) > 1e-15 * usual, "scale=%.17g", a->scale);
 }
 
 /* --- conv2d: y = res + up(x) * w + bias ---------------------------------------------------- */
@@ -522,27 +492,28 @@ static void conv2d_cost(const void *args, double *flops, double *bytes)
                       + bytes_of(&a->res));
 }
 
-/* Dtypes x, w (x's), y (x's), res (y's); shape ho x wo x co x hi x wi x ci x kh x kw. */
-static void conv2d_line(const void *args, char *out, size_t size)
+static const qw_form conv2d_form = {
+    { { "x", 0, 0 }, { "w", 0, 0 }, { "y", 0, 0 }, { "res", 2, 0 } },
+    { { "ho", "y", 0 },
+      { "wo", "y", 1 },
+      { "co", "y", 2 },
+      { "hi", "x", 0 },
+      { "wi", "x", 1 },
+      { "ci", "x", 2 },
+      { "kh", "w", 1 },
+      { "kw", "w", 2 } }
+};
+
+static void conv2d_options(const void *args, options *o)
 {
     const qw_conv2d_args *a = args;
-    text t;
-    begin(&t, out, size, "conv2d");
     const int res = qw_present(&a->res);
-    dtypes(&t, 4,
-           (qw_dtype[]){ a->x.dtype, a->w.dtype, a->y.dtype, res ? a->res.dtype : a->y.dtype },
-           (qw_dtype[]){ QW_NONE, a->x.dtype, a->x.dtype, a->y.dtype });
-    options o = { &t, 0 };
-    option(&o, qw_present(&a->bias), "bias");
-    option(&o, res, "%s", res && same_view(&a->res, &a->y) ? "inplace" : "res");
-    option(&o, a->stride != 1, "stride=%d", a->stride);
-    option(&o, a->up != 1, "up=%d", a->up);
-    option(&o, a->top != 0, "top=%d", a->top);
-    option(&o, a->left != 0, "left=%d", a->left);
-    end_options(&o);
-    shape(&t, 8,
-          (int64_t[]){ a->y.dim[0], a->y.dim[1], a->y.dim[2], a->x.dim[0], a->x.dim[1], a->x.dim[2],
-                       a->w.dim[1], a->w.dim[2] });
+    option(o, qw_present(&a->bias), "bias");
+    option(o, res, "%s", res && same_view(&a->res, &a->y) ? "inplace" : "res");
+    option(o, a->stride != 1, "stride=%d", a->stride);
+    option(o, a->up != 1, "up=%d", a->up);
+    option(o, a->top != 0, "top=%d", a->top);
+    option(o, a->left != 0, "left=%d", a->left);
 }
 
 /* --- rms_norm: y = act(x / sqrt(mean x^2 + eps) * w) --------------------------------------- */
@@ -574,19 +545,15 @@ static void rms_norm_cost(const void *args, double *flops, double *bytes)
     *bytes = (double)(bytes_of(&a->y) + bytes_of(&a->x) + bytes_of(&a->w));
 }
 
-/* Dtypes x, y (x's). */
-static void rms_norm_line(const void *args, char *out, size_t size)
+static const qw_form rms_norm_form = { { { "x", 0, 0 }, { "y", 0, 0 } },
+                                       { { "m", "y", 0 }, { "n", "y", 1 } } };
+
+static void rms_norm_options(const void *args, options *o)
 {
     const qw_rms_norm_args *a = args;
-    text t;
-    begin(&t, out, size, "rms_norm");
-    dtypes(&t, 2, (qw_dtype[]){ a->x.dtype, a->y.dtype }, (qw_dtype[]){ QW_NONE, a->x.dtype });
-    options o = { &t, 0 };
-    option(&o, a->act != QW_ACT_NONE, "%s", act_name(a->act));
-    option(&o, same_view(&a->x, &a->y), "inplace");
-    option_eps(&o, a->eps);
-    end_options(&o);
-    shape(&t, 2, a->y.dim);
+    option(o, a->act != QW_ACT_NONE, "%s", act_name(a->act));
+    option(o, same_view(&a->x, &a->y), "inplace");
+    option_eps(o, a->eps);
 }
 
 /* --- ln_mod: y = (x - mean) / sqrt(var + eps) * (1 + scale) + shift ------------------------ */
@@ -618,19 +585,15 @@ static void ln_mod_cost(const void *args, double *flops, double *bytes)
         (double)(bytes_of(&a->y) + bytes_of(&a->x) + bytes_of(&a->scale) + bytes_of(&a->shift));
 }
 
-/* Dtypes x, y (x's). */
-static void ln_mod_line(const void *args, char *out, size_t size)
+static const qw_form ln_mod_form = { { { "x", 0, 0 }, { "y", 0, 0 } },
+                                     { { "m", "y", 0 }, { "n", "y", 1 } } };
+
+static void ln_mod_options(const void *args, options *o)
 {
     const qw_ln_mod_args *a = args;
-    text t;
-    begin(&t, out, size, "ln_mod");
-    dtypes(&t, 2, (qw_dtype[]){ a->x.dtype, a->y.dtype }, (qw_dtype[]){ QW_NONE, a->x.dtype });
-    options o = { &t, 0 };
-    option(&o, qw_present(&a->scale), "scale");
-    option(&o, qw_present(&a->shift), "shift");
-    option_eps(&o, a->eps);
-    end_options(&o);
-    shape(&t, 2, a->y.dim);
+    option(o, qw_present(&a->scale), "scale");
+    option(o, qw_present(&a->shift), "shift");
+    option_eps(o, a->eps);
 }
 
 /* --- norm_rope: x = rotate(rms_norm(x) * w) in place, head by head ------------------------- */
@@ -670,18 +633,15 @@ static void norm_rope_cost(const void *args, double *flops, double *bytes)
         (double)(2 * bytes_of(&a->x) + bytes_of(&a->w) + bytes_of(&a->cos) + bytes_of(&a->sin));
 }
 
-static void norm_rope_line(const void *args, char *out, size_t size)
+static const qw_form norm_rope_form = { { { "x", 0, 0 } },
+                                        { { "n", "x", 0 }, { "h", "x", 1 }, { "d", "x", 2 } } };
+
+static void norm_rope_options(const void *args, options *o)
 {
     const qw_norm_rope_args *a = args;
-    text t;
-    begin(&t, out, size, "norm_rope");
-    dtypes(&t, 1, &a->x.dtype, &a->x.dtype);
-    options o = { &t, 0 };
-    option(&o, 1, a->pairing == QW_PAIRS ? "pairs" : "halves");
-    option(&o, qw_present(&a->w), "norm");
-    if (qw_present(&a->w)) option_eps(&o, a->eps);
-    end_options(&o);
-    shape(&t, 3, a->x.dim);
+    option(o, 1, a->pairing == QW_PAIRS ? "pairs" : "halves");
+    option(o, qw_present(&a->w), "norm");
+    if (qw_present(&a->w)) option_eps(o, a->eps);
 }
 
 /* --- swiglu: y = silu(x[:, :n]) x[:, n:] --------------------------------------------------- */
@@ -705,15 +665,13 @@ static void swiglu_cost(const void *args, double *flops, double *bytes)
     *bytes = (double)(bytes_of(&a->y) + bytes_of(&a->x));
 }
 
-/* Dtypes x, y (x's). */
-static void swiglu_line(const void *args, char *out, size_t size)
+static const qw_form swiglu_form = { { { "x", 0, 0 }, { "y", 0, 0 } },
+                                     { { "m", "y", 0 }, { "n", "y", 1 } } };
+
+static void swiglu_options(const void *args, options *o)
 {
-    const qw_swiglu_args *a = args;
-    text t;
-    begin(&t, out, size, "swiglu");
-    dtypes(&t, 2, (qw_dtype[]){ a->x.dtype, a->y.dtype }, (qw_dtype[]){ QW_NONE, a->x.dtype });
-    add(&t, "-/");
-    shape(&t, 2, a->y.dim);
+    (void)args;
+    (void)o;
 }
 
 /* --- convert: y = res + H x ---------------------------------------------------------------- */
@@ -751,22 +709,16 @@ static void convert_cost(const void *args, double *flops, double *bytes)
     *bytes = (double)(bytes_of(&a->y) + bytes_of(&a->x) + bytes_of(&a->res));
 }
 
-/* Dtypes x, y (x's), res (y's, or f32 when y is i8). */
-static void convert_line(const void *args, char *out, size_t size)
+static const qw_form convert_form = { { { "x", 0, 0 }, { "y", 0, 0 }, { "res", 1, 1 } },
+                                      { { "m", "y", 0 }, { "n", "y", 1 } } };
+
+static void convert_options(const void *args, options *o)
 {
     const qw_convert_args *a = args;
-    text t;
-    begin(&t, out, size, "convert");
     const int res = qw_present(&a->res);
-    const qw_dtype usual = float_of(a->y.dtype);
-    dtypes(&t, 3, (qw_dtype[]){ a->x.dtype, a->y.dtype, res ? a->res.dtype : usual },
-           (qw_dtype[]){ QW_NONE, a->x.dtype, usual });
-    options o = { &t, 0 };
-    option_scale(&o, "scale", &a->x);
-    option(&o, a->rotate != 0, "rotate=%d", a->rotate);
-    option(&o, res, "%s", res && same_view(&a->res, &a->y) ? "inplace" : "res");
-    end_options(&o);
-    shape(&t, 2, a->y.dim);
+    option_scale(o, "scale", &a->x);
+    option(o, a->rotate != 0, "rotate=%d", a->rotate);
+    option(o, res, "%s", res && same_view(&a->res, &a->y) ? "inplace" : "res");
 }
 
 /* --- the table ----------------------------------------------------------------------------- */
@@ -780,8 +732,50 @@ QW_OPS(X)
 #undef X
 
 const qw_op_info qw_op_table[QW_NOPS] = {
-#define X(op) \
-    { #op, sizeof(qw_##op##_args), op##_operands, op##_check, op##_cost, op##_line, op##_call },
+#define X(op)                                                                   \
+    { #op,       sizeof(qw_##op##_args), op##_operands, &op##_form, op##_check, \
+      op##_cost, op##_options,           op##_call },
     QW_OPS(X)
 #undef X
 };
+
+/* --- a call as a line ------------------------------------------------------------------------ */
+
+static const qw_tensor *operand_named(const qw_op_info *info, const char *name, const void *args)
+{
+    for (const qw_operand *o = info->operand; o->name; o++)
+        if (!strcmp(o->name, name))
+            return (const qw_tensor *)(const void *)((const char *)args + o->offset);
+    return NULL;
+}
+
+qw_dtype qw_form_default(const qw_form *f, const qw_dtype *t, int i)
+{
+    const qw_dtype like = t[f->type[i].like];
+    return f->type[i].floats ? float_of(like) : like;
+}
+
+void qw_op_line(enum qw_op op, const void *args, char *out, size_t size)
+{
+    const qw_op_info *info = &qw_op_table[op];
+    const qw_form *f = info->form;
+    text t = { out, size, 0 };
+    qw_dtype have[QW_FORM_TYPES];
+    int n = 0, last = 1;
+    if (size) out[0] = 0;
+    for (; n < QW_FORM_TYPES && f->type[n].operand; n++) {
+        const qw_tensor *o = operand_named(info, f->type[n].operand, args);
+        have[n] = qw_present(o) ? o->dtype : QW_NONE;
+        if (n && !qw_present(o)) have[n] = qw_form_default(f, have, n);
+        if (n && have[n] != qw_form_default(f, have, n)) last = n + 1;
+    }
+    add(&t, "%s/", info->name);
+    for (int i = 0; i < last; i++) add(&t, "%s%s", i ? "," : "", qw_dtype_name(have[i]));
+    add(&t, "/");
+    options o = { &t, 0 };
+    info->options(args, &o);
+    add(&t, o.n ? "/" : "-/");
+    for (int i = 0; i < QW_FORM_SIZES && f->size[i].name; i++)
+        add(&t, "%s%lld", i ? "x" : "",
+            (long long)operand_named(info, f->size[i].operand, args)->dim[f->size[i].dim]);
+}

@@ -16,17 +16,37 @@ typedef struct qw_operand {
     size_t offset;
     unsigned role;
 } qw_operand;
+/* The grammar of a case line, "op/types/options/sizes": what its types and numbers are.  A type is
+ * that of an operand; where the line stops before it, it is the type at place `like`, or f32 where
+ * `floats` is set and that is no float.  A number is a dimension of an operand. */
+enum { QW_FORM_TYPES = 4, QW_FORM_SIZES = 8 };
+typedef struct qw_form {
+    struct {
+        const char *operand;
+        int like, floats;
+    } type[QW_FORM_TYPES]; /* the first has nothing to be like; a NULL operand ends them */
+    struct {
+        const char *name, *operand;
+        int dim;
+    } size[QW_FORM_SIZES]; /* a NULL name ends them */
+} qw_form;
+struct qw_words;
 typedef struct qw_op_info {
     const char *name;
     size_t args;               /* sizeof the argument struct */
     const qw_operand *operand; /* ends with a NULL name */
+    const qw_form *form;
     /* 0, or an error sentence for a caller's mistake: ranks, sizes, dtypes, strides. */
     int (*check)(const void *args, char *why, size_t size);
     void (*cost)(const void *args, double *flops, double *bytes);
-    void (*line)(const void *args, char *out, size_t size); /* the call as a case line */
-    int (*call)(qw_device *dev, const void *args);          /* QWEN_*, QW_DECLINE */
+    void (*options)(const void *args, struct qw_words *out); /* for qw_op_line */
+    int (*call)(qw_device *dev, const void *args);           /* QWEN_*, QW_DECLINE */
 } qw_op_info;
 extern const qw_op_info qw_op_table[QW_NOPS];
+/* The call as a case line. */
+void qw_op_line(enum qw_op op, const void *args, char *out, size_t size);
+/* The type at place i of a line whose types before it are t. */
+qw_dtype qw_form_default(const qw_form *f, const qw_dtype *t, int i);
 qw_tensor *qw_operand_of(const qw_operand *o, void *args); /* NULL if absent */
 #define X(op) qw_##op##_args op;
 typedef union qw_any_args {

@@ -94,16 +94,16 @@ static void dispatch(qw_run *r, enum qw_op op, void *args)
     r->flops += flops;
     r->bytes += bytes;
     if (r->trace) {
-        info->line(args, line, sizeof line);
+        qw_op_line(op, args, line, sizeof line);
         r->trace(r->user, line);
     }
     int status = ask(r, op, args);
     if (status == QW_DECLINE) {
-        if (!line[0]) info->line(args, line, sizeof line);
+        if (!line[0]) qw_op_line(op, args, line, sizeof line);
         status = fall_back(r, op, args, line);
     }
     if (status) {
-        if (!line[0]) info->line(args, line, sizeof line);
+        if (!line[0]) qw_op_line(op, args, line, sizeof line);
         op_failed(r, status, line);
     } else if (r->check && !qw_is_plan(r->dev)) qw_check_result(r, info, args);
 }

@@ -20,13 +20,42 @@ static const double SLOPE = 1.13;
 
 /* Doubles underneath: the oracle's own roundings are not the device's fault. */
 typedef struct promise {
-    double mul, acc, mid, fun, row;
+    double mul[QW_MAX_CLASSES], acc, mid, fun, row, row_w, row_qk;
 } promise;
 
-static promise promise_of(const qw_arith *p)
+static promise promise_of(const qw_arith *a)
 {
-    return (promise){ p->mul[QW_CLASS_F32], fmax(p->acc, 0x1p-53), p->mid, fmax(p->fun, 0x1p-51),
-                      p->row };
+    promise p = { .acc = fmax(a->acc, 0x1p-53),
+                  .mid = a->mid,
+                  .fun = fmax(a->fun, 0x1p-51),
+                  .row = a->row,
+                  .row_w = a->row_w,
+                  .row_qk = a->row_qk };
+    for (int i = 0; i < QW_MAX_CLASSES; i++) p.mul[i] = a->mul[i];
+    return p;
+}
+
+/* What an operand of the case may lose before it is multiplied. */
+static double loss(qw_material *m, const promise *p, const char *name)
+{
+    const qw_datum *d = qw_datum_named(m, name);
+    return d ? p->mul[qw_class_of(d->t.dtype)] : 0;
+}
+
+/* The products of a gemm or a convolution: what each side loses, and what rounding of rows to codes
+ * may lose: of activations that are not codes yet, and of weights that meet codes. */
+typedef struct product {
+    double x, w, row, row_w;
+} product;
+
+static product product_of(qw_material *m, const promise *p)
+{
+    const int codes = qw_datum_named(m, "x")->t.dtype == QW_I8;
+    const int weights = qw_datum_named(m, "w")->t.dtype == QW_I8;
+    return (product){ .x = fmax(loss(m, p, "x"), loss(m, p, "x2")),
+                      .w = fmax(loss(m, p, "w"), loss(m, p, "w2")),
+                      .row = codes ? 0 : p->row,
+                      .row_w = weights || (!codes && !(p->row > 0)) ? 0 : p->row_w };
 }
 
 /* Rounding of a sum of n terms, relative to the sum of magnitudes (Higham and Mary 2019, lambda =
@@ -46,21 +75,26 @@ const qw_arith *qw_promise(const qw_device *dev, enum qw_op op)
 
 int qw_promise_check(const qw_arith *p, char *why, size_t size)
 {
-    static const struct {
+    /* By class: f32, f16, bf16, codes, blocks; bf16 and codes fit every format of products. */
+    static const double mul[QW_MAX_CLASSES] = { 0x1p-8, 0x1p-8, 0, 0, 0x1p-8 };
+    const struct {
         const char *name;
-        size_t at;
-        double most;
+        double value, most;
     } ceiling[] = {
-        { "mul", offsetof(qw_arith, mul), 0x1p-8 },    { "acc", offsetof(qw_arith, acc), 0x1p-23 },
-        { "mid", offsetof(qw_arith, mid), 0x1p-8 },    { "fun", offsetof(qw_arith, fun), 0x1p-10 },
-        { "row", offsetof(qw_arith, row), 1 / 253.0 },
+        { "acc", (double)p->acc, 0x1p-23 },       { "mid", (double)p->mid, 0x1p-8 },
+        { "fun", (double)p->fun, 0x1p-10 },       { "row", (double)p->row, 1 / 253.0 },
+        { "row_w", (double)p->row_w, 1 / 253.0 }, { "row_qk", (double)p->row_qk, 1 / 253.0 },
     };
+    for (int i = 0; i < QW_MAX_CLASSES; i++) {
+        if (p->mul[i] >= 0 && (double)p->mul[i] <= mul[i]) continue;
+        snprintf(why, size, "it promises mul[%d] = %g; the most is %g", i, (double)p->mul[i],
+                 mul[i]);
+        return 1;
+    }
     for (size_t i = 0; i < sizeof ceiling / sizeof ceiling[0]; i++) {
-        float v;
-        memcpy(&v, (const char *)p + ceiling[i].at, sizeof v);
-        if (v >= 0 && v <= ceiling[i].most) continue;
-        snprintf(why, size, "it promises %s = %g; the most is %g", ceiling[i].name, v,
-                 ceiling[i].most);
+        if (ceiling[i].value >= 0 && ceiling[i].value <= ceiling[i].most) continue;
+        snprintf(why, size, "it promises %s = %g; the most is %g", ceiling[i].name,
+                 ceiling[i].value, ceiling[i].most);
         return 1;
     }
     return 0;
@@ -167,9 +201,10 @@ static double act_of(qw_act a, double z)
 
 /* --- gemm, and conv2d as one --------------------------------------------------------------- */
 
-/* e before storage: (2 mul + gamma(k)) sum |x||w| + row max|x| sum |w|, through act, gate and res.
- */
-static void expect_product(qw_expect *x, qw_device *oracle, const qw_gemm_args *a, const promise *p)
+/* e before storage: (mul x + mul w + gamma(k)) sum |x||w| + row max|x| sum |w| + row_w max|w| sum |x|,
+ * maxima over rows, through act, gate and res. */
+static void expect_product(qw_expect *x, qw_device *oracle, const qw_gemm_args *a, const promise *p,
+                           const product *f)
 {
     const int64_t m = x->rows, n = x->cols, k = a->x.dim[1];
     qw_gemm_args z = *a, sum = *a, square = *a;
@@ -195,27 +230,36 @@ static void expect_product(qw_expect *x, qw_device *oracle, const qw_gemm_args *
     ask(x, oracle, QW_OP_gemm, &square);
     ask(x, oracle, QW_OP_gemm, a);
     if (x->failed) return;
-    double wmost = 0;
-    for (int64_t j = 0; j < n; j++)
+    double *most = room(x, n), wmost = 0;
+    for (int64_t j = 0; j < n && most; j++) {
         for (int64_t l = 0; l < k; l++) {
             const double w = fabs(at(&a->w, j * k + l));
             w1[j] += w;
             w2[j] += w * w;
-            wmost = fmax(wmost, w);
+            most[j] = fmax(most[j], w);
         }
+        wmost = fmax(wmost, most[j]);
+    }
+    if (x->failed) return;
     const double terms = (double)k + (qw_present(&a->x2) ? (double)a->x2.dim[1] : 0)
                          + (qw_present(&a->bias) ? 1 : 0);
     for (int64_t i = 0; i < m; i++) {
-        double xmost = 0;
-        for (int64_t l = 0; l < k; l++) xmost = fmax(xmost, fabs(at(&a->x, i * k + l)));
+        double xmost = 0, x1 = 0, xx = 0;
+        for (int64_t l = 0; l < k; l++) {
+            const double v = fabs(at(&a->x, i * k + l));
+            xmost = fmax(xmost, v);
+            x1 += v;
+            xx += v * v;
+        }
         for (int64_t j = 0; j < n; j++) {
             const int64_t o = i * n + j;
             const double Z = zv[o], q = sqrt(qv[o]), flush = terms * FLUSH * (xmost + wmost + 1);
-            double e = (2 * p->mul + gamma_of(terms, p->acc)) * sv[o] + p->row * xmost * w1[j]
-                       + flush;
-            double v = 2.0 / 3 * p->mul * p->mul * qv[o]
+            const double rx = f->row * xmost, rw = f->row_w * most[j];
+            double e = (f->x + f->w + gamma_of(terms, p->acc)) * sv[o] + rx * w1[j] + rw * x1
+                       + (double)k * rx * rw + flush;
+            double v = (f->x * f->x + f->w * f->w) / 3 * qv[o]
                        + p->acc * p->acc * terms * (fabs(Z) + q) * (fabs(Z) + q)
-                       + p->row * p->row * xmost * xmost * w2[j] / 3 + flush * flush;
+                       + (rx * rx * w2[j] + rw * rw * xx) / 3 + flush * flush;
             if (a->act) {
                 e = SLOPE * e + (p->fun + 3 * p->acc) * fabs(Z) + 1024 * FLUSH;
                 v = SLOPE * SLOPE * v + (p->fun * p->fun + 9 * p->acc * p->acc) * Z * Z;
@@ -243,10 +287,10 @@ static int survive(const qw_tensor *t, double mul)
     return 1;
 }
 
-static int product_exact(const qw_gemm_args *a, const promise *p)
+static int product_exact(const qw_gemm_args *a, const promise *p, const product *f)
 {
-    return !a->act && !(p->row > 0) && p->acc <= 0x1p-24 && survive(&a->x, p->mul)
-           && survive(&a->w, p->mul) && survive(&a->x2, p->mul) && survive(&a->w2, p->mul);
+    return !a->act && !(f->row > 0) && !(f->row_w > 0) && p->acc <= 0x1p-24 && survive(&a->x, f->x)
+           && survive(&a->w, f->w) && survive(&a->x2, f->x) && survive(&a->w2, f->w);
 }
 
 static void expect_gemm(qw_expect *x, qw_material *m, qw_device *oracle, const promise *p)
@@ -261,8 +305,9 @@ static void expect_gemm(qw_expect *x, qw_material *m, qw_device *oracle, const p
                        .gate = cols_of(x, qw_datum_named(m, "gate")),
                        .res = part_of(x, qw_datum_named(m, "res"), n) };
     a.y = qw_dense2(x->y, QW_F64, x->rows, x->cols);
-    expect_product(x, oracle, &a, p);
-    if (!x->failed) x->exact = m->c.fill == QW_EXACT && product_exact(&a, p);
+    const product f = product_of(m, p);
+    expect_product(x, oracle, &a, p, &f);
+    if (!x->failed) x->exact = m->c.fill == QW_EXACT && product_exact(&a, p, &f);
 }
 
 /* The window of each judged pixel as a row [kh kw ci]; beyond the picture: zeros. */
@@ -294,8 +339,9 @@ static void expect_conv2d(qw_expect *x, qw_material *m, qw_device *oracle, const
                        .bias = whole_of(qw_datum_named(m, "bias")),
                        .res = part_of(x, qw_datum_named(m, "res"), co) };
     a.y = qw_dense2(x->y, QW_F64, x->rows, x->cols);
-    expect_product(x, oracle, &a, p);
-    if (!x->failed) x->exact = m->c.fill == QW_EXACT && product_exact(&a, p);
+    const product f = product_of(m, p);
+    expect_product(x, oracle, &a, p, &f);
+    if (!x->failed) x->exact = m->c.fill == QW_EXACT && product_exact(&a, p, &f);
 }
 
 /* --- attention ----------------------------------------------------------------------------- */
@@ -307,28 +353,42 @@ typedef struct logits {
     int powers;
 } logits;
 
+/* What q, k and v lose before they are multiplied. */
+typedef struct losses {
+    double q, k, v;
+} losses;
+
 static logits weigh(const double *q, const double *k, int64_t step, int64_t first, int64_t last,
-                    int64_t d, double scale, const promise *p, double *w)
+                    int64_t d, double scale, const promise *p, const losses *f, double *w)
 {
     logits l = { 0, 0, 1 };
-    double most = -INFINITY, total = 0;
+    double most = -INFINITY, total = 0, q1 = 0, qmost = 0;
+    for (int64_t i = 0; i < d; i++) {
+        q1 += fabs(q[i]);
+        qmost = fmax(qmost, fabs(q[i]));
+    }
     for (int64_t j = first; j < last; j++) {
-        double s = 0, sum = 0, square = 0;
+        double s = 0, sum = 0, square = 0, k1 = 0, kmost = 0;
         for (int64_t i = 0; i < d; i++) {
             const double t = q[i] * k[j * step + i];
             s += t;
             sum += fabs(t);
             square += t * t;
+            k1 += fabs(k[j * step + i]);
+            kmost = fmax(kmost, fabs(k[j * step + i]));
         }
+        const double codes = p->row_qk * (qmost * k1 + kmost * q1);
         w[j - first] = s *= scale;
         most = fmax(most, s);
         const double flush = (double)d * FLUSH * 1e4;
         l.delta =
-            fmax(l.delta, fabs(scale) * ((2 * p->mul + gamma_of((double)d, p->acc)) * sum + flush)
-                              + 3 * p->acc * fabs(s));
+            fmax(l.delta,
+                 fabs(scale) * ((f->q + f->k + gamma_of((double)d, p->acc)) * sum + codes + flush)
+                     + 3 * p->acc * fabs(s));
         l.deviation = fmax(l.deviation, fabs(scale)
-                                                * sqrt(2.0 / 3 * p->mul * p->mul * square
-                                                       + p->acc * p->acc * (double)d * 4 * square)
+                                                * sqrt((f->q * f->q + f->k * f->k) / 3 * square
+                                                       + p->acc * p->acc * (double)d * 4 * square
+                                                       + codes * codes / 3)
                                             + 3 * p->acc * fabs(s));
     }
     for (int64_t j = first; j < last; j++) total += w[j - first] = exp(w[j - first] - most);
@@ -340,14 +400,16 @@ static logits weigh(const double *q, const double *k, int64_t step, int64_t firs
     return l;
 }
 
-/* e: (e^(2 delta) - 1 + 2 fun + mid + 2 mul + 2 gamma(nk)) sum p|v| */
+/* e: (e^(2 delta) - 1 + 2 fun + mid + 2 mul v + 2 gamma(nk)) sum p|v| */
 static void expect_head(qw_expect *x, const qw_material *m, int64_t i, int64_t h, const double *q,
-                        const double *k, const double *v, double *w, const promise *p)
+                        const double *k, const double *v, double *w, const promise *p,
+                        const losses *f)
 {
     const int64_t hq = m->c.dim[2], hk = m->c.dim[3], d = m->c.dim[4], own = h / (hq / hk);
     const int64_t first = m->first ? m->first[x->row[i]] : 0,
                   last = m->last ? m->last[x->row[i]] : m->c.dim[1];
-    const logits l = weigh(q, k + own * d, hk * d, first, last, d, m->args.attention.scale, p, w);
+    const logits l =
+        weigh(q, k + own * d, hk * d, first, last, d, m->args.attention.scale, p, f, w);
     const double n = (double)(last - first);
     const int exact = m->c.fill == QW_EXACT;
     for (int64_t c = 0; c < d; c++) {
@@ -360,13 +422,13 @@ static void expect_head(qw_expect *x, const qw_material *m, int64_t i, int64_t h
         }
         const int64_t o = (i * hq + h) * d + c;
         const double y = fabs(x->y[o]), q2 = sqrt(square), flush = n * FLUSH * (most + 1);
-        const double general = expm1(2 * l.delta) + 2 * p->fun + p->mid + 2 * p->mul
+        const double general = expm1(2 * l.delta) + 2 * p->fun + p->mid + 2 * f->v
                                + 2 * gamma_of(n, p->acc);
         x->e[o] = flush
                   + sum * (exact ? 8 * p->acc + 2 * p->fun + (l.powers ? 0 : p->mid) : general);
         x->s[o] = sqrt(square
                            * (4 * l.deviation * l.deviation + 4 * p->fun * p->fun + p->mid * p->mid
-                              + p->mul * p->mul)
+                              + f->v * f->v)
                        + p->acc * p->acc * n * (y + q2) * (y + q2) + p->fun * p->fun * y * y
                        + flush * flush);
         if (exact) x->s[o] = x->e[o];
@@ -394,10 +456,11 @@ static void expect_attention(qw_expect *x, qw_material *m, qw_device *oracle, co
     }
     ask(x, oracle, QW_OP_attention, &a);
     if (x->failed) return;
+    const losses f = { loss(m, p, "q"), loss(m, p, "k"), loss(m, p, "v") };
     for (int64_t i = 0; i < x->rows; i++)
         for (int64_t h = 0; h < hq; h++)
             expect_head(x, m, i, h, (const double *)a.q.data + (i * hq + h) * d, a.k.data, a.v.data,
-                        w, p);
+                        w, p, &f);
 }
 
 /* --- norms --------------------------------------------------------------------------------- */
@@ -529,8 +592,7 @@ static void expect_swiglu(qw_expect *x, qw_material *m, qw_device *oracle, const
     }
 }
 
-/* e: 0; with res or rotate (2 acc + gamma(rotate)) of the magnitudes; into I8 half a step of the
- * row */
+/* e: 0; with res or rotate (2 acc + gamma(rotate)) of the magnitudes */
 static void expect_convert(qw_expect *x, qw_material *m, qw_device *oracle, const promise *p)
 {
     const int64_t n = m->c.dim[1];
@@ -541,29 +603,38 @@ static void expect_convert(qw_expect *x, qw_material *m, qw_device *oracle, cons
     a.y = qw_dense2(x->y, QW_F64, x->rows, n);
     ask(x, oracle, QW_OP_convert, &a);
     if (x->failed) return;
-    const int codes = m->c.dtype[1] == QW_I8, res = qw_present(&a.res);
+    const int res = qw_present(&a.res);
     const double each = res || g ? 2 * p->acc + (g ? gamma_of(g, p->acc) : 0) : 0;
     x->exact = m->c.fill == QW_EXACT && p->acc <= 0x1p-24;
+    for (int64_t o = 0; o < x->rows * n; o++) {
+        const int64_t j = o % n, from = g ? j / g * g : j, to = g ? from + g : j + 1;
+        double size = fabs(at(&a.res, o)), square = 0;
+        for (int64_t l = from; l < to; l++) {
+            const double v = fabs(at(&a.x, o - j + l)) / (g ? sqrt(g) : 1);
+            size += v;
+            square += v * v;
+        }
+        const double flush = each > 0 ? FLUSH * (g + 1) : 0;
+        x->e[o] = each * size + flush;
+        x->s[o] = res || g ? (2 + sqrt(g)) * p->acc * (fabs(x->y[o]) + sqrt(square)) + flush : 0;
+    }
+}
+
+/* Rows that become codes: half a step of the row more, and what an error of its largest does to the
+ * step. */
+static void expect_codes(qw_expect *x)
+{
     for (int64_t i = 0; i < x->rows; i++) {
-        double most = 0;
-        for (int64_t j = 0; j < n; j++) most = fmax(most, fabs(x->y[i * n + j]));
-        if (codes && most != 127) x->exact = 0;
-        for (int64_t j = 0; j < n; j++) {
-            const int64_t o = i * n + j, from = g ? j / g * g : j, to = g ? from + g : j + 1;
-            double size = fabs(at(&a.res, o)), square = 0;
-            for (int64_t l = from; l < to; l++) {
-                const double v = fabs(at(&a.x, i * n + l)) / (g ? sqrt(g) : 1);
-                size += v;
-                square += v * v;
-            }
-            const double flush = each > 0 ? FLUSH * (g + 1) : 0, step = codes ? most / 127 : 0;
-            x->e[o] = each * size + flush;
-            x->s[o] = res || g ? (2 + sqrt(g)) * p->acc * (fabs(x->y[o]) + sqrt(square)) + flush
-                               : 0;
-            if (codes)
-                x->e[o] += 0.5 * step * (1 + 0x1p-10) + 2 * each * most + 0x1p-22 * fabs(x->y[o])
-                           + FLOOR;
-            if (codes) x->s[o] += step / sqrt(12) + FLOOR;
+        double most = 0, worst = 0;
+        for (int64_t o = i * x->cols; o < (i + 1) * x->cols; o++) {
+            most = fmax(most, fabs(x->y[o]));
+            worst = fmax(worst, x->e[o]);
+        }
+        const double step = most / 127;
+        if (most != 127) x->exact = 0;
+        for (int64_t o = i * x->cols; o < (i + 1) * x->cols; o++) {
+            x->e[o] += 0.5 * step * (1 + 0x1p-10) + 2 * worst + 0x1p-22 * fabs(x->y[o]) + FLOOR;
+            x->s[o] += step / sqrt(12) + FLOOR;
         }
     }
 }
@@ -596,7 +667,8 @@ int qw_expect_make(qw_expect *x, qw_material *m, qw_device *oracle, const qw_ari
                           : m->c.op == QW_OP_norm_rope ? d[1] * d[2]
                                                        : d[1];
     x->row = choose(conv ? d[0] * d[1] : d[0], rows, m->c.seed, &x->rows);
-    x->col = choose(width, m->c.op == QW_OP_gemm ? cols : width, m->c.seed + 1, &x->cols);
+    const int codes = m->d[0].t.dtype == QW_I8; /* a row of them depends on all of its elements */
+    x->col = choose(width, m->c.op == QW_OP_gemm && !codes ? cols : width, m->c.seed + 1, &x->cols);
     if (!x->row || !x->col) return QWEN_ENOMEM;
     x->y = room(x, x->rows * x->cols);
     x->e = room(x, x->rows * x->cols);
@@ -609,5 +681,6 @@ int qw_expect_make(qw_expect *x, qw_material *m, qw_device *oracle, const qw_ari
 #undef X
     default: return QWEN_EARG;
     }
+    if (codes && !x->failed) expect_codes(x);
     return x->failed;
 }

@@ -66,9 +66,13 @@ typedef struct qw_material {
 /* 0, or an error sentence in why.  Without fill and seed: normal, seed 1. */
 int qw_case_parse(qw_case *c, const char *line, char *why, size_t size);
 void qw_case_print(const qw_case *c, char *out, size_t size);
-/* The i-th case of an op for a seed, about `flops` large: borders and random shapes by turns, all
- * fills. */
-void qw_case_draw(qw_case *c, enum qw_op op, int i, uint64_t seed, double flops);
+/* Cases are counted by op and key: the type of a weight, or else of the first operand.  Key i of an op,
+ * QW_NONE past the last; the key of a case. */
+qw_dtype qw_case_key(enum qw_op op, int i);
+qw_dtype qw_case_key_of(const qw_case *c);
+/* The i-th case of an op and key for a seed, about `flops` large: borders, random and (of four times
+ * that size) deep shapes by turns, all fills. */
+void qw_case_draw(qw_case *c, enum qw_op op, qw_dtype key, int i, uint64_t seed, double flops);
 /* Makes a line of the real model fit: its first dimension shrinks until the cost does. */
 void qw_case_shrink(qw_case *c, double flops);
 /* Operands and data.  wide: the device's type of vectors.  0, or QWEN_ENOMEM or QWEN_EARG. */
@@ -103,6 +107,12 @@ typedef struct qw_verdict {
     char why[400];
 } qw_verdict;
 void qw_judge(qw_device *dev, qw_device *oracle, const qw_case *c, qw_verdict *v);
+/* Draws cases of an op and a key until `asked` of them have been judged, which declined ones have
+ * not, and hands each verdict to `each`; a nonzero answer stops and is returned.  A device that has
+ * declined 2 asked + 8 cases more than it has taken is left in peace. */
+int qw_judge_key(qw_device *dev, qw_device *oracle, enum qw_op op, qw_dtype key, int asked,
+                 uint64_t seed, double flops,
+                 int (*each)(void *user, const qw_case *c, const qw_verdict *v), void *user);
 /* Memory, copies, queues and clock, before any op. */
 void qw_judge_device(qw_device *dev, qw_verdict *v);
 #endif

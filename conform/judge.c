@@ -151,10 +151,43 @@ static int read_output(qw_trial *t, unsigned char *to, float *scale, qw_verdict 
     return 0;
 }
 
-/* Runs the op twice from the same start; 1 when the verdict is already known. */
+enum { CANARY = 64 };
+
+/* The op once, with `threads` threads (0: all) and the scratch that the device wants, which begins as
+ * NaN and ends at a canary. */
+static int call(qw_trial *t, int threads, qw_verdict *v)
+{
+    qw_device *d = t->dev;
+    const enum qw_op op = t->m.c.op;
+    const int before = d->threads;
+    const size_t bytes = d->scratch ? d->scratch(d, op, &t->args) : 0;
+    unsigned char *room = bytes ? qw_trial_device(t, bytes + CANARY) : NULL;
+    unsigned char *mirror = bytes ? qw_trial_host(t, bytes + CANARY) : NULL;
+    if (bytes && (!room || !mirror)) {
+        qw_trial_fail(v, "no memory for %zu bytes of scratch", bytes);
+        return QWEN_ENOMEM;
+    }
+    if (bytes) memset(mirror, 0xff, bytes + CANARY);
+    if (bytes && d->put(d, QW_COMPUTE, room, mirror, bytes + CANARY)) return QWEN_EDEVICE;
+    d->room = room;
+    d->room_bytes = bytes;
+    d->threads = threads;
+    int status = qw_op_table[op].call(d, &t->args);
+    d->threads = before;
+    d->room = NULL;
+    d->room_bytes = 0;
+    if (bytes && d->get(d, QW_COMPUTE, mirror, room + bytes, CANARY)) status = QWEN_EDEVICE;
+    for (int i = 0; bytes && i < CANARY; i++)
+        if (mirror[i] != 0xff) qw_trial_fail(v, "it wrote beyond its %zu bytes of scratch", bytes);
+    return status;
+}
+
+/* Runs the op twice from the same start; 1 when the verdict is already known.  A device whose results
+ * do not depend on the number of threads has another number the second time. */
 static int run_twice(qw_trial *t, qw_verdict *v)
 {
-    const qw_op_info *info = &qw_op_table[t->m.c.op];
+    static const int threads[3][2] = { { 1, 2 }, { 2, 0 }, { 3, 1 } };
+    const int *const n = threads[t->m.c.seed % 3];
     qw_datum *d = output(t);
     t->got = qw_trial_host(t, d->bytes);
     t->again = qw_trial_host(t, d->bytes);
@@ -163,7 +196,8 @@ static int run_twice(qw_trial *t, qw_verdict *v)
     if (!t->got || !t->again || (d->scales && (!t->got_scale || !again_scale)))
         return qw_trial_fail(v, "no memory");
 
-    const int status = info->call(t->dev, &t->args);
+    const int status = call(t, n[0], v);
+    if (v->outcome == QW_FAILED) return 1;
     if (status && status != QW_DECLINE)
         return qw_trial_fail(v, "the op failed: %s", qwen_strerror(status));
     if (read_output(t, t->got, t->got_scale, v)) return 1;
@@ -179,11 +213,14 @@ static int run_twice(qw_trial *t, qw_verdict *v)
     if (d->scales
         && t->dev->put(t->dev, QW_COMPUTE, t->scale_at[0], d->scale, d->scales * sizeof(float)))
         return qw_trial_fail(v, "restoring the output's scales failed");
-    if (info->call(t->dev, &t->args)) return qw_trial_fail(v, "the second run failed");
+    if (call(t, t->dev->same_bits ? n[1] : n[0], v))
+        return qw_trial_fail(v, "the second run failed");
+    if (v->outcome == QW_FAILED) return 1;
     if (read_output(t, t->again, again_scale, v)) return 1;
     if (memcmp(t->got, t->again, d->bytes)
         || (d->scales && memcmp(t->got_scale, again_scale, d->scales * sizeof(float))))
-        return qw_trial_fail(v, "a second run gives other bits");
+        return qw_trial_fail(v, "a second run gives other bits%s",
+                             t->dev->same_bits ? " (with another number of threads)" : "");
     return 0;
 }
 
@@ -301,4 +338,22 @@ void qw_judge(qw_device *dev, qw_device *oracle, const qw_case *c, qw_verdict *v
     else if (!place(&t, v) && !run_twice(&t, v)) compare(&t, v);
     qw_trial_end(&t);
     if (dev->sync(dev) && v->outcome != QW_FAILED) qw_trial_fail(v, "the device failed afterwards");
+}
+
+int qw_judge_key(qw_device *dev, qw_device *oracle, enum qw_op op, qw_dtype key, int asked,
+                 uint64_t seed, double flops,
+                 int (*each)(void *user, const qw_case *c, const qw_verdict *v), void *user)
+{
+    int judged = 0, declined = 0;
+    for (int i = 0; judged < asked && declined < judged + 2 * asked + 8; i++) {
+        qw_case c;
+        qw_verdict v;
+        qw_case_draw(&c, op, key, i, seed, flops);
+        qw_judge(dev, oracle, &c, &v);
+        if (v.outcome == QW_DECLINED) declined++;
+        else judged++;
+        const int stop = each(user, &c, &v);
+        if (stop) return stop;
+    }
+    return 0;
 }

@@ -1,13 +1,15 @@
-/* main.c - the program qwen-conform. */
+/* main.c - the program qwen-conform: devices, operations and cases by name, verdicts and their table.
+ *
+ *     qwen-conform [options] [device...] [op...]
+ *
+ * Without a device it judges all that can be opened; without an op, all eight. */
 #include "conform.h"
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* --- the program --------------------------------------------------------------------------- */
-
-enum { DEVICES = 32, EXIT_DIFFERS = 1, EXIT_USAGE = 2, EXIT_INPUT = 3, EXIT_DEVICE = 6 };
+enum { DEVICES = 64, EXIT_DIFFERS = 1, EXIT_USAGE = 2, EXIT_INPUT = 3, EXIT_DEVICE = 6 };
 
 typedef struct cell {
     int count[QW_NOUTCOMES];
@@ -16,7 +18,8 @@ typedef struct cell {
 
 typedef struct session {
     qw_device *oracle, *dev[DEVICES];
-    int devices, verbose, strict, cases, ops[QW_NOPS], any_op, failures;
+    int devices, at; /* at: the device that is judged */
+    int verbose, json, list, strict, cases, ops[QW_NOPS], any_op, failures;
     uint64_t seed;
     double flops;
     const char *line, *shapes[16];
@@ -24,24 +27,53 @@ typedef struct session {
     cell table[DEVICES][QW_NOPS][QW_NDTYPES];
 } session;
 
-/* The dtype a case counts under: a gemm's weight, else the first. */
-static qw_dtype key_of(const qw_case *c) { return c->op == QW_OP_gemm ? c->dtype[1] : c->dtype[0]; }
+static const char *const outcome_name[QW_NOUTCOMES] = { "passed", "declined", "failed" };
 
+/* A line of JSON; names and sentences are printed with quotes and control characters escaped. */
+static void print_string(const char *name, const char *text)
+{
+    printf(", \"%s\": \"", name);
+    for (const unsigned char *s = (const unsigned char *)text; *s; s++)
+        if (*s == '"' || *s == '\\') printf("\\%c", *s);
+        else if (*s < 32) printf("\\u%04x", *s);
+        else putchar(*s);
+    putchar('"');
+}
+
+static int note(void *user, const qw_case *c, const qw_verdict *v)
+{
+    session *s = user;
+    char line[400];
+    const char *name = s->dev[s->at]->name;
+    cell *k = &s->table[s->at][c->op][qw_case_key_of(c)];
+    k->count[v->outcome]++;
+    if (v->ratio > k->ratio) k->ratio = v->ratio;
+    const int failed = v->outcome == QW_FAILED || (s->strict && v->outcome == QW_DECLINED);
+    s->failures += failed;
+    qw_case_print(c, line, sizeof line);
+    if (s->json) {
+        printf("{\"outcome\": \"%s\"", outcome_name[v->outcome]);
+        print_string("device", name);
+        print_string("case", line);
+        if (v->outcome == QW_PASSED) printf(", \"ratio\": %.4g, \"rms\": %.4g", v->ratio, v->rms);
+        if (v->why[0]) print_string("why", v->why);
+        puts("}");
+    } else if (failed) {
+        printf("FAIL %s %s: %s\n", name, line, v->why[0] ? v->why : "declined");
+    } else if (s->verbose) {
+        printf("%s %s %s %.3f %.3f\n", v->outcome == QW_PASSED ? "ok  " : "none", name, line,
+               v->ratio, v->rms);
+    }
+    return 0;
+}
+
+/* A case on every device. */
 static void judge_one(session *s, const qw_case *c)
 {
-    char line[400];
-    qw_case_print(c, line, sizeof line);
-    for (int i = 0; i < s->devices; i++) {
+    for (s->at = 0; s->at < s->devices; s->at++) {
         qw_verdict v;
-        qw_judge(s->dev[i], s->oracle, c, &v);
-        cell *k = &s->table[i][c->op][key_of(c)];
-        k->count[v.outcome]++;
-        if (v.ratio > k->ratio) k->ratio = v.ratio;
-        if (v.outcome == QW_FAILED || (s->strict && v.outcome == QW_DECLINED)) s->failures++;
-        if (v.outcome == QW_FAILED) printf("FAIL %s %s: %s\n", s->dev[i]->name, line, v.why);
-        else if (s->verbose)
-            printf("%s %s %s %.3f %.3f\n", v.outcome == QW_PASSED ? "ok  " : "none",
-                   s->dev[i]->name, line, v.ratio, v.rms);
+        qw_judge(s->dev[s->at], s->oracle, c, &v);
+        note(s, c, &v);
     }
 }
 
@@ -72,18 +104,18 @@ static int judge_file(session *s, const char *path)
     return 0;
 }
 
-/* The last page: passed / declined / failed and the worst ratio per op, dtype and device. */
+/* The last page: passed, declined, failed and the worst ratio by device, op and key. */
 static void report(const session *s)
 {
     for (int i = 0; i < s->devices; i++) {
-        printf("\n%-10s %-9s %8s %8s %8s  %s\n", s->dev[i]->name, "", "passed", "declined",
+        printf("\n%-20s %-9s %8s %8s %8s  %s\n", s->dev[i]->name, "", "passed", "declined",
                "failed", "worst ratio");
         for (int op = 0; op < QW_NOPS; op++)
             for (int t = 0; t < QW_NDTYPES; t++) {
                 const cell *k = &s->table[i][op][t];
                 if (!k->count[QW_PASSED] && !k->count[QW_DECLINED] && !k->count[QW_FAILED])
                     continue;
-                printf("%-10s %-9s %8d %8d %8d  %.3f\n", qw_op_table[op].name,
+                printf("%-20s %-9s %8d %8d %8d  %.3f\n", qw_op_table[op].name,
                        qw_dtype_name((qw_dtype)t), k->count[QW_PASSED], k->count[QW_DECLINED],
                        k->count[QW_FAILED], k->ratio);
             }
@@ -93,45 +125,71 @@ static void report(const session *s)
 static int add_device(session *s, const char *name)
 {
     qw_error e = { 0 };
-    if (s->devices == DEVICES) return EXIT_USAGE;
+    if (s->devices == DEVICES) {
+        fprintf(stderr, "qwen-conform: %d devices are the most\n", DEVICES);
+        return EXIT_USAGE;
+    }
     if (!qw_device_open(name, NULL, &s->dev[s->devices], &e)) {
         s->devices++;
         return 0;
     }
     fprintf(stderr, "qwen-conform: %s\n", e.text);
-    return EXIT_DEVICE;
+    return e.status == QWEN_EARG ? EXIT_USAGE : EXIT_DEVICE;
 }
 
+/* Devices that can be used; those that cannot are named with the reason. */
 static int add_listed(void *user, const qw_listing *d, int is_default)
 {
     (void)is_default;
-    if (d->why_not[0]) printf("     %s: %s\n", d->name, d->why_not);
-    else add_device(user, d->name);
-    return 0;
+    session *s = user;
+    if (d->why_not[0]) {
+        if (!s->json) printf("     %s: %s\n", d->name, d->why_not);
+        return 0;
+    }
+    return add_device(s, d->name);
+}
+
+/* Devices x ops x keys. */
+static void list(const session *s)
+{
+    for (int i = 0; i < s->devices; i++)
+        for (int op = 0; op < QW_NOPS; op++) {
+            if (s->any_op && !s->ops[op]) continue;
+            printf("%s %s", s->dev[i]->name, qw_op_table[op].name);
+            for (int k = 0; qw_case_key((enum qw_op)op, k); k++)
+                printf("%c%s", k ? ',' : ' ', qw_dtype_name(qw_case_key((enum qw_op)op, k)));
+            putchar('\n');
+        }
 }
 
 static const char usage[] =
     "usage: qwen-conform [options] [device...] [op...]\n"
-    "  --cases N      cases per op (60)      --flops F     size of a case (1e6)\n"
-    "  --seed HEX     another set of cases   --shapes FILE op lines of a model, cut down to "
-    "--flops\n"
-    "  --line LINE    this case only         --strict      declining is failing\n"
-    "  -v             every case             --help\n";
+    "  --cases N      judged cases of each op and type (24)\n"
+    "  --flops F      size of a case (1e6)   --seed HEX     another set of cases\n"
+    "  --shapes FILE  op lines of a model, cut down to --flops\n"
+    "  --line LINE    this case only         --strict       declining is failing\n"
+    "  --list         devices, ops, types    --json         a line of JSON for each case\n"
+    "  -v             every case             --help\n"
+    "exit: 0 all passed, 1 a case failed, 2 usage, 3 a file, 6 a device\n";
 
 static int read_argument(session *s, int argc, char **argv, int *i)
 {
     const char *a = argv[*i], *value = *i + 1 < argc ? argv[*i + 1] : NULL;
+    char *end = NULL;
     if (!strcmp(a, "-v")) return s->verbose = 1, 0;
     if (!strcmp(a, "--strict")) return s->strict = 1, 0;
+    if (!strcmp(a, "--list")) return s->list = 1, 0;
+    if (!strcmp(a, "--json")) return s->json = 1, 0;
     if (a[0] == '-') {
         if (!value) return EXIT_USAGE;
         ++*i;
-        if (!strcmp(a, "--cases")) s->cases = atoi(value);
-        else if (!strcmp(a, "--flops")) s->flops = atof(value);
-        else if (!strcmp(a, "--seed")) s->seed = strtoull(value, NULL, 16);
+        if (!strcmp(a, "--cases")) s->cases = (int)strtol(value, &end, 10);
+        else if (!strcmp(a, "--flops")) s->flops = strtod(value, &end);
+        else if (!strcmp(a, "--seed")) s->seed = strtoull(value, &end, 16);
         else if (!strcmp(a, "--line")) s->line = value;
         else if (!strcmp(a, "--shapes") && s->n_shapes < 16) s->shapes[s->n_shapes++] = value;
         else return EXIT_USAGE;
+        if (end && (*end || end == value)) return EXIT_USAGE;
         return s->cases < 1 || !(s->flops >= 1) ? EXIT_USAGE : 0;
     }
     for (int op = 0; op < QW_NOPS; op++)
@@ -139,15 +197,20 @@ static int read_argument(session *s, int argc, char **argv, int *i)
     return add_device(s, a);
 }
 
-static int work(session *s)
+static void judge_devices(session *s)
 {
     for (int i = 0; i < s->devices; i++) {
         qw_verdict v;
         qw_judge_device(s->dev[i], &v);
         if (v.outcome != QW_FAILED) continue;
-        printf("FAIL %s: %s\n", s->dev[i]->name, v.why);
+        if (!s->json) printf("FAIL %s: %s\n", s->dev[i]->name, v.why);
         s->failures++;
     }
+}
+
+static int work(session *s)
+{
+    judge_devices(s);
     if (s->line) {
         qw_case c;
         char why[300];
@@ -159,12 +222,11 @@ static int work(session *s)
         judge_one(s, &c);
         return 0;
     }
-    for (int op = 0; op < QW_NOPS && !s->n_shapes; op++)
-        for (int i = 0; i < s->cases && (!s->any_op || s->ops[op]); i++) {
-            qw_case c;
-            qw_case_draw(&c, (enum qw_op)op, i, s->seed, s->flops);
-            judge_one(s, &c);
-        }
+    for (s->at = 0; s->at < s->devices && !s->n_shapes; s->at++)
+        for (int op = 0; op < QW_NOPS; op++)
+            for (int k = 0; (!s->any_op || s->ops[op]) && qw_case_key((enum qw_op)op, k); k++)
+                qw_judge_key(s->dev[s->at], s->oracle, (enum qw_op)op,
+                             qw_case_key((enum qw_op)op, k), s->cases, s->seed, s->flops, note, s);
     for (int i = 0; i < s->n_shapes; i++) {
         const int status = judge_file(s, s->shapes[i]);
         if (status) return status;
@@ -174,7 +236,7 @@ static int work(session *s)
 
 int main(int argc, char **argv)
 {
-    static session s = { .cases = 60, .seed = 1, .flops = 1e6 };
+    static session s = { .cases = 24, .seed = 1, .flops = 1e6 };
     qw_error e = { 0 };
     int status = 0;
     for (int i = 1; i < argc && !status; i++) {
@@ -183,17 +245,20 @@ int main(int argc, char **argv)
             return 0;
         }
         status = read_argument(&s, argc, argv, &i);
+        if (status == EXIT_USAGE && argv[i][0] == '-') fputs(usage, stderr);
     }
-    if (status == EXIT_USAGE) fputs(usage, stderr);
     if (!status && qw_device_open("ref64", NULL, &s.oracle, &e)) {
         fprintf(stderr, "qwen-conform: %s\n", e.text);
         status = EXIT_DEVICE;
     }
-    if (!status && !s.devices) qw_device_list(add_listed, &s);
-    if (!status) status = work(&s);
-    if (!status && !s.line) report(&s);
+    if (!status && !s.devices) status = qw_device_list(add_listed, &s);
+    if (!status && s.list) list(&s);
+    else if (!status) status = work(&s);
+    const int judged = !status && !s.list;
+    if (judged && !s.line && !s.json) report(&s);
     for (int i = 0; i < s.devices; i++) s.dev[i]->close(s.dev[i]);
     if (s.oracle) s.oracle->close(s.oracle);
-    if (!status) printf("\n%d failed\n", s.failures);
+    if (judged && !s.json) printf("\n%d failed\n", s.failures);
+    if (!status && (fflush(stdout) || ferror(stdout))) return 7;
     return status ? status : s.failures ? EXIT_DIFFERS : 0;
 }

@@ -18,10 +18,18 @@ static qw_device *open_device(const char *name)
     return d;
 }
 
-static const char *const judged[] = { "ref", "ref:bf16" };
-enum { JUDGED = 2, EACH = 30, BATCH = 4 };
+static const char *const judged[] = { "ref", "ref:bf16", "ref:int8" };
+enum { JUDGED = 3 };
 
 /* --- the quick set ------------------------------------------------------------------------- */
+
+/* Case i of an op, its keys by turns. */
+static void draw(qw_case *c, enum qw_op op, int i, uint64_t seed, double flops)
+{
+    int keys = 0;
+    while (qw_case_key(op, keys)) keys++;
+    qw_case_draw(c, op, qw_case_key(op, i % keys), i / keys, seed, flops);
+}
 
 static void must_pass(qw_device *d, qw_device *oracle, const qw_case *c)
 {
@@ -33,16 +41,28 @@ static void must_pass(qw_device *d, qw_device *oracle, const qw_case *c)
                   v.outcome == QW_DECLINED ? "the reference declined" : v.why);
 }
 
-/* Borders and random shapes by turns, all fills; _i counts (device, op, batch). */
+static int must_have_passed(void *user, const qw_case *c, const qw_verdict *v)
+{
+    char line[400];
+    qw_case_print(c, line, sizeof line);
+    ck_assert_msg(v->outcome == QW_PASSED, "%s: %s", line,
+                  v->outcome == QW_DECLINED ? "the reference declined" : v->why);
+    ++*(int *)user;
+    return 0;
+}
+
+/* Borders, random and deep shapes by turns, all fills and types; _i counts (device, op). */
 START_TEST(quick)
 {
-    const enum qw_op op = (enum qw_op)(_i / BATCH % QW_NOPS);
-    qw_device *d = open_device(judged[_i / BATCH / QW_NOPS]), *oracle = open_device("ref64");
-    for (int i = 0; i < EACH; i++) {
-        qw_case c;
-        qw_case_draw(&c, op, _i % BATCH * EACH + i, 0x5eed, 4e4);
-        must_pass(d, oracle, &c);
-    }
+    const enum qw_op op = (enum qw_op)(_i % QW_NOPS);
+    qw_device *d = open_device(judged[_i / QW_NOPS]), *oracle = open_device("ref64");
+    int keys = 0, passed = 0;
+    while (qw_case_key(op, keys)) keys++;
+    const int asked = keys > 3 ? 6 : 40;
+    for (int k = 0; k < keys; k++)
+        qw_judge_key(d, oracle, op, qw_case_key(op, k), asked, 0x5eed, 4e4, must_have_passed,
+                     &passed);
+    ck_assert_int_eq(passed, keys * asked);
     d->close(d);
     oracle->close(oracle);
 }
@@ -130,7 +150,7 @@ END_TEST
 
 START_TEST(devices_themselves)
 {
-    static const char *const name[] = { "ref", "ref64", "ref:bf16" };
+    static const char *const name[] = { "ref", "ref64", "ref:bf16", "ref:int8" };
     qw_device *d = open_device(name[_i]);
     qw_verdict v;
     qw_judge_device(d, &v);
@@ -146,7 +166,7 @@ START_TEST(line_and_back)
     for (int i = 0; i < 200; i++) {
         qw_case a, b;
         char first[400], second[400], why[300] = "";
-        qw_case_draw(&a, (enum qw_op)_i, i, 7, 1e5);
+        draw(&a, (enum qw_op)_i, i, 7, 1e5);
         qw_case_print(&a, first, sizeof first);
         ck_assert_msg(!qw_case_parse(&b, first, why, sizeof why), "%s: %s", first, why);
         qw_case_print(&b, second, sizeof second);
@@ -241,25 +261,34 @@ static qw_device *open_single(void)
     return d;
 }
 
-/* How many of n cases of an op fail on d, and the most that passed. */
+typedef struct count {
+    int failures, passed;
+    char *why; /* [size]: the first failure */
+    size_t size;
+} count;
+
+static int count_verdict(void *user, const qw_case *c, const qw_verdict *v)
+{
+    count *n = user;
+    char line[400];
+    qw_case_print(c, line, sizeof line);
+    n->passed += v->outcome == QW_PASSED;
+    if (v->outcome == QW_FAILED && !n->failures++)
+        snprintf(n->why, n->size, "%s: %s", line, v->why);
+    return 0;
+}
+
+/* How many of n judged cases of an op with f32, bf16 and f16 fail on d. */
 static int caught(qw_device *d, enum qw_op op, int n, double flops, char *why, size_t size)
 {
     qw_device *oracle = open_device("ref64");
-    int failures = 0, passed = 0;
-    for (int i = 0; i < n; i++) {
-        qw_case c;
-        qw_verdict v;
-        char line[400];
-        qw_case_draw(&c, op, i, 0xbad, flops);
-        qw_judge(d, oracle, &c, &v);
-        qw_case_print(&c, line, sizeof line);
-        passed += v.outcome == QW_PASSED;
-        if (v.outcome == QW_FAILED && !failures++) snprintf(why, size, "%s: %s", line, v.why);
-    }
+    count all = { 0, 0, why, size };
+    for (int k = 0; k < 3; k++)
+        qw_judge_key(d, oracle, op, qw_case_key(op, k), n / 3, 0xbad, flops, count_verdict, &all);
     oracle->close(oracle);
     d->close(d);
-    if (!failures && !passed) snprintf(why, size, "nothing was judged");
-    return failures;
+    if (!all.failures && !all.passed) snprintf(why, size, "nothing was judged");
+    return all.failures;
 }
 
 static void is_caught(qw_device *d, enum qw_op op, double flops)
@@ -674,10 +703,10 @@ int main(void)
     tcase_set_timeout(u, 120);
     suite_add_tcase(s, t);
     suite_add_tcase(s, u);
-    tcase_add_loop_test(t, quick, 0, JUDGED * QW_NOPS * BATCH);
+    tcase_add_loop_test(t, quick, 0, JUDGED * QW_NOPS);
     tcase_add_loop_test(t, weights, 0, QW_NFILLS);
     tcase_add_loop_test(t, chosen_lines, 0, CHOSEN);
-    tcase_add_loop_test(t, devices_themselves, 0, 3);
+    tcase_add_loop_test(t, devices_themselves, 0, 4);
     tcase_add_loop_test(u, line_and_back, 0, QW_NOPS);
     tcase_add_test(u, bad_lines);
     tcase_add_loop_test(u, model_shapes, 0, 4);

@@ -4,7 +4,7 @@
  *     QWEN_MODULES=. qwen-image devices
  *
  * gemm sums in float, in tiles that stay in the cache; what it has no code for it declines, and the
- * reference computes it.  doc/ops.md explains each step. */
+ * reference computes it.  doc/backends.md explains each step. */
 #include <math.h>
 #include <qwen/ref.h>
 #include <stdio.h>

@@ -4,7 +4,7 @@
  * pointers, work goes to two in-order queues, and there are eight operations.  All other code of the
  * library is host code that is the same for every device.
  *
- * What version 2 promises to a module: structs begin with their size, which the
+ * What version 2 promises to a module (doc/backends.md): structs begin with their size, which the
  * side that allocates them sets; fields and enumerators are appended, never moved; an argument
  * struct of an op does not change.  A device belongs to one thread at a time. */
 #ifndef QW_BACKEND_H

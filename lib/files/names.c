@@ -1,8 +1,8 @@
 /* names.c - the canonical name of every tensor.
  *
  * The prefix under which kind.c has found a signature is removed.  Then names of other programs
- * are translated: GGUF's of the language model and the vision tower, Wan's of the VAE, the new
- * names of transformers. */
+ * are translated: GGUF's of the language model and the vision tower (whose fused q, k and v it may
+ * have split), Wan's of the VAE, the new names of transformers. */
 #include "files/files.h"
 #include <stdlib.h>
 #include <string.h>
@@ -217,6 +217,20 @@ static int wan_level(const qw_store *s)
             first = k;
     }
     return first < 1000 ? first + 1 : 4;
+}
+
+int qw_store_parts(const qw_store *s, const char *module)
+{
+    char q[256];
+    if (!qw_ends_with(module, ".attn.qkv")) return 1;
+    snprintf(q, sizeof q, "%.*sq.weight", (int)(strlen(module) - strlen("qkv")), module);
+    return qw_store_find(s, q) ? 3 : 1;
+}
+
+void qw_part_name(const char *module, int parts, int i, char *out, size_t size)
+{
+    if (parts == 1) snprintf(out, size, "%s", module);
+    else snprintf(out, size, "%.*s%c", (int)(strlen(module) - strlen("qkv")), module, "qkv"[i]);
 }
 
 static int rename_all(qw_store *s, qw_kind kind, qw_error *err)

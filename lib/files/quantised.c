@@ -1,5 +1,5 @@
 /* quantised.c - a linear layer's weight with its companions as an operand: scales, block scales,
- * rotation.
+ * rotation, a second half.
  *
  * A quantised layer L is marked by a tensor "L.comfy_quant" (JSON) or by the layer table in the
  * header's _quantization_metadata; fp8 and int8 weights may also just have "L.weight_scale" or
@@ -276,10 +276,9 @@ static int block_scales(layer *l, int64_t block, qw_dtype type, qw_tensor *out)
 
 /* --- formats ------------------------------------------------------------------------------- */
 
-static int layout_plain(layer *l, qw_tensor *out)
+/* Codes that mean nothing without a marker. */
+static int refuse_codes(const layer *l, const qw_entry *e)
 {
-    const qw_entry *e = l->weight;
-    if (plain_shape(l)) return l->err->status;
     switch (e->dtype) {
     case QW_F8E8M0:
     case QW_F4:
@@ -294,12 +293,45 @@ static int layout_plain(layer *l, qw_tensor *out)
         return qw_fail(l->err, QWEN_EUNSUPPORTED,
                        "%s: its weight is %s without a comfy_quant, which says nothing", l->where,
                        qw_dtype_name(e->dtype));
-    default: break;
+    default: return QWEN_OK;
     }
+}
+
+static int layout_plain(layer *l, qw_tensor *out)
+{
+    const qw_entry *e = l->weight;
+    if (plain_shape(l) || refuse_codes(l, e)) return l->err->status;
     *out = qw_dense2((void *)(uintptr_t)e->data, e->dtype, l->n, l->k);
     /* Blocks across rows (a GGUF whose shape was changed), and doubles, which few devices know. */
     if (l->dry || (l->k % qw_block_elements(e->dtype) == 0 && e->dtype != QW_F64)) return QWEN_OK;
     *out = qw_dense2(floats(l, e), QW_F32, l->n, l->k);
+    return l->err->status;
+}
+
+/* The temporal halves of the vision patch embedding in GGUF, [n][c][p][p] each, as f32
+ * [n][c][2][p][p]. */
+static int layout_halves(layer *l, const qw_entry *second, qw_tensor *out)
+{
+    const qw_entry *half[2] = { l->weight, second };
+    const int64_t c = half[0]->rank == 4 ? half[0]->dim[1] : 0, plane = c ? l->k / 2 / c : 0;
+    for (int h = 0; h < 2; h++) {
+        if (half[h]->rank != 4 || half[h]->dim[0] != l->n || half[h]->dim[1] != c || !plane
+            || elements(half[h]) != l->n * c * plane || l->k != 2 * c * plane
+            || plane % qw_block_elements(half[h]->dtype))
+            return refuse_shape(l, half[h], "half of the patch embedding");
+        if (refuse_codes(l, half[h])) return l->err->status;
+    }
+    float *joined = qw_store_own(l->store, (size_t)(l->n * l->k) * sizeof *joined, l->err);
+    double *x = joined ? malloc((size_t)plane * sizeof *x) : NULL;
+    if (joined && !x) qw_fail(l->err, QWEN_ENOMEM, "%s: no memory for a plane", l->where);
+    for (int64_t i = 0; x && i < 2 * l->n * c; i++) {
+        const qw_entry *e = half[i % 2];
+        const size_t at = qw_row_bytes(e->dtype, i / 2 * plane);
+        qw_numbers_get(e->dtype, (const char *)e->data + at, plane, x);
+        qw_numbers_put(QW_F32, x, plane, joined + i * plane);
+    }
+    free(x);
+    *out = qw_dense2(joined, QW_F32, l->n, l->k);
     return l->err->status;
 }
 
@@ -480,7 +512,8 @@ static int lay_out(layer *l, qw_tensor *out)
     case AWQ: return layout_awq(l, out);
     case PLAIN: break;
     }
-    return layout_plain(l, out);
+    const qw_entry *second = companion(l, "weight.1");
+    return second ? layout_halves(l, second, out) : layout_plain(l, out);
 }
 
 static layer layer_of(qw_store *s, const qw_entry *weight, const char *module, qw_error *err)
@@ -517,6 +550,8 @@ int qw_layout(qw_store *s, const qw_entry *weight, const char *module, int64_t n
     }
     l.n = n;
     l.k = k;
+    const qw_entry *second = companion(&l, "weight.1");
+    if (second) s->entry[second - s->entry].used = 1;
     if (read_marker(&l) || lay_out(&l, out)) {
         *out = (qw_tensor){ 0 };
         return err->status;

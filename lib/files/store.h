@@ -74,9 +74,13 @@ int qw_store_count(const qw_store *s, const char *prefix);
  * (scales, masks, time_conv ...); returns their number. */
 int qw_store_unused(const qw_store *s, void (*each)(void *user, const qw_entry *e), void *user);
 
+/* The number of modules that hold the rows of a linear layer: 1, the layer itself, or 3 of equal
+ * size, q, k and v, where GGUF has split a fused "....attn.qkv"; and the name of the i-th. */
+int qw_store_parts(const qw_store *s, const char *module);
+void qw_part_name(const char *module, int parts, int i, char *out, size_t size);
 /* The entry of a linear layer's weight (or an embedding) as an operand [n][k], with its companions:
- * scales, block scales, rotation.  A layout that no operand can express is unpacked into memory of
- * the store (quantised.c). */
+ * scales, block scales, rotation, the second half of a patch embedding.  A layout that no operand
+ * can express is unpacked into memory of the store (quantised.c). */
 int qw_layout(qw_store *s, const qw_entry *weight, const char *module, int64_t n, int64_t k,
               qw_tensor *out, qw_error *err);
 /* Memory that the store frees with itself; NULL with err set when there is none. */

@@ -140,32 +140,6 @@ void qw_load_vector(qw_loader *l, qw_tensor *t, int64_t n, const char *format, .
     go_on(l);
 }
 
-/* The two temporal halves of the vision patch embedding in GGUF, [n][c][p][p] each, as
- * [n][c][2][p][p]. */
-static int join_halves(qw_loader *l, const char *name, int64_t n, int64_t k, qw_tensor *w)
-{
-    const qw_entry *half[2] = { take(l, name, ".weight"), take(l, name, ".weight.1") };
-    if (!half[0] || !half[1]) return 0;
-    double *x[2] = { NULL, NULL };
-    const int64_t c = half[0]->rank == 4 ? half[0]->dim[1] : 0, plane = c ? k / 2 / c : 0;
-    for (int h = 0; h < 2; h++)
-        if (elements(half[h]) != n * k / 2 || !c || k % (2 * c)) {
-            wrong_shape(l, half[h], "half of the patch embedding");
-            return 1;
-        } else if (!number(l, half[h])) {
-            return 1;
-        }
-    float *joined = qw_store_own(l->store, (size_t)(n * k) * sizeof *joined, l->err);
-    for (int h = 0; h < 2; h++) x[h] = joined ? decoded(l, half[h]) : NULL;
-    for (int64_t i = 0; x[0] && x[1] && i < n * c; i++)
-        for (int h = 0; h < 2; h++)
-            qw_numbers_put(QW_F32, x[h] + i * plane, plane, joined + (2 * i + h) * plane);
-    free(x[0]);
-    free(x[1]);
-    *w = qw_dense2(joined, QW_F32, n, k);
-    return 1;
-}
-
 static void add_part(qw_loader *l, qw_weight *w, int64_t n, int64_t k, int bias, const char *name)
 {
     if (l->err->status) return;
@@ -182,11 +156,9 @@ static void add_part(qw_loader *l, qw_weight *w, int64_t n, int64_t k, int bias,
     w->parts++;
     w->n += n;
     w->k = k;
-    if (!join_halves(l, name, n, k, &p->w)) {
-        const qw_entry *e = take(l, name, ".weight");
-        if (!e) missing(l, name, ".weight");
-        else qw_layout(l->store, e, name, n, k, &p->w, l->err);
-    }
+    const qw_entry *e = take(l, name, ".weight");
+    if (!e) missing(l, name, ".weight");
+    else qw_layout(l->store, e, name, n, k, &p->w, l->err);
     const int before = l->failures;
     go_on(l);
     if (bias) qw_load_vector(l, &p->bias, n, "%s.bias", name);
@@ -198,25 +170,17 @@ static void add_part(qw_loader *l, qw_weight *w, int64_t n, int64_t k, int bias,
 void qw_load_part(qw_loader *l, qw_weight *w, int64_t n, int64_t k, int bias, const char *format,
                   ...)
 {
-    char name[NAME], part[NAME + 4];
+    char name[NAME], part[NAME];
     va_list args;
     va_start(args, format);
     vsnprintf(name, sizeof name, format, args);
     va_end(args);
     if (l->err->status) return;
-    /* GGUF splits what the vision tower has fused: rows of q, k, v. */
-    const size_t length = strlen(name);
-    if (length > 9 && !strcmp(name + length - 9, ".attn.qkv") && n % 3 == 0) {
-        snprintf(part, sizeof part, "%.*sq.weight", (int)(length - 3), name);
-        if (qw_store_find(l->store, part)) {
-            for (const char *letter = "qkv"; *letter; letter++) {
-                snprintf(part, sizeof part, "%.*s%c", (int)(length - 3), name, *letter);
-                add_part(l, w, n / 3, k, bias, part);
-            }
-            return;
-        }
+    const int parts = qw_store_parts(l->store, name);
+    for (int i = 0; i < parts; i++) {
+        qw_part_name(name, parts, i, part, sizeof part);
+        add_part(l, w, n / parts, k, bias, part);
     }
-    add_part(l, w, n, k, bias, name);
 }
 
 /* Weights of a convolution in the order [co][kh][kw][ci], of the device's preferred type. */

@@ -120,6 +120,33 @@ START_TEST(new_text_names)
 }
 END_TEST
 
+/* GGUF's matrices q, k and v in place of a fused one. */
+START_TEST(split_modules)
+{
+    qw_error err = { 0 };
+    qw_kind found;
+    char name[40];
+    for (int split = 0; split < 2; split++) {
+        sheaf s = { 0 };
+        sheaf_name(&s, "v.blk.0.ln1.weight");
+        sheaf_name(&s, split ? "v.blk.0.attn_q.weight" : "v.blk.0.attn_qkv.weight");
+        qw_store *vision = open_store(sheaf_write(&s, "vision.safetensors", 0));
+        good(qw_store_canonical(vision, QW_KIND_VISION, &found, &err), &err);
+        const int parts = qw_store_parts(vision, "visual.blocks.0.attn.qkv");
+        ck_assert_int_eq(parts, split ? 3 : 1);
+        for (int i = 0; i < parts; i++) {
+            static const char *const end[2][3] = { { "qkv" }, { "q", "k", "v" } };
+            qw_part_name("visual.blocks.0.attn.qkv", parts, i, name, sizeof name);
+            ck_assert(!strncmp(name, "visual.blocks.0.attn.", 21)
+                      && !strcmp(name + 21, end[split][i]));
+        }
+        ck_assert_int_eq(qw_store_parts(vision, "visual.blocks.1.attn.qkv"), 1);
+        ck_assert_int_eq(qw_store_parts(vision, "visual.blocks.0.attn.q"), 1);
+        qw_store_free(vision);
+    }
+}
+END_TEST
+
 /* Edit-2511's marker says zero_cond_t, behind any prefix, empty or not; it is known. */
 START_TEST(marker)
 {
@@ -287,6 +314,7 @@ int main(void)
     tcase_add_test(c, prefixes_of_items);
     tcase_add_loop_test(c, prefixes, 0, (int)(sizeof prefixed / sizeof *prefixed));
     tcase_add_loop_test(c, new_text_names, 0, 2);
+    tcase_add_test(c, split_modules);
     tcase_add_test(c, marker);
     tcase_add_test(c, all_in_one);
     tcase_add_test(c, wan_vae_names);

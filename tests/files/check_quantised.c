@@ -252,6 +252,71 @@ START_TEST(refused)
 }
 END_TEST
 
+/* --- halves ---------------------------------------------------------------------------------- */
+
+/* [2 outputs][3 colours][2][2] */
+static void add_half(qw_store *s, const char *name, qw_dtype t, int64_t outputs, const void *data)
+{
+    qw_error err = { 0 };
+    qw_entry e = { .dtype = t, .rank = 4, .dim = { outputs, 3, 2, 2 }, .data = data };
+    e.bytes = qw_row_bytes(t, 12 * outputs);
+    ck_assert_int_eq(qw_store_put(s, name, e, &err), QWEN_OK);
+    ck_assert_int_eq(qw_store_index(s, &err), QWEN_OK);
+}
+
+/* The temporal halves of a patch embedding lie side by side for each output and colour. */
+START_TEST(halves)
+{
+    float first[24];
+    uint16_t second[24];
+    for (int i = 0; i < 24; i++) {
+        first[i] = (float)i;
+        second[i] = qw_f32_to_f16((float)(100 + i));
+    }
+    qw_store *s = synthetic();
+    qw_tensor w;
+    double row[24];
+    add_half(s, "l.weight", QW_F32, 2, first);
+    add_half(s, "l.weight.1", QW_F16, 2, second);
+    lay(s, 2, 24, &w, NULL);
+    ck_assert(w.dtype == QW_F32 && w.dim[0] == 2 && w.dim[1] == 24);
+    for (int64_t o = 0; o < 2; o++) {
+        qw_row_get(&w, o, 0, 0, row);
+        for (int j = 0; j < 24; j++)
+            ck_assert_double_eq(row[j],
+                                (double)(12 * o + j / 8 * 4 + j % 4) + (j / 4 % 2 ? 100 : 0));
+    }
+    ck_assert(qw_store_find(s, "l.weight.1")->used);
+    qw_store_free(s);
+}
+END_TEST
+
+START_TEST(halves_refused)
+{
+    static const float numbers[36] = { 0 };
+    static const struct {
+        qw_dtype type;
+        int64_t outputs, k;
+        const char *says;
+    } bad[] = {
+        { QW_F32, 3, 24, "half of the patch embedding" },
+        { QW_F32, 2, 26, "half of the patch embedding" },
+        { QW_F32, 2, 12, "half of the patch embedding" },
+        { QW_U8, 2, 24, "u8" },
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        char text[1000];
+        qw_tensor w;
+        qw_store *s = synthetic();
+        add_half(s, "l.weight", QW_F32, 2, numbers);
+        add_half(s, "l.weight.1", bad[i].type, bad[i].outputs, numbers);
+        ck_assert_int_ne(lay(s, 2, bad[i].k, &w, text), QWEN_OK);
+        ck_assert_msg(strstr(text, bad[i].says) != NULL, "%s", text);
+        qw_store_free(s);
+    }
+}
+END_TEST
+
 /* The table in the header: under the key in the file, then the canonical name. */
 START_TEST(header_table)
 {
@@ -323,6 +388,8 @@ int main(void)
     tcase_add_test(c, fp8_scales);
     tcase_add_loop_test(c, refused, 0, 16);
     tcase_add_test(c, scale_not_finite);
+    tcase_add_test(c, halves);
+    tcase_add_test(c, halves_refused);
     tcase_add_test(c, header_table);
     tcase_add_test(c, bad_quant);
     suite_add_tcase(s, c);

@@ -160,7 +160,9 @@ static int call(qw_trial *t, int threads, qw_verdict *v)
     qw_device *d = t->dev;
     const enum qw_op op = t->m.c.op;
     const int before = d->threads;
+    d->threads = threads;
     const size_t bytes = d->scratch ? d->scratch(d, op, &t->args) : 0;
+    d->threads = before;
     unsigned char *room = bytes ? qw_trial_device(t, bytes + CANARY) : NULL;
     unsigned char *mirror = bytes ? qw_trial_host(t, bytes + CANARY) : NULL;
     if (bytes && (!room || !mirror)) {

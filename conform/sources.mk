@@ -1,3 +1,7 @@
 # the kit that judges a backend; main.c is the program's alone
 conform_sources = conform/conform.h conform/trial.h conform/fill.h conform/cases.c conform/draw.c conform/fill.c \
 	conform/bounds.c conform/trial.c conform/judge.c conform/judge_device.c
+
+# a plain device with a fault at a time, for make check-mutants
+mutants_sources = conform/mutants/mutant.h conform/mutants/main.c conform/mutants/plain.c conform/mutants/gemm.c \
+	conform/mutants/attention.c conform/mutants/conv2d.c conform/mutants/rows.c

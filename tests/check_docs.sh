@@ -1,5 +1,5 @@
 #!/bin/sh
-# check_docs.sh - what the documents name exists: files, folders, functions, and README's copy of the example.
+# check_docs.sh - what the documents name exists: files, folders, functions, and the copies of examples.
 #
 # Also: files named in the comments of sources, and the first line of a source, which names the file itself.  The check
 # tries itself first on a tree that names what it does not have.
@@ -122,9 +122,11 @@ for name in $(grep -ohE '`(qw|qwen|QW|QWEN)_[A-Za-z0-9_]+' $documents | tr -d '`
     esac
 done
 
-# The example in README is examples/draw.c, to the letter.
-if sed -n '/^```c$/,/^```$/p' README.md | sed '1d;$d' | cmp -s - examples/draw.c; then ok
-else bad "the C example in README.md is not examples/draw.c"; fi
+# The C example of a document is the file, to the letter.
+for pair in README.md=examples/draw.c doc/backends.md=examples/backend/first.c; do
+    if sed -n '/^```c$/,/^```$/p' "${pair%=*}" | sed '1d;$d' | cmp -s - "${pair#*=}"; then ok
+    else bad "the C example in ${pair%=*} is not ${pair#*=}"; fi
+done
 
 echo "$passed passed, $failed failed"
 [ "$failed" = 0 ] && [ "$passed" -gt 20 ]

@@ -1,6 +1,7 @@
 #!/bin/sh
 # check.sh - make installcheck: what strangers do with the installed copy, found through pkg-config.  A program draws with
-# libqwen; examples/backend is built against libqwen-backend, listed, judged by the installed kit, and draws the demo.
+# libqwen; the devices of examples/backend are built against libqwen-backend, listed and judged by the installed kit; one
+# draws the demo.
 #
 # Environment: DESTDIR bindir libdir pkgconfigdir PKG_CONFIG CC CFLAGS LINK_FLAGS (sanitizers) srcdir.
 set -u
@@ -30,15 +31,13 @@ says() { # says PATTERN: the last command did
 # The build command that a source file's comment gives, with this build's compiler and flags.
 build_of() { sed -n 's, \*/$,,; s,^ \*     cc ,$CC $CFLAGS $LINK_FLAGS ,p' "$1"; }
 
-cp "$srcdir/examples/draw.c" "$srcdir/examples/backend/example.c" "$srcdir/tests/installed/faster.c" . || exit 99
+cp "$srcdir/examples/draw.c" "$srcdir/examples/backend/first.c" "$srcdir/examples/backend/example.c" "$srcdir/tests/installed/faster.c" . || exit 99
 PATH=$(dirname "$PKG_CONFIG"):$PATH; export PATH
 is 'draw.c is built as its comment says' eval "$(build_of draw.c)"
 is 'draw.c draws' ./draw "$demo" "$words" draw.ppm
 is 'draw.c writes a picture' test -s draw.ppm
 
-# The device of doc/backends.md, as it stands there.
-awk '/^```/ { inside = $0 == "```c"; next } inside' "$srcdir/doc/backends.md" >first.c
-is 'first.c of doc/backends.md is built as its comment says' eval "$(build_of first.c)"
+is 'first.c is built as its comment says' eval "$(build_of first.c)"
 is 'the kit on first swiglu' "$DESTDIR$bindir/qwen-conform" first swiglu && says '^first  *passed' && says '^0 failed'
 
 is 'example.c is built as its comment says' eval "$(build_of example.c)"

@@ -23,6 +23,30 @@ static void modulate_body(qw_run *r, void *arg)
     qw_control_modulate(r, w->q->control, w->q->dit, w->t, w->steps, w->control);
 }
 
+/* The side network once with the positive prompt, or in every pass with its own. */
+static void run_control(qw_run *r, qw_velocity_work *w)
+{
+    const qwen *q = w->q;
+    for (int p = 0; p < w->passes; p++) {
+        w->seq[p].hook = NULL;
+        if (!w->condition) continue;
+        if (!p || w->samples[p] != w->samples[0])
+            qw_control_forward(r, q->control, q->dit, w->control_mod, w->step, &w->seq[p],
+                               w->condition, w->strength, q->comfy, w->samples[p]);
+        w->use[p] =
+            (qw_control_use){ q->control, w->samples[p], w->strength, (int)q->dit_config.layers };
+        w->hook[p] = (qw_dit_hook){ qw_control_after, &w->use[p] };
+        w->seq[p].hook = &w->hook[p];
+    }
+}
+
+void qw_velocity_body(qw_run *r, void *arg)
+{
+    qw_velocity_work *w = arg;
+    run_control(r, w);
+    qw_dit_forward(r, w->q->dit, w->mod, w->step, w->seq, w->passes, w->q->comfy, 0);
+}
+
 typedef struct denoising {
     qw_job *j;
     qw_stage stage;

@@ -4,6 +4,24 @@
 #include <stdlib.h>
 #include <string.h>
 
+void qw_latent_normalise(const qw_vae_config *c, const double *raw, int64_t n, double *out)
+{
+    for (int64_t k = 0; k < c->z; k++)
+        for (int64_t i = 0; i < n; i++) out[k * n + i] = (raw[k * n + i] - c->mean[k]) / c->std[k];
+}
+
+void qw_latent_raw(const qw_vae_config *c, const double *normalised, int64_t n, double *out)
+{
+    for (int64_t k = 0; k < c->z; k++)
+        for (int64_t i = 0; i < n; i++)
+            out[k * n + i] = normalised[k * n + i] * c->std[k] + c->mean[k];
+}
+
+qw_dtype qw_noise_type(const qw_job *j)
+{
+    return j->req->noise_dtype && !strcmp(j->req->noise_dtype, "bf16") ? QW_BF16 : QW_F32;
+}
+
 /* name: "vae.enc.0.mean" */
 static int show_encoded(qw_job *j, int k, const char *part, const double *x, const int64_t dim[3])
 {

@@ -7,6 +7,22 @@
 
 enum { TOKENS_MAX = 1024, ROWS_MAX = 512 }; /* of the text-to-image pipelines */
 
+void qw_text_body(qw_run *r, void *arg)
+{
+    const qw_text_work *w = arg;
+    const char *names = r->names;
+    r->names = w->names;
+    qw_text_forward(r, w->q->text, w->ids, w->n, w->features, w->feature_rows, w->positions,
+                    w->out);
+    r->names = names;
+}
+
+void qw_vision_body(qw_run *r, void *arg)
+{
+    const qw_vision_work *w = arg;
+    qw_vision_forward(r, w->q->vision, w->pixels, &w->grid, w->out);
+}
+
 int qw_sees_pictures(const qw_job *j)
 {
     return j->task == QW_EDITING || j->task == QW_EDIT_INPAINT;

@@ -210,60 +210,6 @@ int qw_stage_end(qw_stage *s, double *seconds)
     return q->error.status;
 }
 
-/* --- bodies ----------------------------------------------------------------------------------- */
-
-void qw_text_body(qw_run *r, void *arg)
-{
-    const qw_text_work *w = arg;
-    const char *names = r->names;
-    r->names = w->names;
-    qw_text_forward(r, w->q->text, w->ids, w->n, w->features, w->feature_rows, w->positions,
-                    w->out);
-    r->names = names;
-}
-
-void qw_vision_body(qw_run *r, void *arg)
-{
-    const qw_vision_work *w = arg;
-    qw_vision_forward(r, w->q->vision, w->pixels, &w->grid, w->out);
-}
-
-void qw_decode_body(qw_run *r, void *arg)
-{
-    const qw_decode_work *w = arg;
-    qw_vae_decode(r, w->q->vae, w->latent, w->h, w->w, w->rows, w->picture);
-}
-
-void qw_encode_body(qw_run *r, void *arg)
-{
-    const qw_encode_work *w = arg;
-    qw_vae_encode(r, w->q->vae, w->picture, w->h, w->w, w->rows, w->mean, w->logvar);
-}
-
-/* The side network once with the positive prompt, or in every pass with its own. */
-static void run_control(qw_run *r, qw_velocity_work *w)
-{
-    const qwen *q = w->q;
-    for (int p = 0; p < w->passes; p++) {
-        w->seq[p].hook = NULL;
-        if (!w->condition) continue;
-        if (!p || w->samples[p] != w->samples[0])
-            qw_control_forward(r, q->control, q->dit, w->control_mod, w->step, &w->seq[p],
-                               w->condition, w->strength, q->comfy, w->samples[p]);
-        w->use[p] =
-            (qw_control_use){ q->control, w->samples[p], w->strength, (int)q->dit_config.layers };
-        w->hook[p] = (qw_dit_hook){ qw_control_after, &w->use[p] };
-        w->seq[p].hook = &w->hook[p];
-    }
-}
-
-void qw_velocity_body(qw_run *r, void *arg)
-{
-    qw_velocity_work *w = arg;
-    run_control(r, w);
-    qw_dit_forward(r, w->q->dit, w->mod, w->step, w->seq, w->passes, w->q->comfy, 0);
-}
-
 /* --- small things shared by the stages -------------------------------------------------------- */
 
 double *qw_doubles(qwen *q, int64_t n, const char *what)
@@ -297,22 +243,4 @@ int qw_show_ints(qw_job *j, const int32_t *x, int rank, const int64_t *dim, cons
     qw_tap_ints(&s.run, x, rank, dim, "%s", name);
     if (s.run.error.status) j->q->error = s.run.error;
     return j->q->error.status;
-}
-
-void qw_latent_normalise(const qw_vae_config *c, const double *raw, int64_t n, double *out)
-{
-    for (int64_t k = 0; k < c->z; k++)
-        for (int64_t i = 0; i < n; i++) out[k * n + i] = (raw[k * n + i] - c->mean[k]) / c->std[k];
-}
-
-void qw_latent_raw(const qw_vae_config *c, const double *normalised, int64_t n, double *out)
-{
-    for (int64_t k = 0; k < c->z; k++)
-        for (int64_t i = 0; i < n; i++)
-            out[k * n + i] = normalised[k * n + i] * c->std[k] + c->mean[k];
-}
-
-qw_dtype qw_noise_type(const qw_job *j)
-{
-    return j->req->noise_dtype && !strcmp(j->req->noise_dtype, "bf16") ? QW_BF16 : QW_F32;
 }

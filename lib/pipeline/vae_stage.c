@@ -57,6 +57,18 @@ static int64_t settle(qw_stage *s, int encoder, int64_t h, int64_t w)
     return rows;
 }
 
+void qw_decode_body(qw_run *r, void *arg)
+{
+    const qw_decode_work *w = arg;
+    qw_vae_decode(r, w->q->vae, w->latent, w->h, w->w, w->rows, w->picture);
+}
+
+void qw_encode_body(qw_run *r, void *arg)
+{
+    const qw_encode_work *w = arg;
+    qw_vae_encode(r, w->q->vae, w->picture, w->h, w->w, w->rows, w->mean, w->logvar);
+}
+
 int qw_stage_decode(qw_stage *s, qw_decode_work *w)
 {
     const int64_t up = 8 * qw_vae_enlarges(w->q->vae);

@@ -175,8 +175,8 @@ struct qw_device {
     size_t (*scratch)(qw_device *, enum qw_op op, const void *args);
 
     /* A step as one piece of work; NULL: not here.  Between BEGIN and END ops are kept and not
-     * computed, and nothing else is called; END gives the recording, DROP forgets what was kept.
-     * QW_DECLINE: not this time.  replay computes a recording as if its ops were called again:
+     * computed, and nothing else is called; END gives the recording, DROP forgets what was kept, and
+     * so has an END that fails.  QW_DECLINE: not this time.  replay computes a recording as if its ops were called again:
      * same addresses, same shapes, what now lies there. */
     int (*record)(qw_device *, int what, uint64_t *recording);
     int (*replay)(qw_device *, uint64_t recording);

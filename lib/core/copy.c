@@ -27,7 +27,7 @@ enum { PIECE = 1 << 18 };
 
 void qw_put(qw_run *r, qw_tensor dst, const double *src)
 {
-    if (r->error.status || qw_is_plan(r->dev)) return;
+    if (r->error.status || qw_is_plan(r->dev) || qw_run_spoils(r)) return;
     if (!qw_stores_numbers(dst.dtype)) {
         qw_run_fail(r, QWEN_EARG, "numbers cannot be put into a tensor of type %s",
                     qw_dtype_name(dst.dtype));
@@ -56,7 +56,7 @@ void qw_put(qw_run *r, qw_tensor dst, const double *src)
 void qw_get(qw_run *r, qw_tensor src, double *dst)
 {
     const qw_runs s = qw_runs_of(&src);
-    if (r->error.status || qw_is_plan(r->dev)) {
+    if (r->error.status || qw_is_plan(r->dev) || qw_run_spoils(r)) {
         memset(dst, 0, (size_t)(s.count * s.n) * sizeof *dst);
         return;
     }

@@ -79,7 +79,7 @@ static void dispatch(qw_run *r, enum qw_op op, void *args)
 {
     const qw_op_info *info = &qw_op_table[op];
     char line[LINE] = "", why[500], place[160];
-    if (r->error.status) return;
+    if (r->error.status || r->recording < 0) return;
     if (r->poll && r->poll(r->user)) {
         qw_run_fail(r, QWEN_ECANCELLED, "cancelled");
         return;
@@ -98,6 +98,10 @@ static void dispatch(qw_run *r, enum qw_op op, void *args)
         r->trace(r->user, line);
     }
     int status = ask(r, op, args);
+    if (status && r->recording && !r->error.status) { /* computed again, without a recording */
+        r->recording = -1;
+        return;
+    }
     if (status == QW_DECLINE) {
         if (!line[0]) qw_op_line(op, args, line, sizeof line);
         status = fall_back(r, op, args, line);

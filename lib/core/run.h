@@ -29,6 +29,9 @@ typedef struct qw_run {
 
     uint64_t calls[QW_NOPS], declined[QW_NOPS];
     double flops, bytes;
+    /* Copies and waits of this run between host and device, which no recording can hold. */
+    uint64_t traffic;
+    int recording; /* 1: ops are kept and not computed; -1: and something came between them */
     /* nets tap what lies inside a stage too: for tests and readers */
     int detail;
     const char *names; /* dotted prefix put before tap names, or NULL */
@@ -56,6 +59,24 @@ qw_tensor qw_new3(qw_run *r, qw_dtype t, int64_t a, int64_t b, int64_t c);
 QW_OPS(X)
 #undef X
 
+/* --- ops that come again (record.c) ----------------------------------------------------------- */
+typedef void (*qw_ops)(qw_run *r, void *arg); /* calls ops of r, nothing else of its device */
+typedef struct qw_recording {                 /* begins as zeros, ends by qw_run_forget */
+    int state;
+    uint64_t id;
+    const void *at; /* the end of the scratch in use, which is to be the same each time */
+    uint64_t calls[QW_NOPS];
+    double flops, bytes;
+} qw_recording;
+/* Calls ops, whose addresses and shapes are the same each time, or has the device replay what it has
+ * recorded of them; the results are the same. */
+void qw_run_repeat(qw_run *r, qw_recording *p, qw_ops ops, void *arg);
+void qw_run_forget(qw_run *r, qw_recording *p);
+/* Before anything else is asked of the device.  Nonzero: ops are being recorded, and it must not be;
+ * the recording will be dropped. */
+int qw_run_spoils(qw_run *r);
+
+/* --- to the device and back ------------------------------------------------------------------- */
 /* Host doubles, dense, to a device tensor of any float dtype or I32 and back (waits). */
 void qw_put(qw_run *r, qw_tensor dst, const double *src);
 void qw_get(qw_run *r, qw_tensor src, double *dst);

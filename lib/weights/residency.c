@@ -457,6 +457,7 @@ void qw_group_begin(qw_run *r, qw_group *g)
 {
     qw_residency *s = g->owner;
     if (r->error.status || r->dev != s->dev || s->dev->host || g->kept || !g->packets) return;
+    if (qw_run_spoils(r)) return;
     slot *at = slot_of(s, g);
     if (!at) {
         at = free_slot(s);
@@ -497,6 +498,7 @@ void qw_group_end(qw_run *r, qw_group *g)
     qw_residency *s = g->owner;
     if (r->dev != s->dev) return;
     if (s->dev->host) {
+        if (s->streamed) qw_run_spoils(r);
         s->touched += g->plain;
         if (s->memory && s->touched > s->memory) {
             release_pages(s);

@@ -2,7 +2,8 @@
  *
  * Three kinds, told apart by their keys: InstantX's (a truncated copy of the transformer;
  * diffusers' QwenImageControlNetModel), DiffSynth's blockwise one, and the "Fun" union of
- * VideoX-Fun.  Samples are kept on the host between the side network and the main one. */
+ * VideoX-Fun.  Everything stays on the device: the side network leaves its samples in scratch of the
+ * run, where the main network adds them. */
 #include "nets/control.h"
 #include "nets/dit.h"
 #include <math.h>
@@ -131,7 +132,7 @@ void qw_control_free(qw_control *k)
 
 qw_control_kind qw_control_kind_of(const qw_control *k) { return k->kind; }
 int64_t qw_control_features(const qw_control *k) { return k->features; }
-int qw_control_samples(const qw_control *k) { return k->kind == QW_CONTROL_BLOCKWISE ? 1 : k->n; }
+static int samples_of(const qw_control *k) { return k->kind == QW_CONTROL_BLOCKWISE ? 1 : k->n; }
 
 int qw_control_modulate(qw_run *r, const qw_control *k, const qw_dit *d, const double *t, int steps,
                         qw_modulation **out)
@@ -144,27 +145,63 @@ int qw_control_modulate(qw_run *r, const qw_control *k, const qw_dit *d, const d
                         t, steps, out);
 }
 
+/* --- on the device ---------------------------------------------------------------------------- */
+
+/* A vector [n] of one number. */
+static qw_tensor put_constant(qw_run *r, int64_t n, double value)
+{
+    qw_tensor t = qw_new1(r, r->dev->wide, n);
+    double *x = malloc((size_t)n * sizeof *x);
+    if (!x) qw_run_fail(r, QWEN_ENOMEM, "no memory for a ControlNet's strength");
+    for (int64_t j = 0; x && j < n; j++) x[j] = value;
+    if (x) qw_put(r, t, x);
+    free(x);
+    return t;
+}
+
+void qw_control_place(qw_run *r, const qw_control *k, const qw_modulation *m,
+                      const qw_dit_picture *p, const double *condition, double strength, int layers,
+                      qw_control_use *u)
+{
+    const qw_dit_sequence *s = p->pass[0].s;
+    *u = (qw_control_use){ .c = k, .layers = layers };
+    if (r->error.status) return;
+    u->condition = qw_new2(r, r->dev->wide, s->noise_rows, k->features);
+    qw_put(r, u->condition, condition);
+    if (k->kind == QW_CONTROL_BLOCKWISE || strength != 1)
+        u->strength = put_constant(r, k->c.width, strength);
+    if (k->kind == QW_CONTROL_BLOCKWISE) return;
+    int64_t text_rows = 0;
+    for (int i = 0; i < p->passes; i++)
+        if (p->pass[i].s->text_rows > text_rows) text_rows = p->pass[i].s->text_rows;
+    qw_dit_positions(r, &k->c, s->grid, s->noise_grids > 0 ? s->noise_grids : 1, text_rows,
+                     p->comfy, u->table);
+    u->mod = qw_dit_new_row(r, m);
+}
+
+void qw_control_put(qw_run *r, const qw_control_use *u, const qw_modulation *m, int step)
+{
+    if (u->c->kind != QW_CONTROL_BLOCKWISE) qw_dit_put_row(r, m, step, u->mod);
+}
+
+/* --- the side network ------------------------------------------------------------------------- */
+
 /* Entrance of the joint stream x [text + noise][width]: img_in, plus the embedded condition;
  * txt_in. */
-static void enter(qw_run *r, const qw_control *k, const qw_dit *d, const qw_dit_sequence *s,
-                  const double *condition, qw_tensor x)
+static void enter(qw_run *r, const qw_control_use *use, const qw_dit *d, const qw_dit_pass *p,
+                  qw_tensor x)
 {
     const size_t mark = r->used;
+    const qw_control *k = use->c;
+    const qw_dit_sequence *s = p->s;
     const int own = k->kind == QW_CONTROL_INSTANTX;
-    const qw_dtype wide = r->dev->wide;
     const int64_t n = s->noise_rows;
     const qw_tensor text = qw_rows(x, 0, s->text_rows), picture = qw_rows(x, s->text_rows, n);
-    qw_tensor in = qw_new2(r, wide, n, k->c.in),
-              ctx = qw_new2(r, wide, s->text_rows, k->c.text_width);
     qw_tensor h = qw_new2(r, r->dev->prefer, s->text_rows, k->c.text_width);
-    qw_tensor given = qw_new2(r, wide, n, k->features),
-              u = qw_new2(r, r->dev->prefer, n, k->c.width);
-    qw_put(r, in, s->x);
-    qw_put(r, ctx, s->text);
-    qw_put(r, given, condition);
-    qw_linear(r, picture, in, own ? &k->img_in : &d->img_in);
+    qw_tensor u = qw_new2(r, r->dev->prefer, n, k->c.width);
+    qw_linear(r, picture, qw_rows(p->x, 0, n), own ? &k->img_in : &d->img_in);
     qw_rms_norm(r, (qw_rms_norm_args){
-                       .y = h, .x = ctx, .w = own ? k->txt_norm : d->txt_norm, .eps = EPS });
+                       .y = h, .x = p->text, .w = own ? k->txt_norm : d->txt_norm, .eps = EPS });
     qw_linear(r, text, h, own ? &k->txt_in : &d->txt_in);
     if (r->detail && s->tap) {
         qw_tap(r, picture, "control.img_in");
@@ -172,77 +209,66 @@ static void enter(qw_run *r, const qw_control *k, const qw_dit *d, const qw_dit_
         qw_tap(r, h, "control.txt_norm");
     }
     if (own) {
-        qw_linear_residual(r, picture, given, &k->embed, (qw_tensor){ 0 });
+        qw_linear_residual(r, picture, use->condition, &k->embed, (qw_tensor){ 0 });
     } else {
-        qw_linear(r, u, given, &k->embed);
+        qw_linear(r, u, use->condition, &k->embed);
         qw_linear_residual(r, picture, u, &k->before, (qw_tensor){ 0 });
     }
     r->used = mark;
 }
 
-/* The sample of block i, scaled, to the host. */
-static void sample(qw_run *r, const qw_control *k, qw_tensor picture, int i, double strength,
-                   const char *tap, double *out)
+/* A block on the joint stream x, and its sample. */
+static void run_block(qw_run *r, const qw_control_use *u, const qw_dit_sequence *s, int i,
+                      qw_tensor x)
 {
-    const size_t mark = r->used;
-    const int64_t n = picture.dim[0] * k->c.width;
-    qw_tensor y = qw_new2(r, r->dev->wide, picture.dim[0], k->c.width);
+    const qw_control *k = u->c;
+    const int64_t t = s->text_rows, n = s->noise_rows;
+    const qw_tensor picture = qw_rows(x, t, n), text = qw_rows(x, 0, t);
+    const qw_tensor y = qw_rows(u->samples, i * n, n);
+    const qw_dit_part part[2] = {
+        { &k->block[i].text, 0, t, qw_dit_mod(u->mod, k->c.width, i, 1),
+          qw_rows(u->table[0][0], 0, t), qw_rows(u->table[0][1], 0, t) },
+        { &k->block[i].picture, t, n, qw_dit_mod(u->mod, k->c.width, i, 0), u->table[1][0],
+          u->table[1][1] },
+    };
+    qw_dit_run_block(r, &k->c, &k->block[i], part, 2, x);
+    if (r->detail && s->tap) {
+        qw_tap(r, picture, "control.img.%d", i);
+        qw_tap(r, text, "control.txt.%d", i);
+    }
     qw_group_begin(r, k->block[i].group);
-    qw_linear(r, y, picture, &k->out[i]);
+    qw_linear_scaled(r, y, picture, &k->out[i], u->strength);
     qw_group_end(r, k->block[i].group);
-    if (out) qw_get(r, y, out);
-    for (int64_t j = 0; out && j < n; j++) out[j] *= strength;
-    if (tap && out)
-        qw_tap_doubles(r, out, 2, (const int64_t[]){ picture.dim[0], k->c.width }, "%scontrol.%d",
-                       tap, i);
-    r->used = mark;
+    if (s->tap) qw_tap(r, y, "%scontrol.%d", s->tap, i);
 }
 
-void qw_control_forward(qw_run *r, const qw_control *k, const qw_dit *d, const qw_modulation *m,
-                        int step, const qw_dit_sequence *s, const double *condition,
-                        double strength, int comfy, double *samples)
+void qw_control_run(qw_run *r, const qw_dit *d, const qw_dit_pass *p, qw_control_use *u)
 {
-    const size_t mark = r->used;
-    const int64_t n = s->noise_rows, size = n * k->c.width;
+    const qw_control *k = u->c;
+    const qw_dit_sequence *s = p->s;
     if (r->error.status) return;
+    u->samples = qw_new2(r, r->dev->wide, samples_of(k) * s->noise_rows, k->c.width);
+    const size_t mark = r->used;
+    qw_group_begin(r, k->group);
     if (k->kind == QW_CONTROL_BLOCKWISE) {
-        qw_tensor given = qw_new2(r, r->dev->wide, n, k->features),
-                  y = qw_new2(r, r->dev->wide, n, k->c.width);
-        qw_put(r, given, condition);
-        qw_group_begin(r, k->group);
-        qw_linear(r, y, given, &k->embed);
+        qw_linear(r, u->samples, u->condition, &k->embed);
         qw_group_end(r, k->group);
-        if (samples) qw_get(r, y, samples);
-        r->used = mark;
         return;
     }
-    qw_tensor x = qw_new2(r, r->dev->wide, s->text_rows + n, k->c.width), cs[2];
-    qw_dit_rope(r, &k->c, s->grid, s->noise_grids > 0 ? s->noise_grids : 1, s->text_rows, comfy, 0,
-                cs);
-    qw_group_begin(r, k->group);
+    qw_tensor x = qw_new2(r, r->dev->wide, s->text_rows + s->noise_rows, k->c.width);
     if (k->kind == QW_CONTROL_FUN) qw_group_begin(r, d->group);
-    enter(r, k, d, s, condition, x);
+    enter(r, u, d, p, x);
     if (k->kind == QW_CONTROL_FUN) qw_group_end(r, d->group);
     qw_group_end(r, k->group); /* a streamed group's slot is the next one's */
     for (int i = 0; i < k->n; i++) {
-        const size_t inner = r->used;
         r->block = i;
-        const qw_dit_part part[2] = {
-            { &k->block[i].text, 0, s->text_rows, qw_dit_mod(r, m, i, 1, step) },
-            { &k->block[i].picture, s->text_rows, n, qw_dit_mod(r, m, i, 0, step) },
-        };
-        qw_dit_run_block(r, &k->c, &k->block[i], part, 2, x, cs);
-        if (r->detail && s->tap) {
-            qw_tap(r, qw_rows(x, s->text_rows, n), "control.img.%d", i);
-            qw_tap(r, qw_rows(x, 0, s->text_rows), "control.txt.%d", i);
-        }
-        sample(r, k, qw_rows(x, s->text_rows, n), i, strength, s->tap,
-               samples ? samples + i * size : NULL);
-        r->used = inner;
+        run_block(r, u, s, i, x);
     }
     r->block = -1;
     r->used = mark;
 }
+
+/* --- in the main network ---------------------------------------------------------------------- */
 
 /* x += strength output_proj(gelu(input_proj(RMS(x) + RMS(y)))) */
 static void blockwise(qw_run *r, const qw_control_use *u, int block, qw_tensor x)
@@ -251,21 +277,14 @@ static void blockwise(qw_run *r, const qw_control_use *u, int block, qw_tensor x
     const qw_dtype t = r->dev->prefer;
     const int64_t n = x.dim[0], C = k->c.width;
     if (block >= k->n) return;
-    qw_tensor y = qw_new2(r, r->dev->wide, n, C), a = qw_new2(r, t, n, C), b = qw_new2(r, t, n, C);
-    qw_tensor sum = qw_new2(r, t, n, C), gate = qw_new1(r, r->dev->wide, C);
-    double *strength = malloc((size_t)C * sizeof *strength);
-    if (!strength) qw_run_fail(r, QWEN_ENOMEM, "no memory for a ControlNet's strength");
-    for (int64_t j = 0; strength && j < C; j++) strength[j] = u->strength;
-    qw_put(r, y, u->samples);
-    qw_put(r, gate, strength);
+    qw_tensor a = qw_new2(r, t, n, C), b = qw_new2(r, t, n, C), sum = qw_new2(r, t, n, C);
     qw_group_begin(r, k->group);
     qw_rms_norm(r, (qw_rms_norm_args){ .y = a, .x = x, .w = k->x_rms[block], .eps = EPS });
-    qw_rms_norm(r, (qw_rms_norm_args){ .y = b, .x = y, .w = k->y_rms[block], .eps = EPS });
+    qw_rms_norm(r, (qw_rms_norm_args){ .y = b, .x = u->samples, .w = k->y_rms[block], .eps = EPS });
     qw_convert(r, (qw_convert_args){ .y = sum, .x = a, .res = b });
     qw_linear_act(r, a, sum, &k->in[block], QW_GELU_ERF);
-    qw_linear_residual(r, x, a, &k->out[block], gate);
+    qw_linear_residual(r, x, a, &k->out[block], u->strength);
     qw_group_end(r, k->group);
-    free(strength);
 }
 
 /* InstantX: sample b / ceil(L/n) after every block b.  Fun: hint i after block i ceil(L/n) only. */
@@ -278,8 +297,7 @@ void qw_control_after(void *use, qw_run *r, int block, qw_tensor x)
     if (k->kind == QW_CONTROL_BLOCKWISE) {
         blockwise(r, u, block, x);
     } else if (i < k->n && (k->kind == QW_CONTROL_INSTANTX || block % every == 0)) {
-        qw_tensor y = qw_new2(r, r->dev->wide, x.dim[0], x.dim[1]);
-        qw_put(r, y, u->samples ? u->samples + i * x.dim[0] * x.dim[1] : NULL);
+        const qw_tensor y = qw_rows(u->samples, i * x.dim[0], x.dim[0]);
         qw_convert(r, (qw_convert_args){ .y = x, .x = y, .res = x });
     }
     r->used = mark;

@@ -5,6 +5,7 @@
 #include "nets/dit.h"
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 enum { SINUSOID = 256 };
 static const double EPS = 1e-6;
@@ -112,57 +113,120 @@ static void turn(const double *angle, int64_t rows, int64_t half, int64_t cols, 
     }
 }
 
-void qw_dit_rope(qw_run *r, const qw_dit_config *c, const qw_grid *g, int grids, int64_t text_rows,
-                 int comfy, int tap, qw_tensor cs[2])
+void qw_dit_positions(qw_run *r, const qw_dit_config *c, const qw_grid *g, int grids,
+                      int64_t text_rows, int comfy, qw_tensor table[2][2])
 {
-    int64_t rows = text_rows;
     const int64_t half = c->head / 2;
-    for (int i = 0; i < grids; i++) rows += (int64_t)g[i].frames * g[i].rows * g[i].cols;
-    for (int i = 0; i < 2; i++) cs[i] = qw_new2(r, r->dev->wide, rows, half);
-    double *angle = malloc((size_t)(3 * rows * half) * sizeof *angle);
-    if (!angle) {
-        qw_run_fail(r, QWEN_ENOMEM, "no memory for the positions of %lld tokens", (long long)rows);
-        return;
-    }
-    qw_rope_text(c, qw_rope_text_start(c, g, grids, comfy), text_rows, angle);
-    qw_rope_pictures(c, g, grids, comfy, angle + text_rows * half);
-    turn(angle, rows, half, grids ? g[0].cols : 1, angle + rows * half);
+    int64_t rows[2] = { text_rows, 0 };
+    for (int i = 0; i < grids; i++) rows[1] += (int64_t)g[i].frames * g[i].rows * g[i].cols;
+    const int64_t most = rows[0] > rows[1] ? rows[0] : rows[1];
+    double *angle = malloc((size_t)(3 * most * half) * sizeof *angle);
+    double *turned = angle ? angle + most * half : NULL;
+    if (!angle)
+        qw_run_fail(r, QWEN_ENOMEM, "no memory for the positions of %lld tokens", (long long)most);
     for (int i = 0; i < 2; i++) {
-        qw_put(r, cs[i], angle + (i ? 2 : 1) * rows * half);
-        if (!tap) continue;
-        qw_tap(r, qw_rows(cs[i], 0, text_rows), "rope_txt.%s", i ? "sin" : "cos");
-        qw_tap(r, qw_rows(cs[i], text_rows, rows - text_rows), "rope_img.%s", i ? "sin" : "cos");
+        if (angle && i) qw_rope_pictures(c, g, grids, comfy, angle);
+        else if (angle) qw_rope_text(c, qw_rope_text_start(c, g, grids, comfy), text_rows, angle);
+        if (angle) turn(angle, rows[i], half, i && grids ? g[0].cols : 1, turned);
+        for (int k = 0; k < 2; k++) {
+            table[i][k] = qw_new2(r, r->dev->wide, rows[i], half);
+            if (angle) qw_put(r, table[i][k], turned + k * rows[i] * half);
+        }
     }
     free(angle);
 }
 
-typedef struct state { /* of one sequence while the blocks go by */
-    qw_tensor x, cs[2];
-    qw_dit_part part[3];
-    int parts;
-    int row[3]; /* of the modulation table */
-} state;
+/* --- a picture on the device ------------------------------------------------------------------ */
 
-/* img_in and txt_in into the rows of the joint stream. */
-static void enter(qw_run *r, const qw_dit *d, const qw_dit_sequence *s, state *q, int comfy)
+static int same_grids(const qw_dit_sequence *a, const qw_dit_sequence *b)
+{
+    if (a->grids != b->grids) return 0;
+    for (int i = 0; i < a->grids; i++)
+        if (a->grid[i].frames != b->grid[i].frames || a->grid[i].rows != b->grid[i].rows
+            || a->grid[i].cols != b->grid[i].cols)
+            return 0;
+    return 1;
+}
+
+/* Passes over the same pictures share their tables of positions, and their rows where these are the
+ * same memory. */
+static void place_pass(qw_run *r, const qw_dit *d, qw_dit_picture *p, int i, int64_t text_rows)
 {
     const qw_dit_config *c = &d->c;
     const qw_dtype wide = r->dev->wide;
-    q->x = qw_new2(r, wide, s->text_rows + s->rows, c->width);
-    qw_dit_rope(r, c, s->grid, s->grids, s->text_rows, comfy, s->tap && r->detail, q->cs);
+    const qw_dit_sequence *s = p->pass[i].s;
+    qw_dit_pass *q = &p->pass[i];
+    const qw_dit_pass *first = i && same_grids(s, p->pass[0].s) ? &p->pass[0] : NULL;
+    if (first) memcpy(q->table, first->table, sizeof q->table);
+    else qw_dit_positions(r, c, s->grid, s->grids, text_rows, p->comfy, q->table);
+    if (first && s->x == first->s->x && s->rows == first->s->rows) {
+        q->x = first->x;
+    } else {
+        q->x = qw_new2(r, wide, s->rows, c->in);
+        qw_put(r, q->x, s->x);
+    }
+    q->text = qw_new2(r, wide, s->text_rows, c->text_width);
+    qw_put(r, q->text, s->text);
+    q->out = qw_new2(r, wide, p->all_rows ? s->rows : s->noise_rows, d->proj_out.n);
+    for (int k = 0; k < 2 && s->tap && r->detail; k++) {
+        qw_tap(r, qw_rows(q->table[0][k], 0, s->text_rows), "rope_txt.%s", k ? "sin" : "cos");
+        qw_tap(r, q->table[1][k], "rope_img.%s", k ? "sin" : "cos");
+    }
+}
+
+void qw_dit_place(qw_run *r, const qw_dit *d, const qw_modulation *m, const qw_dit_sequence *s,
+                  int k, int comfy, int all_rows, qw_dit_picture *p)
+{
+    int apart = 0;
+    int64_t text_rows = 0;
+    *p = (qw_dit_picture){ .passes = k, .comfy = comfy, .all_rows = all_rows };
+    if (r->error.status) return;
+    if (k < 1 || k > QW_PASSES) {
+        qw_run_fail(r, QWEN_EARG, "%d sequences in a step, at most %d", k, QW_PASSES);
+        return;
+    }
+    for (int i = 0; i < k; i++) {
+        p->pass[i].s = &s[i];
+        apart |= m->zero && s[i].noise_rows < s[i].rows;
+        if (s[i].text_rows > text_rows) text_rows = s[i].text_rows;
+    }
+    for (int i = 0; i < k; i++) place_pass(r, d, p, i, text_rows);
+    p->mod[0] = qw_dit_new_row(r, m);
+    if (!apart) return;
+    p->mod[1] = qw_dit_new_row(r, m);
+    qw_dit_put_row(r, m, m->steps, p->mod[1]);
+}
+
+void qw_dit_put(qw_run *r, const qw_dit_picture *p, const qw_modulation *m, int step)
+{
+    for (int i = 0; i < p->passes; i++) {
+        const qw_dit_sequence *s = p->pass[i].s;
+        if (!i || p->pass[i].x.data != p->pass[0].x.data)
+            qw_put(r, qw_rows(p->pass[i].x, 0, s->noise_rows), s->x);
+        if (s->tap) qw_dit_tap_time(r, m, step, s->tap);
+    }
+    qw_dit_put_row(r, m, step, p->mod[0]);
+}
+
+void qw_dit_get(qw_run *r, const qw_dit_picture *p)
+{
+    for (int i = 0; i < p->passes; i++) qw_get(r, p->pass[i].out, p->pass[i].s->out);
+}
+
+/* --- one step --------------------------------------------------------------------------------- */
+
+/* img_in and txt_in into the rows of the joint stream x. */
+static void enter(qw_run *r, const qw_dit *d, const qw_dit_pass *p, qw_tensor x)
+{
+    const qw_dit_sequence *s = p->s;
     const size_t mark = r->used;
-    const qw_tensor text = qw_rows(q->x, 0, s->text_rows),
-                    picture = qw_rows(q->x, s->text_rows, s->rows);
-    qw_tensor in = qw_new2(r, wide, s->rows, c->in),
-              ctx = qw_new2(r, wide, s->text_rows, c->text_width);
-    qw_tensor h = qw_new2(r, r->dev->prefer, s->text_rows, c->text_width);
-    qw_put(r, in, s->x);
-    qw_put(r, ctx, s->text);
-    qw_linear(r, picture, in, &d->img_in);
-    qw_rms_norm(r, (qw_rms_norm_args){ .y = h, .x = ctx, .w = d->txt_norm, .eps = EPS });
+    const qw_tensor text = qw_rows(x, 0, s->text_rows), picture = qw_rows(x, s->text_rows, s->rows);
+    qw_tensor h = qw_new2(r, r->dev->prefer, s->text_rows, d->c.text_width);
+    qw_linear(r, picture, p->x, &d->img_in);
+    qw_rms_norm(r, (qw_rms_norm_args){ .y = h, .x = p->text, .w = d->txt_norm, .eps = EPS });
     qw_linear(r, text, h, &d->txt_in);
     if (s->tap) {
-        qw_tap(r, in, "%sx", s->tap);
+        qw_tap(r, p->x, "%sx", s->tap);
         qw_tap(r, picture, "%simg_in", s->tap);
         qw_tap(r, text, "%stxt_in", s->tap);
         if (r->detail) qw_tap(r, h, "%stxt_norm", s->tap);
@@ -170,40 +234,80 @@ static void enter(qw_run *r, const qw_dit *d, const qw_dit_sequence *s, state *q
     r->used = mark;
 }
 
-/* Text, noise pictures, references; the last two are one part unless references are modulated at t
- * = 0. */
-static void divide(const qw_modulation *m, int step, const qw_dit_sequence *s, state *q)
+/* Rows of the joint sequence for block b: text, noise pictures, references; the last two are one part
+ * unless references are modulated at t = 0.  Returns how many. */
+static int divide(const qw_dit *d, const qw_dit_picture *p, const qw_dit_pass *q, int b,
+                  qw_dit_part part[3])
 {
-    const int apart = m->zero && s->noise_rows < s->rows;
-    q->parts = 2 + apart;
-    q->part[0] = (qw_dit_part){ .first = 0, .rows = s->text_rows };
-    q->part[1] = (qw_dit_part){ .first = s->text_rows, .rows = apart ? s->noise_rows : s->rows };
-    q->part[2] =
-        (qw_dit_part){ .first = s->text_rows + s->noise_rows, .rows = s->rows - s->noise_rows };
-    q->row[0] = q->row[1] = step;
-    q->row[2] = m->steps;
+    const qw_dit_sequence *s = q->s;
+    const int apart = qw_present(&p->mod[1]) && s->noise_rows < s->rows;
+    const int64_t first[3] = { 0, 0, s->noise_rows };
+    const int64_t rows[3] = { s->text_rows, apart ? s->noise_rows : s->rows,
+                              s->rows - s->noise_rows };
+    for (int i = 0; i < 2 + apart; i++)
+        part[i] = (qw_dit_part){ .w = i ? &d->block[b].picture : &d->block[b].text,
+                                 .first = (i ? s->text_rows : 0) + first[i],
+                                 .rows = rows[i],
+                                 .mod = qw_dit_mod(p->mod[i == 2], d->c.width, b, !i),
+                                 .cos = qw_rows(q->table[i > 0][0], first[i], rows[i]),
+                                 .sin = qw_rows(q->table[i > 0][1], first[i], rows[i]) };
+    return 2 + apart;
+}
+
+static void run_block(qw_run *r, const qw_dit *d, const qw_dit_picture *p, int i, int b,
+                      qw_tensor x)
+{
+    const qw_dit_sequence *s = p->pass[i].s;
+    qw_dit_part part[3];
+    qw_dit_run_block(r, &d->c, &d->block[b], part, divide(d, p, &p->pass[i], b, part), x);
+    if (s->tap) {
+        qw_tap(r, qw_rows(x, s->text_rows, s->rows), "%simg.%d", s->tap, b);
+        qw_tap(r, qw_rows(x, 0, s->text_rows), "%stxt.%d", s->tap, b);
+    }
+    if (s->hook) s->hook->after(s->hook->user, r, b, qw_rows(x, s->text_rows, s->noise_rows));
 }
 
 /* Output norm (scale before shift) and projection of the rows that are kept. */
-static void leave(qw_run *r, const qw_dit *d, const qw_modulation *m, int step,
-                  const qw_dit_sequence *s, const state *q, int all_rows)
+static void leave(qw_run *r, const qw_dit *d, const qw_dit_picture *p, int i, qw_tensor x)
 {
     const size_t mark = r->used;
-    const int64_t C = d->c.width, rows = all_rows ? s->rows : s->noise_rows;
-    qw_tensor mod = qw_dit_mod_last(r, m, step);
-    qw_tensor h = qw_new2(r, r->dev->prefer, rows, C),
-              v = qw_new2(r, r->dev->wide, rows, d->proj_out.n);
+    const qw_dit_sequence *s = p->pass[i].s;
+    const int64_t C = d->c.width, rows = p->pass[i].out.dim[0];
+    const qw_tensor mod = qw_dit_mod_last(p->mod[0], C);
+    qw_tensor h = qw_new2(r, r->dev->prefer, rows, C);
     qw_ln_mod(r, (qw_ln_mod_args){ .y = h,
-                                   .x = qw_rows(q->x, s->text_rows, rows),
+                                   .x = qw_rows(x, s->text_rows, rows),
                                    .eps = EPS,
                                    .scale = qw_cols(mod, 0, C),
                                    .shift = qw_cols(mod, C, C) });
-    qw_linear(r, v, h, &d->proj_out);
+    qw_linear(r, p->pass[i].out, h, &d->proj_out);
     if (s->tap && r->detail) {
         qw_tap(r, h, "%snorm_out", s->tap);
-        qw_tap(r, v, "%sout", s->tap);
+        qw_tap(r, p->pass[i].out, "%sout", s->tap);
     }
-    qw_get(r, v, s->out);
+    r->used = mark;
+}
+
+void qw_dit_run(qw_run *r, const qw_dit *d, const qw_dit_picture *p)
+{
+    const size_t mark = r->used;
+    qw_tensor x[QW_PASSES];
+    if (r->error.status) return;
+    qw_group_begin(r, d->group);
+    for (int i = 0; i < p->passes; i++) {
+        const qw_dit_sequence *s = p->pass[i].s;
+        x[i] = qw_new2(r, r->dev->wide, s->text_rows + s->rows, d->c.width);
+        enter(r, d, &p->pass[i], x[i]);
+    }
+    qw_group_end(r, d->group);
+    for (int b = 0; b < d->c.layers; b++) {
+        r->block = b;
+        for (int i = 0; i < p->passes; i++) run_block(r, d, p, i, b, x[i]);
+    }
+    r->block = -1;
+    qw_group_begin(r, d->group);
+    for (int i = 0; i < p->passes; i++) leave(r, d, p, i, x[i]);
+    qw_group_end(r, d->group);
     r->used = mark;
 }
 
@@ -211,42 +315,10 @@ void qw_dit_forward(qw_run *r, const qw_dit *d, const qw_modulation *m, int step
                     const qw_dit_sequence *s, int k, int comfy, int all_rows)
 {
     const size_t mark = r->used;
-    if (r->error.status) return;
-    state *q = calloc((size_t)k, sizeof *q);
-    if (!q) {
-        qw_run_fail(r, QWEN_ENOMEM, "no memory for %d sequences", k);
-        return;
-    }
-    qw_group_begin(r, d->group);
-    for (int i = 0; i < k; i++) {
-        enter(r, d, &s[i], &q[i], comfy);
-        divide(m, step, &s[i], &q[i]);
-        if (s[i].tap) qw_dit_tap_time(r, m, step, s[i].tap);
-    }
-    qw_group_end(r, d->group);
-    for (int b = 0; b < d->c.layers; b++) {
-        r->block = b;
-        for (int i = 0; i < k; i++) {
-            const size_t inner = r->used;
-            for (int p = 0; p < q[i].parts; p++) {
-                q[i].part[p].w = p ? &d->block[b].picture : &d->block[b].text;
-                q[i].part[p].mod = qw_dit_mod(r, m, b, p == 0, q[i].row[p]);
-            }
-            qw_dit_run_block(r, &d->c, &d->block[b], q[i].part, q[i].parts, q[i].x, q[i].cs);
-            if (s[i].tap) {
-                qw_tap(r, qw_rows(q[i].x, s[i].text_rows, s[i].rows), "%simg.%d", s[i].tap, b);
-                qw_tap(r, qw_rows(q[i].x, 0, s[i].text_rows), "%stxt.%d", s[i].tap, b);
-            }
-            if (s[i].hook)
-                s[i].hook->after(s[i].hook->user, r, b,
-                                 qw_rows(q[i].x, s[i].text_rows, s[i].noise_rows));
-            r->used = inner;
-        }
-    }
-    r->block = -1;
-    qw_group_begin(r, d->group);
-    for (int i = 0; i < k; i++) leave(r, d, m, step, &s[i], &q[i], all_rows);
-    qw_group_end(r, d->group);
-    free(q);
+    qw_dit_picture p;
+    qw_dit_place(r, d, m, s, k, comfy, all_rows, &p);
+    qw_dit_put(r, &p, m, step);
+    qw_dit_run(r, d, &p);
+    qw_dit_get(r, &p);
     r->used = mark;
 }

@@ -23,20 +23,21 @@ struct qw_dit {
     qw_dit_block *block;
 };
 
-/* Modulation of a net's blocks at all timesteps: rows of [6 width] by block, stream and row. */
+/* Modulation of a net's blocks at all timesteps, on the host. */
 struct qw_modulation {
     int steps, rows, blocks, zero; /* rows: steps, and one more for t = 0 when zero is set */
+    int last;                      /* a row ends with scale and shift of the output norm */
     int64_t width;
     double *proj, *temb;  /* [rows][256], [rows][width] */
     size_t element;       /* bytes of the device's wide type */
-    unsigned char *table; /* [blocks][2: picture, text][rows][6 width] of the wide type */
-    unsigned char *last;  /* [rows][2 width]: scale, shift of the output norm; or NULL */
+    unsigned char *table; /* [rows] of [blocks][2: picture, text][6 width] and `last` [2 width] */
 };
 
 typedef struct qw_dit_part { /* rows of the joint sequence that share weights and modulation */
     const qw_dit_stream *w;
     int64_t first, rows;
-    qw_tensor mod; /* [6 width] */
+    qw_tensor mod;      /* [6 width] */
+    qw_tensor cos, sin; /* [rows][head/2] */
 } qw_dit_part;
 
 /* The groups of n blocks.  What is kept on a device is kept in this order, so that modulation
@@ -50,15 +51,18 @@ int qw_dit_table(qw_run *r, const qw_dit_config *c, const qw_weight *time1, cons
                  const double *addition, const qw_dit_block *block, int blocks,
                  const qw_weight *out, qw_group *out_group, const double *t, int steps,
                  qw_modulation **table);
-/* The modulation vector of a block's stream as a device tensor [6 width] in scratch. */
-qw_tensor qw_dit_mod(qw_run *r, const qw_modulation *m, int block, int stream, int row);
-qw_tensor qw_dit_mod_last(qw_run *r, const qw_modulation *m, int row); /* of the output norm */
+/* Memory for a row of the table in scratch; a row put there, which is one copy; in it the modulation
+ * of a block's stream [6 width], and of the output norm [2 width]. */
+qw_tensor qw_dit_new_row(qw_run *r, const qw_modulation *m);
+void qw_dit_put_row(qw_run *r, const qw_modulation *m, int row, qw_tensor to);
+qw_tensor qw_dit_mod(qw_tensor row, int64_t width, int block, int stream);
+qw_tensor qw_dit_mod_last(qw_tensor row, int64_t width);
 void qw_dit_tap_time(qw_run *r, const qw_modulation *m, int step, const char *prefix);
-/* One block over the joint sequence x [rows][width], wide; text first.  cs: cos and sin
- * [rows][head/2]. */
+/* One block over the joint sequence x [rows][width], wide; text first. */
 void qw_dit_run_block(qw_run *r, const qw_dit_config *c, const qw_dit_block *b,
-                      const qw_dit_part *p, int parts, qw_tensor x, const qw_tensor cs[2]);
-/* cos and sin of text, then pictures, on the device in scratch. */
-void qw_dit_rope(qw_run *r, const qw_dit_config *c, const qw_grid *g, int grids, int64_t text_rows,
-                 int comfy, int tap, qw_tensor cs[2]);
+                      const qw_dit_part *p, int parts, qw_tensor x);
+/* Tables of positions, computed and put to scratch: cos and sin [rows][head/2] of the text, then of
+ * the pictures. */
+void qw_dit_positions(qw_run *r, const qw_dit_config *c, const qw_grid *g, int grids,
+                      int64_t text_rows, int comfy, qw_tensor table[2][2]);
 #endif

@@ -68,20 +68,19 @@ static qw_tensor chunk(const qw_dit_part *p, int i, int64_t width)
     return qw_cols(p->mod, i * width, width);
 }
 
-static void head_norm_rope(qw_run *r, qw_tensor x, qw_tensor w, const qw_tensor cs[2],
-                           const qw_dit_part *p, int64_t head)
+static void head_norm_rope(qw_run *r, qw_tensor x, qw_tensor w, const qw_dit_part *p, int64_t head)
 {
     qw_norm_rope(r, (qw_norm_rope_args){ .x = qw_heads(x, head),
                                          .w = w,
-                                         .cos = qw_rows(cs[0], p->first, p->rows),
-                                         .sin = qw_rows(cs[1], p->first, p->rows),
+                                         .cos = p->cos,
+                                         .sin = p->sin,
                                          .pairing = QW_PAIRS,
                                          .eps = EPS });
 }
 
 /* The six chunks of a modulation: shift, scale, gate of attention, then of the MLP. */
 void qw_dit_run_block(qw_run *r, const qw_dit_config *c, const qw_dit_block *b,
-                      const qw_dit_part *p, int parts, qw_tensor x, const qw_tensor cs[2])
+                      const qw_dit_part *p, int parts, qw_tensor x)
 {
     const int64_t C = c->width, n = x.dim[0];
     const qw_dtype t = r->dev->prefer;
@@ -98,8 +97,8 @@ void qw_dit_run_block(qw_run *r, const qw_dit_config *c, const qw_dit_block *b,
                                        .shift = chunk(&p[i], 0, C),
                                        .scale = chunk(&p[i], 1, C) });
         qw_linear(r, u, h, &p[i].w->qkv);
-        head_norm_rope(r, qw_cols(u, 0, C), p[i].w->norm_q, cs, &p[i], c->head);
-        head_norm_rope(r, qw_cols(u, C, C), p[i].w->norm_k, cs, &p[i], c->head);
+        head_norm_rope(r, qw_cols(u, 0, C), p[i].w->norm_q, &p[i], c->head);
+        head_norm_rope(r, qw_cols(u, C, C), p[i].w->norm_k, &p[i], c->head);
         r->used = inner;
     }
     qw_attention(r, (qw_attention_args){ .y = qw_heads(att, c->head),

@@ -1,7 +1,8 @@
 /* dit_modulation.c - everything in the MMDiT that depends on the timestep only.
  *
  * The embedding and each block's shift, scale and gate are computed for all steps before the first
- * one: those weights are read once a picture, and the table stays on the host. */
+ * one: those weights are read once a picture, and the table stays on the host.  A row of it is all
+ * that a step needs, and goes to the device in one piece before the first block. */
 #include "nets/dit.h"
 #include <math.h>
 #include <stdlib.h>
@@ -20,12 +21,30 @@ static void sinusoid(double t, double *out)
     }
 }
 
-/* Raw bytes of a dense wide tensor to the host. */
-static void fetch(qw_run *r, qw_tensor t, unsigned char *out)
+/* Elements of a row of the table. */
+static size_t row_size(const qw_modulation *m)
 {
-    if (r->error.status) return;
-    if (r->dev->get(r->dev, QW_COMPUTE, out, t.data, qw_row_bytes(t.dtype, qw_elements(&t))))
+    return (2 * MOD * (size_t)m->blocks + (m->last ? 2 : 0)) * (size_t)m->width;
+}
+
+static void *row_of(const qw_modulation *m, int row)
+{
+    return m->table + (size_t)row * row_size(m) * m->element;
+}
+
+/* A dense tensor [rows][n] of the wide type to the rows of the table, from element `at`; through
+ * `room`, which holds it. */
+static void fetch(qw_run *r, qw_tensor t, const qw_modulation *m, size_t at, void *room)
+{
+    const size_t bytes = qw_row_bytes(t.dtype, t.dim[1]);
+    if (r->error.status || qw_is_plan(r->dev) || qw_run_spoils(r)) return;
+    if (r->dev->get(r->dev, QW_COMPUTE, room, t.data, (size_t)m->rows * bytes)) {
         qw_run_fail(r, QWEN_EDEVICE, "%s did not give back the modulation", r->dev->name);
+        return;
+    }
+    for (int i = 0; i < m->rows; i++)
+        memcpy((unsigned char *)row_of(m, i) + at * m->element,
+               (unsigned char *)room + (size_t)i * bytes, bytes);
 }
 
 static qw_modulation *new_table(const qw_dit_config *c, int steps, int blocks, int out,
@@ -39,12 +58,12 @@ static qw_modulation *new_table(const qw_dit_config *c, int steps, int blocks, i
     m->blocks = blocks;
     m->width = c->width;
     m->element = element;
-    const size_t rows = (size_t)m->rows, width = (size_t)c->width;
+    m->last = out;
+    const size_t rows = (size_t)m->rows;
     m->proj = calloc(rows * SINUSOID, sizeof *m->proj);
-    m->temb = calloc(rows * width, sizeof *m->temb);
-    m->table = calloc((size_t)blocks * 2 * rows * MOD * width, element);
-    m->last = out ? calloc(rows * 2 * width, element) : NULL;
-    if (m->proj && m->temb && m->table && (m->last || !out)) return m;
+    m->temb = calloc(rows * (size_t)c->width, sizeof *m->temb);
+    m->table = calloc(rows * row_size(m), element);
+    if (m->proj && m->temb && m->table) return m;
     qw_modulation_free(m);
     return NULL;
 }
@@ -55,7 +74,6 @@ void qw_modulation_free(qw_modulation *m)
     free(m->proj);
     free(m->temb);
     free(m->table);
-    free(m->last);
     free(m);
 }
 
@@ -99,6 +117,9 @@ int qw_dit_table(qw_run *r, const qw_dit_config *c, const qw_weight *time1, cons
         return r->error.status;
     }
     for (int i = 0; i < m->rows; i++) sinusoid(i < steps && t ? t[i] : 0, m->proj + i * SINUSOID);
+    const size_t width = (size_t)c->width;
+    void *room = malloc((size_t)m->rows * MOD * width * m->element);
+    if (!room) qw_run_fail(r, QWEN_ENOMEM, "no memory for a modulation");
     qw_tensor silu = qw_new2(r, wide, m->rows, c->width),
               mod = qw_new2(r, wide, m->rows, MOD * c->width);
     qw_group_begin(r, out_group);
@@ -106,19 +127,19 @@ int qw_dit_table(qw_run *r, const qw_dit_config *c, const qw_weight *time1, cons
     if (out) {
         qw_tensor last = qw_new2(r, wide, m->rows, 2 * c->width);
         qw_linear(r, last, silu, out);
-        fetch(r, last, m->last);
+        fetch(r, last, m, 2 * MOD * (size_t)blocks * width, room);
     }
     qw_group_end(r, out_group);
-    const size_t size = (size_t)m->rows * MOD * (size_t)c->width * m->element;
     for (int i = 0; i < blocks; i++) {
         r->block = i;
         qw_group_begin(r, block[i].mod_group);
         for (int text = 0; text < 2; text++) {
             qw_linear(r, mod, silu, text ? &block[i].text.mod : &block[i].picture.mod);
-            fetch(r, mod, m->table + (size_t)(2 * i + text) * size);
+            fetch(r, mod, m, (size_t)(2 * i + text) * MOD * width, room);
         }
         qw_group_end(r, block[i].mod_group);
     }
+    free(room);
     r->block = -1;
     r->used = mark;
     if (r->error.status) {
@@ -135,24 +156,28 @@ int qw_dit_modulate(qw_run *r, const qw_dit *d, const double *t, int steps, qw_m
                         &d->norm_out, d->group, t, steps, out);
 }
 
-static qw_tensor put_row(qw_run *r, const unsigned char *row, int64_t n)
+/* --- on the device ---------------------------------------------------------------------------- */
+
+qw_tensor qw_dit_new_row(qw_run *r, const qw_modulation *m)
 {
-    qw_tensor t = qw_new1(r, r->dev->wide, n);
-    if (!r->error.status && r->dev->put(r->dev, QW_COMPUTE, t.data, row, qw_row_bytes(t.dtype, n)))
+    return qw_new1(r, r->dev->wide, (int64_t)row_size(m));
+}
+
+void qw_dit_put_row(qw_run *r, const qw_modulation *m, int row, qw_tensor to)
+{
+    if (r->error.status || qw_run_spoils(r)) return;
+    if (r->dev->put(r->dev, QW_COMPUTE, to.data, row_of(m, row), row_size(m) * m->element))
         qw_run_fail(r, QWEN_EDEVICE, "%s did not take a modulation", r->dev->name);
-    return t;
 }
 
-qw_tensor qw_dit_mod(qw_run *r, const qw_modulation *m, int block, int stream, int row)
+qw_tensor qw_dit_mod(qw_tensor row, int64_t width, int block, int stream)
 {
-    const size_t n = MOD * (size_t)m->width;
-    const size_t at = (size_t)(2 * block + stream) * (size_t)m->rows + (size_t)row;
-    return put_row(r, m->table + at * n * m->element, (int64_t)n);
+    return qw_cols(row, (2 * block + stream) * MOD * width, MOD * width);
 }
 
-qw_tensor qw_dit_mod_last(qw_run *r, const qw_modulation *m, int row)
+qw_tensor qw_dit_mod_last(qw_tensor row, int64_t width)
 {
-    return put_row(r, m->last + (size_t)row * 2 * (size_t)m->width * m->element, 2 * m->width);
+    return qw_cols(row, row.dim[0] - 2 * width, 2 * width);
 }
 
 void qw_dit_tap_time(qw_run *r, const qw_modulation *m, int step, const char *prefix)

@@ -6,7 +6,7 @@
  * share.  The factors of a LoRA are multiplied with the inputs as they are. */
 #include "nets/net.h"
 
-/* What a layer does with x wT + b: act of it into y, or y + gate act of it. */
+/* What a layer does with x wT + b: gate act of it into y, or added to y. */
 typedef struct use {
     qw_act act;
     int add;
@@ -27,7 +27,8 @@ static qw_tensor low_rank(qw_run *r, qw_tensor x, const qw_weight_part *p)
 static void apply_joined(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, const use *u)
 {
     qw_gemm_args a = { .y = y, .x = x, .w = w->joined, .bias = w->joined_bias, .act = u->act };
-    if (u->add) a.res = y, a.gate = u->gate;
+    a.gate = u->gate;
+    if (u->add) a.res = y;
     qw_gemm(r, a);
     int64_t first = 0;
     for (int i = 0; i < w->parts; i++) {
@@ -36,7 +37,7 @@ static void apply_joined(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w
         if (qw_present(&p->a)) {
             const qw_tensor part = qw_cols(y, first, n);
             qw_gemm_args b = { .y = part, .x = low_rank(r, x, p), .w = p->b, .res = part };
-            if (u->add && qw_present(&u->gate)) b.gate = qw_cols(u->gate, first, n);
+            if (qw_present(&u->gate)) b.gate = qw_cols(u->gate, first, n);
             qw_gemm(r, b);
         }
         first += n;
@@ -65,7 +66,7 @@ static void apply_parts(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w,
                            .act = u->act };
         if (qw_present(&p->a)) a.w2 = p->b;
         if (u->add) a.res = a.y;
-        if (u->add && qw_present(&u->gate)) a.gate = qw_cols(u->gate, first, n);
+        if (qw_present(&u->gate)) a.gate = qw_cols(u->gate, first, n);
         qw_gemm(r, a);
         first += n;
     }
@@ -93,6 +94,11 @@ void qw_linear(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w)
 void qw_linear_act(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, qw_act act)
 {
     apply(r, y, x, w, (use){ act, 0, { 0 } });
+}
+
+void qw_linear_scaled(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, qw_tensor gate)
+{
+    apply(r, y, x, w, (use){ QW_ACT_NONE, 0, gate });
 }
 
 void qw_linear_residual(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, qw_tensor gate)

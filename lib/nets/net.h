@@ -13,7 +13,8 @@ void qw_linear(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w); /* y = 
 void qw_linear_act(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, qw_act act);
 /* The type of a branch that only qw_linear of w reads: rows of codes where the device has these. */
 qw_dtype qw_input_type(const qw_run *r, const qw_weight *w);
-/* y = y + gate * (x wT + b); gate [n] may be absent */
+/* y = gate * (x wT + b), and y = y + gate * (x wT + b); gate [n] may be absent */
+void qw_linear_scaled(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, qw_tensor gate);
 void qw_linear_residual(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, qw_tensor gate);
 
 /* --- rope.c: position tables, host doubles ---------------------------------------------------- */
@@ -93,8 +94,31 @@ typedef struct qw_dit_sequence { /* one pass: a conditional or unconditional seq
     const qw_dit_hook *hook; /* or NULL */
     const char *tap;         /* prefix of taps ("step0."), or NULL for none */
 } qw_dit_sequence;
-/* Runs k sequences at step `step` of the table, block outermost and sequence inner.
- * comfy: ComfyUI's rotary positions.  all_rows (tests): out has every row. */
+
+/* A picture on the device while it is drawn: inputs and outputs of a step and what all steps share, in
+ * scratch, at the same addresses in every step, until r->used is given back. */
+enum { QW_PASSES = 2 };
+typedef struct qw_dit_pass {
+    const qw_dit_sequence *s; /* borrowed */
+    qw_tensor x, text, out;   /* [rows][in], [text_rows][text width], [rows kept][out patch^2] */
+    qw_tensor table[2][2];    /* positions of the text, of the pictures: cos, sin [rows][head/2] */
+} qw_dit_pass;
+typedef struct qw_dit_picture {
+    int passes, comfy, all_rows;
+    qw_dit_pass pass[QW_PASSES];
+    qw_tensor mod[2]; /* a row of the modulation table: of the step; of t = 0, or absent */
+} qw_dit_picture;
+/* Takes the memory and puts what steps share: positions, text, references.  k sequences, which stay
+ * the caller's and in use.  comfy: ComfyUI's rotary positions.  all_rows (tests): out has every
+ * row. */
+void qw_dit_place(qw_run *r, const qw_dit *d, const qw_modulation *m, const qw_dit_sequence *s,
+                  int k, int comfy, int all_rows, qw_dit_picture *p);
+/* Puts what differs between steps: the noise rows of x, and row `step` of the table in one piece. */
+void qw_dit_put(qw_run *r, const qw_dit_picture *p, const qw_modulation *m, int step);
+/* Computes the step by ops alone (and taps), block outermost and sequence inner. */
+void qw_dit_run(qw_run *r, const qw_dit *d, const qw_dit_picture *p);
+void qw_dit_get(qw_run *r, const qw_dit_picture *p); /* the velocities, to s->out */
+/* All four, for one step. */
 void qw_dit_forward(qw_run *r, const qw_dit *d, const qw_modulation *m, int step,
                     const qw_dit_sequence *s, int k, int comfy, int all_rows);
 

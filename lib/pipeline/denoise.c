@@ -9,6 +9,7 @@ typedef struct modulate_work {
     const double *t; /* [steps] */
     int steps;
     qw_modulation **out, **control; /* control NULL: there is no ControlNet */
+    qw_velocity_work *placed;       /* of between_body */
 } modulate_work;
 
 static void modulate_body(qw_run *r, void *arg)
@@ -23,28 +24,63 @@ static void modulate_body(qw_run *r, void *arg)
     qw_control_modulate(r, w->q->control, w->q->dit, w->t, w->steps, w->control);
 }
 
-/* The side network once with the positive prompt, or in every pass with its own. */
-static void run_control(qw_run *r, qw_velocity_work *w)
+void qw_velocity_place(qw_run *r, qw_velocity_work *w)
 {
     const qwen *q = w->q;
+    qw_dit_place(r, q->dit, w->mod, w->seq, w->passes, q->comfy, 0, &w->picture);
+    if (!w->condition) return;
+    qw_control_place(r, q->control, w->control_mod, &w->picture, w->condition, w->strength,
+                     (int)q->dit_config.layers, &w->use[0]);
+    for (int p = 1; p < w->passes; p++) w->use[p] = w->use[0];
+}
+
+/* The ops of a step: the side network once with the positive prompt, or in every pass with its own;
+ * then the transformer. */
+static void step_ops(qw_run *r, void *arg)
+{
+    qw_velocity_work *w = arg;
+    const size_t mark = r->used;
+    for (int p = 0; p < w->passes && w->controlled; p++)
+        if (!p || w->each) qw_control_run(r, w->q->dit, &w->picture.pass[p], &w->use[p]);
+        else w->use[p].samples = w->use[0].samples;
+    qw_dit_run(r, w->q->dit, &w->picture);
+    r->used = mark;
+}
+
+void qw_velocity_step(qw_run *r, void *arg)
+{
+    qw_velocity_work *w = arg;
+    int tapped = 0;
     for (int p = 0; p < w->passes; p++) {
-        w->seq[p].hook = NULL;
-        if (!w->condition) continue;
-        if (!p || w->samples[p] != w->samples[0])
-            qw_control_forward(r, q->control, q->dit, w->control_mod, w->step, &w->seq[p],
-                               w->condition, w->strength, q->comfy, w->samples[p]);
-        w->use[p] =
-            (qw_control_use){ q->control, w->samples[p], w->strength, (int)q->dit_config.layers };
+        tapped |= w->seq[p].tap != NULL;
         w->hook[p] = (qw_dit_hook){ qw_control_after, &w->use[p] };
-        w->seq[p].hook = &w->hook[p];
+        w->seq[p].hook = w->controlled ? &w->hook[p] : NULL;
     }
+    qw_dit_put(r, &w->picture, w->mod, w->step);
+    if (w->controlled) qw_control_put(r, &w->use[0], w->control_mod, w->step);
+    if (tapped) step_ops(r, w);
+    else qw_run_repeat(r, &w->recording[w->controlled], step_ops, w);
+    qw_dit_get(r, &w->picture);
 }
 
 void qw_velocity_body(qw_run *r, void *arg)
 {
     qw_velocity_work *w = arg;
-    run_control(r, w);
-    qw_dit_forward(r, w->q->dit, w->mod, w->step, w->seq, w->passes, w->q->comfy, 0);
+    const size_t mark = r->used;
+    qw_velocity_place(r, w);
+    qw_velocity_step(r, w);
+    qw_run_forget(r, &w->recording[w->controlled]);
+    r->used = mark;
+}
+
+/* Modulation for a sigma that no row of the table has, while a picture is on the device. */
+static void between_body(qw_run *r, void *arg)
+{
+    modulate_work *w = arg;
+    const size_t mark = r->used;
+    qw_velocity_place(r, w->placed);
+    modulate_body(r, w);
+    r->used = mark;
 }
 
 typedef struct denoising {
@@ -64,6 +100,12 @@ typedef struct denoising {
 
 static int64_t step_rows(const qw_job *j) { return j->frames * j->tokens; }
 
+static modulate_work between(denoising *d, const double *t)
+{
+    return (modulate_work){ d->j->q, t, 1, &d->extra, d->j->condition ? &d->control_extra : NULL,
+                            &d->work };
+}
+
 /* Which modulation belongs to sigma: a row of the table, or one made for it. */
 static int find_modulation(denoising *d, double sigma, int step)
 {
@@ -76,8 +118,7 @@ static int find_modulation(denoising *d, double sigma, int step)
         d->work.step = step + 1;
         return QWEN_OK;
     }
-    modulate_work w = { d->j->q, &sigma, 1, &d->extra, d->j->condition ? &d->control_extra : NULL };
-    qw_stage_reserve(&d->stage, modulate_body, &w);
+    modulate_work w = between(d, &sigma);
     qw_stage_run(&d->stage, modulate_body, &w, NULL, 0);
     d->work.mod = d->extra;
     d->work.control_mod = d->control_extra;
@@ -116,9 +157,9 @@ static int velocity(void *user, const double *x, double sigma, int step, double 
     d->shown = step;
     memcpy(d->in, x, (size_t)n * sizeof *x);
     if (find_modulation(d, sigma, step)) return d->stage.run.error.status;
-    d->work.condition = controlled(j, step) ? j->condition : NULL;
+    d->work.controlled = controlled(j, step);
     d->work.seq[0].tap = first && step == 0 && d->stage.run.tap ? "step0." : NULL;
-    if (qw_stage_run(&d->stage, qw_velocity_body, &d->work, d->pos, n))
+    if (qw_stage_run(&d->stage, qw_velocity_step, &d->work, d->pos, n))
         return d->stage.run.error.status;
     memcpy(v, d->pos, (size_t)n * sizeof *v);
     if (j->passes > 1) {
@@ -223,22 +264,17 @@ static int set_sequence(denoising *d)
     return QWEN_OK;
 }
 
-/* Room for the ControlNet's samples: Fun's and ComfyUI's run in both passes, InstantX' of diffusers
- * in the first. */
-static int set_control(denoising *d)
+/* Fun's and ComfyUI's ControlNets run in both passes, InstantX' of diffusers in the first. */
+static void set_control(denoising *d)
 {
     const qw_job *j = d->j;
-    qwen *q = j->q;
-    if (!j->condition) return QWEN_OK;
+    const qwen *q = j->q;
+    if (!j->condition) return;
     const qw_control_kind kind = qw_control_kind_of(q->control);
-    const int64_t n = qw_control_samples(q->control) * step_rows(j) * q->dit_config.width;
-    const int both = j->passes > 1
-                     && (kind == QW_CONTROL_FUN || (q->comfy && kind == QW_CONTROL_INSTANTX));
+    d->work.condition = j->condition;
+    d->work.each = kind == QW_CONTROL_FUN || (q->comfy && kind == QW_CONTROL_INSTANTX);
     d->work.strength = q->comfy && kind == QW_CONTROL_FUN ? sqrt(j->control_strength)
                                                           : j->control_strength;
-    d->work.samples[0] = d->work.samples[1] = qw_doubles(q, n, "control samples");
-    if (both) d->work.samples[1] = qw_doubles(q, n, "control samples");
-    return q->error.status;
 }
 
 static int show_sequence(denoising *d)
@@ -287,18 +323,23 @@ static void denoise_steps(denoising *d)
     qw_job *j = d->j;
     qwen *q = j->q;
     qw_run *r = &d->stage.run;
-    modulate_work m = { q, d->t, d->steps, &d->table, j->condition ? &d->control_table : NULL };
+    modulate_work m = {
+        q, d->t, d->steps, &d->table, j->condition ? &d->control_table : NULL, NULL
+    };
     qw_tally *tally = q->tally;
     if (tally) tally->times = 1;
     qw_stage_reserve(&d->stage, modulate_body, &m);
     qw_stage_run(&d->stage, modulate_body, &m, NULL, 0);
     d->work.mod = d->table;
     d->work.control_mod = d->control_table;
-    d->work.condition = j->condition;
+    d->work.controlled = j->condition != NULL;
     d->work.step = 0;
     if (tally) tally->times = d->steps;
     qw_stage_reserve(&d->stage, qw_velocity_body, &d->work);
     if (r->error.status || tally) return;
+    m = between(d, d->t);
+    qw_stage_reserve(&d->stage, between_body, &m);
+    qw_velocity_place(r, &d->work);
     const qw_sampler s = { velocity, fresh_noise, after_step, d };
     qw_error err = { 0 };
     qw_sample(j->sampler, &s, j->sched.sigma + j->first_step, d->steps, j->x,
@@ -306,6 +347,8 @@ static void denoise_steps(denoising *d)
     if (err.status && !r->error.status) r->error = err;
     show_step(d, "latents.%d", d->steps, j->x);
     r->step = d->steps - 1;
+    for (int i = 0; i < 2; i++) qw_run_forget(r, &d->work.recording[i]);
+    r->used = 0;
 }
 
 int qw_job_denoise(qw_job *j)
@@ -313,7 +356,8 @@ int qw_job_denoise(qw_job *j)
     qwen *q = j->q;
     if (qw_need_dit(q)) return q->error.status;
     denoising d = { .j = j, .shown = -1 };
-    if (!set_sequence(&d) && !set_control(&d) && !set_times(&d) && !show_sequence(&d)
+    set_control(&d);
+    if (!set_sequence(&d) && !set_times(&d) && !show_sequence(&d)
         && !qw_rng_init(&d.rng, j->rng_name, j->req->seed, &q->error)) {
         qw_stage_begin(&d.stage, q, j->req, q->dev, "denoise", d.steps, (int)q->dit_config.layers);
         denoise_steps(&d);
@@ -323,8 +367,6 @@ int qw_job_denoise(qw_job *j)
     qw_modulation_free(d.extra);
     qw_modulation_free(d.control_table);
     qw_modulation_free(d.control_extra);
-    if (d.work.samples[1] != d.work.samples[0]) free(d.work.samples[1]);
-    free(d.work.samples[0]);
     free(d.grid);
     free(d.in);
     free(d.pos);

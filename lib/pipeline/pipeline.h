@@ -316,17 +316,24 @@ typedef struct qw_encode_work {
     int64_t rows;          /* of a band, of the latent; 0: whole */
 } qw_encode_work;
 void qw_encode_body(qw_run *r, void *arg);
-typedef struct qw_velocity_work { /* argument of qw_velocity_body: one step, all passes */
+typedef struct qw_velocity_work { /* the transformer over a picture: one step, all passes */
     qwen *q;
     qw_modulation *mod, *control_mod;
     int step, passes;
-    const double *condition; /* of the ControlNet, or NULL: not in this step */
+    const double *condition; /* of the ControlNet, or NULL: there is none */
     double strength;
-    qw_control_use use[2];
-    qw_dit_hook hook[2];
-    double *samples[2]; /* of a pass; the second may be the first's */
-    qw_dit_sequence seq[2];
+    int controlled; /* it takes part in this step */
+    int each;       /* it runs in every pass with its own text, else in the first alone */
+    qw_dit_sequence seq[QW_PASSES];
+    qw_dit_picture picture; /* on the device, from qw_velocity_place */
+    qw_control_use use[QW_PASSES];
+    qw_dit_hook hook[QW_PASSES];
+    qw_recording recording[2]; /* of a step without and with the ControlNet */
 } qw_velocity_work;
+/* Takes scratch for the picture and puts what its steps share; then any number of steps, whose
+ * recordings are the caller's to forget.  qw_velocity_body: both, for one step. */
+void qw_velocity_place(qw_run *r, qw_velocity_work *w);
+void qw_velocity_step(qw_run *r, void *arg);
 void qw_velocity_body(qw_run *r, void *arg);
 
 /* vae_stage.c: reserve and run them, in row bands where memory demands it (a notice). */

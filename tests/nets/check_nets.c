@@ -457,9 +457,9 @@ static void run_control(const char *device, double tolerance)
     double *given = doubles(&b, "in.control"), *scale = doubles(&b, "in.scale");
     const int64_t rows = gold(&b, "in.x")->dim[0];
     double *out = malloc((size_t)(rows * c.in) * sizeof *out);
-    double *samples = malloc((size_t)(qw_control_samples(k) * rows * c.width) * sizeof *samples);
-    const qw_control_use use = { k, samples, *scale, (int)c.layers };
-    const qw_dit_hook hook = { qw_control_after, (void *)(uintptr_t)&use };
+    qw_control_use use;
+    qw_dit_picture picture;
+    const qw_dit_hook hook = { qw_control_after, &use };
     qw_dit_sequence s = { .x = x,
                           .rows = rows,
                           .noise_rows = rows,
@@ -475,8 +475,14 @@ static void run_control(const char *device, double tolerance)
     ck_assert_msg(!qw_dit_modulate(&b.run, d, t, 1, &table), "%s", b.run.error.text);
     compare(&b, "temb", own->temb, c.width);
     compare(&b, "time_proj", own->proj, 256);
-    qw_control_forward(&b.run, k, d, own, 0, &s, given, *scale, 0, samples);
-    qw_dit_forward(&b.run, d, table, 0, &s, 1, 0, 1);
+    qw_dit_place(&b.run, d, table, &s, 1, 0, 1, &picture);
+    qw_control_place(&b.run, k, own, &picture, given, *scale, (int)c.layers, &use);
+    qw_dit_put(&b.run, &picture, table, 0);
+    qw_control_put(&b.run, &use, own, 0);
+    qw_control_run(&b.run, d, &picture.pass[0], &use);
+    qw_dit_run(&b.run, d, &picture);
+    qw_dit_get(&b.run, &picture);
+    b.run.used = 0;
     ck_assert_msg(!b.run.error.status, "%s", b.run.error.text);
     compare(&b, "main.out", out, rows * c.in);
     qw_modulation_free(table);
@@ -487,7 +493,6 @@ static void run_control(const char *device, double tolerance)
     free(given);
     free(scale);
     free(out);
-    free(samples);
     qw_control_free(k);
     qw_dit_free(d);
     close_model(&side);
@@ -618,22 +623,31 @@ static void run_fun_case(bench *b, const qw_dit *d, const qw_control *k, qw_dit_
     qw_modulation *table, *own;
     const int64_t C = qw_dit_config_of(d)->width, size = s->rows * C;
     snprintf(key, sizeof key, "%s.context", name);
-    double *context = doubles(b, key),
-           *samples = malloc((size_t)(qw_control_samples(k) * size) * sizeof *samples);
+    double *context = doubles(b, key), *samples = malloc((size_t)(5 * size) * sizeof *samples);
     ck_assert_int_eq(gold(b, key)->dim[1], qw_control_features(k));
     ck_assert_msg(!qw_control_modulate(&b->run, k, d, t, 1, &own), "%s", b->run.error.text);
     ck_assert_msg(!qw_dit_modulate(&b->run, d, t, 1, &table), "%s", b->run.error.text);
     for (int half = 0; half < 2; half++) {
-        const qw_control_use use = { k, samples, 1, (int)qw_dit_config_of(d)->layers };
-        const qw_dit_hook hook = { qw_control_after, (void *)(uintptr_t)&use };
-        qw_control_forward(&b->run, k, d, own, 0, s, context, half ? 0.5 : 1, 0, samples);
-        for (int i = 0; i < qw_control_samples(k) && !half; i++) {
+        qw_control_use use;
+        qw_dit_picture picture;
+        const qw_dit_hook hook = { qw_control_after, &use };
+        qw_dit_place(&b->run, d, table, s, 1, 0, 0, &picture);
+        qw_control_place(&b->run, k, own, &picture, context, half ? 0.5 : 1,
+                         (int)qw_dit_config_of(d)->layers, &use);
+        qw_dit_put(&b->run, &picture, table, 0);
+        qw_control_put(&b->run, &use, own, 0);
+        qw_control_run(&b->run, d, &picture.pass[0], &use);
+        ck_assert_int_le(qw_elements(&use.samples), 5 * size);
+        qw_get(&b->run, use.samples, samples);
+        for (int i = 0; i < use.samples.dim[0] / s->rows && !half; i++) {
             snprintf(key, sizeof key, "%s.hint.%d", name, i);
             compare(b, key, samples + i * size, size);
         }
         s->hook = &hook;
-        qw_dit_forward(&b->run, d, table, 0, s, 1, 0, 0);
+        qw_dit_run(&b->run, d, &picture);
+        qw_dit_get(&b->run, &picture);
         s->hook = NULL;
+        b->run.used = 0;
         snprintf(key, sizeof key, "%s.out.%s", name, half ? "0.5" : "1.0");
         compare(b, key, s->out, s->rows * 64);
     }

@@ -577,17 +577,19 @@ START_TEST(test_blockwise)
 {
     net n;
     qw_control *k;
-    double x[BROWS * BW], y[BROWS * BW], got[BROWS * BW],
-        *condition = random_doubles(BROWS * BF, 90);
+    double x[BROWS * BW], got[BROWS * BW], *condition = random_doubles(BROWS * BF, 90);
     net_open(&n, "ref64", 0, NULL, QW_KIND_UNKNOWN);
     load_blockwise(&n, &k);
     qw_run *r = &n.run;
     ck_assert_int_eq(qw_run_reserve(r, 1 << 16), QWEN_OK);
     const qw_dit_sequence s = { .rows = BROWS, .noise_rows = BROWS };
-    qw_control_forward(r, k, NULL, NULL, 0, &s, condition, 1, 0, y);
+    const qw_dit_picture picture = { .passes = 1, .pass[0].s = &s };
+    qw_control_use use;
+    qw_control_place(r, k, NULL, &picture, condition, 0.75, BBLOCKS, &use);
+    qw_control_put(r, &use, NULL, 0);
+    qw_control_run(r, NULL, &picture.pass[0], &use);
     const qw_tensor t = filled(r, BROWS, BW, 80, x);
     const size_t mark = r->used;
-    qw_control_use use = { k, y, 0.75, BBLOCKS };
     for (int b = 0; b < BBLOCKS; b++) {
         qw_control_after(&use, r, b, t);
         for (int i = 0; i < BROWS; i++) blockwise_row(b, 0.75, condition + i * BF, x + i * BW);

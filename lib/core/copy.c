@@ -22,57 +22,76 @@ unsigned char *qw_run_at(const qw_tensor *t, const qw_runs *s, int64_t i)
     return (unsigned char *)t->data + qw_row_bytes(t->dtype, e);
 }
 
-/* Numbers that are converted at a time: put copies what it is given before it returns. */
-enum { PIECE = 1 << 18 };
+/* What a copy works on: t dense in host memory, then the scales of its rows if it has codes. */
+static qw_tensor twin(qw_run *r, const qw_tensor *t)
+{
+    const size_t bytes = qw_row_bytes(t->dtype, qw_elements(t)), before = (bytes + 7) / 8 * 8;
+    char *p = malloc(before + qw_scales(t) * sizeof(float) + 1);
+    qw_tensor h = *t;
+    h.data = p;
+    for (int i = h.rank - 2; i >= 0; i--) h.stride[i] = h.stride[i + 1] * h.dim[i + 1];
+    if (t->scale) h.scale = (float *)(void *)(p + before);
+    if (!p) qw_run_fail(r, QWEN_ENOMEM, "no memory for a copy of %zu bytes", bytes);
+    return h;
+}
+
+enum { TO_DEVICE, TO_HOST };
+
+static int copy(qw_device *dev, int way, void *device, void *host, size_t bytes)
+{
+    if (!bytes) return QWEN_OK;
+    return way == TO_DEVICE ? dev->put(dev, QW_COMPUTE, device, host, bytes)
+                            : dev->get(dev, QW_COMPUTE, host, device, bytes);
+}
+
+/* t between the device and its twin: one call for what is contiguous, one for the scales. */
+static int copy_all(qw_device *dev, int way, const qw_tensor *t, const qw_tensor *twin)
+{
+    const qw_runs s = qw_runs_of(t);
+    const size_t bytes = qw_row_bytes(t->dtype, s.n);
+    int status = QWEN_OK;
+    for (int64_t i = 0; i < s.count && !status; i++)
+        status = copy(dev, way, qw_run_at(t, &s, i), (char *)twin->data + (size_t)i * bytes, bytes);
+    if (status || !t->scale) return status;
+    return copy(dev, way, (void *)(uintptr_t)t->scale, (void *)(uintptr_t)twin->scale,
+                qw_scales(t) * sizeof(float));
+}
+
+/* Rows of codes [rows][n] with a scale each; numbers of other types have none. */
+static int is_codes(const qw_tensor *t)
+{
+    return t->dtype == QW_I8 && t->rank == 2 && t->scale && t->scale_stride == 1;
+}
 
 void qw_put(qw_run *r, qw_tensor dst, const double *src)
 {
     if (r->error.status || qw_is_plan(r->dev) || qw_run_spoils(r)) return;
-    if (!qw_stores_numbers(dst.dtype)) {
+    if (!qw_stores_numbers(dst.dtype) && !is_codes(&dst)) {
         qw_run_fail(r, QWEN_EARG, "numbers cannot be put into a tensor of type %s",
                     qw_dtype_name(dst.dtype));
         return;
     }
-    const qw_runs s = qw_runs_of(&dst);
-    const int64_t piece = s.n < PIECE ? s.n : PIECE;
-    void *room = malloc(piece ? qw_row_bytes(dst.dtype, piece) : 1);
-    if (!room) {
-        qw_run_fail(r, QWEN_ENOMEM, "no memory for %lld numbers", (long long)piece);
-        return;
-    }
-    int status = QWEN_OK;
-    for (int64_t i = 0; i < s.count && !status; i++)
-        for (int64_t j = 0; j < s.n && !status; j += piece) {
-            const int64_t n = s.n - j < piece ? s.n - j : piece;
-            qw_numbers_put(dst.dtype, src + i * s.n + j, n, room);
-            status = r->dev->put(r->dev, QW_COMPUTE,
-                                 qw_run_at(&dst, &s, i) + qw_row_bytes(dst.dtype, j), room,
-                                 qw_row_bytes(dst.dtype, n));
-        }
-    free(room);
+    const qw_tensor h = twin(r, &dst);
+    if (!h.data) return;
+    if (is_codes(&h))
+        for (int64_t i = 0; i < h.dim[0]; i++) qw_row_put(&h, i, 0, 0, src + i * h.dim[1]);
+    else qw_numbers_put(h.dtype, src, qw_elements(&h), h.data);
+    const int status = copy_all(r->dev, TO_DEVICE, &dst, &h);
+    free(h.data);
     if (status) qw_run_device_failed(r, status, "taking data");
 }
 
 void qw_get(qw_run *r, qw_tensor src, double *dst)
 {
-    const qw_runs s = qw_runs_of(&src);
-    if (r->error.status || qw_is_plan(r->dev) || qw_run_spoils(r)) {
-        memset(dst, 0, (size_t)(s.count * s.n) * sizeof *dst);
-        return;
-    }
-    const int64_t piece = s.n < PIECE ? s.n : PIECE;
-    void *room = malloc(piece ? qw_row_bytes(src.dtype, piece) : 1);
-    int status = room ? QWEN_OK : QWEN_ENOMEM;
-    for (int64_t i = 0; i < s.count && !status; i++)
-        for (int64_t j = 0; j < s.n && !status; j += piece) {
-            const int64_t n = s.n - j < piece ? s.n - j : piece;
-            status = r->dev->get(r->dev, QW_COMPUTE, room,
-                                 qw_run_at(&src, &s, i) + qw_row_bytes(src.dtype, j),
-                                 qw_row_bytes(src.dtype, n));
-            if (!status) qw_numbers_get(src.dtype, room, n, dst + i * s.n + j);
-        }
-    free(room);
-    if (!status) return;
-    memset(dst, 0, (size_t)(s.count * s.n) * sizeof *dst);
-    qw_run_device_failed(r, status, "giving data back");
+    const int64_t n = qw_elements(&src);
+    memset(dst, 0, (size_t)n * sizeof *dst);
+    if (r->error.status || qw_is_plan(r->dev) || qw_run_spoils(r)) return;
+    const qw_tensor h = twin(r, &src);
+    if (!h.data) return;
+    const int status = copy_all(r->dev, TO_HOST, &src, &h);
+    if (status) qw_run_device_failed(r, status, "giving data back");
+    else if (is_codes(&h))
+        for (int64_t i = 0; i < h.dim[0]; i++) qw_row_get(&h, i, 0, 0, dst + i * h.dim[1]);
+    else qw_numbers_get(h.dtype, h.data, n, dst);
+    free(h.data);
 }

@@ -36,28 +36,10 @@ static const void *seen(qw_run *r, const void *at, size_t bytes, void *room)
     return NULL;
 }
 
-/* Codes are finite; their scales might not be. */
-static int64_t scales_not_finite(qw_run *r, const qw_tensor *t, void *room, double *most,
-                                 double *value)
-{
-    const int64_t n = t->scale_stride ? t->dim[0] : 1;
-    for (int64_t i = 0; t->scale && i < n; i++) {
-        float scale;
-        const void *p = seen(r, t->scale + i, sizeof scale, room);
-        if (!p) return -1;
-        memcpy(&scale, p, sizeof scale);
-        *value = (double)scale;
-        if (!isfinite(scale)) return i * t->dim[1];
-        if (127 * fabs(*value) > *most) *most = 127 * fabs(*value);
-    }
-    return -1;
-}
-
-/* Index of the first element in row-major order that is not finite, or -1. */
-static int64_t not_finite(qw_run *r, const qw_tensor *t, double *most, double *value)
+/* Index of the first number in row-major order that is not finite, or -1. */
+static int64_t number_not_finite(qw_run *r, const qw_tensor *t, double *most, double *value)
 {
     unsigned char room[PIECE];
-    if (t->dtype == QW_I8) return scales_not_finite(r, t, room, most, value);
     const qw_runs s = qw_runs_of(t);
     const int64_t piece = PIECE / (int64_t)qw_block_bytes(t->dtype);
     for (int64_t i = 0; i < s.count; i++)
@@ -72,6 +54,19 @@ static int64_t not_finite(qw_run *r, const qw_tensor *t, double *most, double *v
             return i * s.n + k + j;
         }
     return -1;
+}
+
+/* Index of the first element that is not finite, or -1.  Codes are finite, their scales may be not. */
+static int64_t not_finite(qw_run *r, const qw_tensor *t, double *most, double *value)
+{
+    if (t->dtype != QW_I8) return number_not_finite(r, t, most, value);
+    if (!t->scale) return -1;
+    const int64_t rows = t->scale_stride ? t->dim[0] : 1;
+    const qw_tensor scale = qw_dense1((void *)(uintptr_t)t->scale, QW_F32, rows);
+    double largest = 0;
+    const int64_t row = number_not_finite(r, &scale, &largest, value);
+    *most = fmax(*most, 127 * largest);
+    return row < 0 ? row : row * t->dim[1];
 }
 
 /* "[5][17]" */

@@ -96,6 +96,7 @@ double *ref_room(int64_t rows, int64_t n)
 
 int ref_stopped(const qw_device *dev, atomic_int *stop)
 {
+    if (atomic_load(stop)) return 1;
     if (dev->poll && ref_thread() == 0 && dev->poll(dev->poll_user)) atomic_store(stop, 1);
     return atomic_load(stop);
 }

@@ -37,6 +37,7 @@ int qw_run_reserve(qw_run *r, size_t bytes)
     void *base = NULL;
     const int status = r->dev->alloc(r->dev, plan ? SIZE_MAX / 2 : bytes ? bytes : ALIGN, &base);
     if (status || !base) {
+        if (status == QWEN_EDEVICE) qw_run_device_failed(r, status, "giving memory for scratch");
         qw_run_fail(r, status ? status : QWEN_ENOMEM,
                     "device %s has no room for %zu bytes of scratch", r->dev->name, bytes);
         return r->error.status;

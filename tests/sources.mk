@@ -1,6 +1,6 @@
 # the tests, by the room that each looks into
 unit_tests = \
-	check_tensor check_rows check_op_table check_run check_registry check_ops check_reference \
+	check_tensor check_rows check_op_table check_run check_contract check_registry check_ops check_reference \
 	check_conform check_safetensors check_gguf check_store check_broken check_kinds \
 	check_names check_config check_quantised check_loader check_lora check_residency \
 	check_streaming check_vae check_layouts check_tokenizer check_rng check_schedule \
@@ -11,7 +11,7 @@ script_tests = tests/core/check_modules.sh tests/check_includes.sh tests/check_c
 
 # what the tests share
 testing_sources = tests/testing.h tests/values.h tests/values.c tests/files.h tests/files.c \
-	tests/devices.h tests/devices.c tests/medium.h tests/medium.c
+	tests/devices.h tests/devices.c tests/late.h tests/late.c tests/medium.h tests/medium.c
 
 check_tensor_SOURCES = tests/core/check_tensor.c
 check_tensor_CPPFLAGS = $(test_cppflags)
@@ -25,6 +25,9 @@ check_op_table_LDADD = $(unit_libs)
 check_run_SOURCES = tests/core/check_run.c
 check_run_CPPFLAGS = $(test_cppflags)
 check_run_LDADD = $(unit_libs)
+check_contract_SOURCES = tests/core/check_contract.c
+check_contract_CPPFLAGS = $(test_cppflags)
+check_contract_LDADD = $(unit_libs)
 check_registry_SOURCES = tests/core/check_registry.c
 check_registry_CPPFLAGS = $(test_cppflags)
 check_registry_LDADD = $(unit_libs)

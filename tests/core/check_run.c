@@ -1,8 +1,16 @@
 /* check_run.c - the run: scratch, moving data, counting on the plan device, fallback, errors. */
 #include "devices.h"
+#include "late.h"
 #include "testing.h"
 #include <math.h>
 #include <string.h>
+
+static qw_device *late_declining(void)
+{
+    qw_device *d = open_late(1);
+    late_of(d)->declines = ~0u;
+    return d;
+}
 
 /* --- scratch --------------------------------------------------------------------------------- */
 
@@ -46,7 +54,7 @@ static const qw_dtype number[] = { QW_F64, QW_F32, QW_F16, QW_BF16, QW_I32 };
 /* Strided tensors of each type, there and back; neighbours stay; on devices of both kinds. */
 START_TEST(put_and_get)
 {
-    qw_device *dev = _i % 2 ? open_far_declining() : open_device("ref");
+    qw_device *dev = _i % 2 ? late_declining() : open_device("ref");
     const qw_dtype t = number[_i / 2];
     qw_run r;
     qw_run_init(&r, dev, dev);
@@ -241,7 +249,7 @@ END_TEST
 /* A device that declines everything, host or not, gives the reference's bits. */
 START_TEST(fallback)
 {
-    qw_device *ref = open_device("ref"), *stub = _i ? open_far_declining() : open_declining();
+    qw_device *ref = open_device("ref"), *stub = _i ? late_declining() : open_declining();
     double want[160], got[160];
     qw_run r;
     seen s;
@@ -285,7 +293,7 @@ END_TEST
 /* A packed weight is read from its original when the device declines. */
 START_TEST(packed_original)
 {
-    qw_device *ref = open_device("ref"), *stub = _i ? open_far_declining() : open_declining();
+    qw_device *ref = open_device("ref"), *stub = _i ? late_declining() : open_declining();
     unsigned char data[34 * 128];
     qw_tensor plain;
     make_weight(data, &plain);
@@ -378,7 +386,7 @@ END_TEST
 
 START_TEST(require_finite)
 {
-    qw_device *ref = open_device("ref"), *dev = open_far_declining();
+    qw_device *ref = open_device("ref"), *dev = late_declining();
     qw_run r;
     qw_run_init(&r, dev, ref);
     qw_run_reserve(&r, 4096);

@@ -1,5 +1,6 @@
 /* check_streaming.c - a whole transformer on a device with too little memory gives what it gives on
  * the host, bit for bit, with LoRA and without. */
+#include "late.h"
 #include "medium.h"
 #include "testing.h"
 #include "values.h"
@@ -38,10 +39,10 @@ static void passes(model *m, const double *want, int part)
 {
     const uint64_t moving = qw_residency_bytes(m->res, 1);
     for (int i = 0; i < 3; i++) {
-        const uint64_t before = far_of(m->dev)->packs;
+        const uint64_t before = late_of(m->dev)->packs;
         double *x = forward(m);
         ck_assert_msg(difference(x, want, OUTPUT) == 0, "%d/20 of the weights, pass %d", part, i);
-        ck_assert_msg(moving ? far_of(m->dev)->packs > before : far_of(m->dev)->packs == before,
+        ck_assert_msg(moving ? late_of(m->dev)->packs > before : late_of(m->dev)->packs == before,
                       "pass %d", i);
         free(x);
     }
@@ -61,13 +62,13 @@ START_TEST(streamed)
     ck_assert_uint_eq(qw_residency_bytes(m.res, 1), 0);
     ck_assert_uint_lt(qw_residency_bytes(m.res, 2), qw_residency_bytes(m.res, 0));
     close_model(&m);
-    open_net(&m, open_far(), 0);
+    open_net(&m, open_late(1), 0);
     const uint64_t total = qw_residency_bytes(m.res, 0);
     ck_assert_uint_eq(qw_residency_bytes(m.res, 1), 0);
     close_model(&m);
     for (int part = 24; part > 0; part--) {
         const uint64_t bound = total * (uint64_t)part / 20;
-        const int status = open_net(&m, open_far(), bound);
+        const int status = open_net(&m, open_late(1), bound);
         if (status) {
             ck_assert_int_eq(status, QWEN_ENOMEM);
             too_few++;
@@ -75,7 +76,7 @@ START_TEST(streamed)
         }
         const uint64_t kept = qw_residency_bytes(m.res, 0), moving = qw_residency_bytes(m.res, 1);
         ck_assert_uint_eq(kept + moving, total);
-        ck_assert_uint_le(far_of(m.dev)->held - m.run.size, bound + ROUNDING);
+        ck_assert_uint_le(late_of(m.dev)->held - m.run.size, bound + ROUNDING);
         all += !moving;
         if (moving && kept < least) least = kept;
         if (moving && kept > most) most = kept;
@@ -117,7 +118,7 @@ static void open_streaming(model *m)
     const uint64_t bytes = qw_residency_bytes(host.res, 0);
     close_model(&host);
     int part = 1;
-    while (open_net(m, open_far(), bytes * (uint64_t)part / 20)) ck_assert_int_lt(++part, 24);
+    while (open_net(m, open_late(1), bytes * (uint64_t)part / 20)) ck_assert_int_lt(++part, 24);
     ck_assert_uint_gt(qw_residency_bytes(m->res, 1), 0);
 }
 
@@ -141,7 +142,7 @@ START_TEST(lora_streamed)
     close_model(&host);
     for (int streams = 0; streams < 2; streams++) {
         if (streams) open_streaming(&m);
-        else open_net(&m, open_far(), 0);
+        else open_net(&m, open_late(1), 0);
         for (int i = 0; i < 3; i++) {
             good(qw_overlay_new(&o, r.lora, r.n, m.site, m.sites, m.dev, 0, NULL, NULL, &err),
                  &err);

@@ -90,15 +90,17 @@ void qw_dit_run_block(qw_run *r, const qw_dit_config *c, const qw_dit_block *b,
     qw_group_begin(r, b->group);
     for (int i = 0; i < parts; i++) {
         const size_t inner = r->used;
-        qw_tensor h = qw_new2(r, t, p[i].rows, C), u = qw_rows(qkv, p[i].first, p[i].rows);
+        const qw_dit_stream *w = p[i].w;
+        qw_tensor h = qw_new2(r, qw_input_type(r, &w->qkv), p[i].rows, C);
+        qw_tensor u = qw_rows(qkv, p[i].first, p[i].rows);
         qw_ln_mod(r, (qw_ln_mod_args){ .y = h,
                                        .x = qw_rows(x, p[i].first, p[i].rows),
                                        .eps = EPS,
                                        .shift = chunk(&p[i], 0, C),
                                        .scale = chunk(&p[i], 1, C) });
-        qw_linear(r, u, h, &p[i].w->qkv);
-        head_norm_rope(r, qw_cols(u, 0, C), p[i].w->norm_q, &p[i], c->head);
-        head_norm_rope(r, qw_cols(u, C, C), p[i].w->norm_k, &p[i], c->head);
+        qw_linear(r, u, h, &w->qkv);
+        head_norm_rope(r, qw_cols(u, 0, C), w->norm_q, &p[i], c->head);
+        head_norm_rope(r, qw_cols(u, C, C), w->norm_k, &p[i], c->head);
         r->used = inner;
     }
     qw_attention(r, (qw_attention_args){ .y = qw_heads(att, c->head),
@@ -109,16 +111,18 @@ void qw_dit_run_block(qw_run *r, const qw_dit_config *c, const qw_dit_block *b,
     for (int i = 0; i < parts; i++) {
         const size_t inner = r->used;
         qw_tensor s = qw_rows(x, p[i].first, p[i].rows);
-        qw_tensor h = qw_new2(r, t, p[i].rows, C), u = qw_new2(r, t, p[i].rows, p[i].w->up.n);
-        qw_linear_residual(r, s, qw_rows(att, p[i].first, p[i].rows), &p[i].w->out,
-                           chunk(&p[i], 2, C));
+        const qw_dit_stream *w = p[i].w;
+        qw_tensor h = qw_new2(r, qw_input_type(r, &w->up), p[i].rows, C);
+        qw_tensor u = qw_new2(r, qw_output_type(r, &w->up, &w->down), p[i].rows, w->up.n);
+        qw_tensor o = qw_input(r, qw_rows(att, p[i].first, p[i].rows), &w->out);
+        qw_linear_residual(r, s, o, &w->out, chunk(&p[i], 2, C));
         qw_ln_mod(r, (qw_ln_mod_args){ .y = h,
                                        .x = s,
                                        .eps = EPS,
                                        .shift = chunk(&p[i], 3, C),
                                        .scale = chunk(&p[i], 4, C) });
-        qw_linear_act(r, u, h, &p[i].w->up, QW_GELU_TANH);
-        qw_linear_residual(r, s, u, &p[i].w->down, chunk(&p[i], 5, C));
+        qw_linear_act(r, u, h, &w->up, QW_GELU_TANH);
+        qw_linear_residual(r, s, qw_input(r, u, &w->down), &w->down, chunk(&p[i], 5, C));
         r->used = inner;
     }
     qw_group_end(r, b->group);

@@ -3,7 +3,12 @@
  * A weight is rows of up to three parts, each with its own dtype, scale and bias: one gemm per part
  * into its columns of y, or one for all where the device has joined them.  A rotated part needs
  * rotated inputs (a weight W = V H has x WT = (x H) VT, H symmetric), which parts in the same basis
- * share.  The factors of a LoRA are multiplied with the inputs as they are. */
+ * share.  The factors of a LoRA are multiplied with the inputs as they come, before a rotation.
+ *
+ * On a device that quantises, a branch that only these layers read is rows of codes with a scale each
+ * (QW_I8), written once by the op before, or by a conversion where that op cannot, and shared by q, k
+ * and v, and by the factors of a LoRA.  Where a part is rotated the branch stays numbers, which the
+ * LoRA reads, and the rotation writes the codes. */
 #include "nets/net.h"
 
 /* What a layer does with x wT + b: gate act of it into y, or added to y. */
@@ -54,7 +59,7 @@ static void apply_parts(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w,
         const int64_t n = p->w.dim[0];
         if (p->w.rotated && p->w.rotated != basis) {
             basis = p->w.rotated;
-            const qw_dtype t = r->dev->quant ? r->dev->quant : x.dtype;
+            const qw_dtype t = r->dev->quant == QW_I8 ? QW_I8 : x.dtype;
             turned = qw_new2(r, t, x.dim[0], x.dim[1]);
             qw_convert(r, (qw_convert_args){ .y = turned, .x = x, .rotate = basis });
         }
@@ -75,6 +80,10 @@ static void apply_parts(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w,
 static void apply(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, use u)
 {
     const size_t mark = r->used;
+    if (y.dtype == QW_I8 && w->parts > 1) { /* a row has one scale */
+        qw_run_fail(r, QWEN_EUNSUPPORTED, "rows of codes from a layer of %d parts", w->parts);
+        return;
+    }
     int joined = qw_present(&w->joined) && !w->joined.rotated;
     for (int i = 0; i < w->parts; i++) {
         joined = joined && !w->part[i].patched;
@@ -106,10 +115,25 @@ void qw_linear_residual(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w,
     apply(r, y, x, w, (use){ QW_ACT_NONE, 1, gate });
 }
 
-/* Rows of codes serve every part but a rotated one, which quantises what it has turned. */
+/* --- inputs ----------------------------------------------------------------------------------- */
+
+/* A rotated part quantises what it has rotated, so it wants numbers. */
 qw_dtype qw_input_type(const qw_run *r, const qw_weight *w)
 {
     int rotated = 0;
     for (int i = 0; i < w->parts; i++) rotated |= w->part[i].w.rotated != 0;
-    return r->dev->quant && !rotated ? r->dev->quant : r->dev->prefer;
+    return r->dev->quant == QW_I8 && !rotated ? QW_I8 : r->dev->prefer;
+}
+
+qw_dtype qw_output_type(const qw_run *r, const qw_weight *w, const qw_weight *next)
+{
+    return w->parts == 1 ? qw_input_type(r, next) : r->dev->prefer;
+}
+
+qw_tensor qw_input(qw_run *r, qw_tensor x, const qw_weight *w)
+{
+    if (x.dtype == QW_I8 || qw_input_type(r, w) != QW_I8) return x;
+    const qw_tensor y = qw_new2(r, QW_I8, x.dim[0], x.dim[1]);
+    qw_convert(r, (qw_convert_args){ .y = y, .x = x });
+    return y;
 }

@@ -11,11 +11,15 @@
 /* --- linear.c: linear layers ------------------------------------------------------------------ */
 void qw_linear(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w); /* y = x wT + b */
 void qw_linear_act(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, qw_act act);
-/* The type of a branch that only qw_linear of w reads: rows of codes where the device has these. */
-qw_dtype qw_input_type(const qw_run *r, const qw_weight *w);
 /* y = gate * (x wT + b), and y = y + gate * (x wT + b); gate [n] may be absent */
 void qw_linear_scaled(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, qw_tensor gate);
 void qw_linear_residual(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, qw_tensor gate);
+/* The type of a branch that only linear layers read: as input of w; as result of w and input of next.
+ * QW_I8 on devices that quantise, else their preferred type. */
+qw_dtype qw_input_type(const qw_run *r, const qw_weight *w);
+qw_dtype qw_output_type(const qw_run *r, const qw_weight *w, const qw_weight *next);
+/* x as an input of w: itself, or a quantised copy in scratch. */
+qw_tensor qw_input(qw_run *r, qw_tensor x, const qw_weight *w);
 
 /* --- rope.c: position tables, host doubles ---------------------------------------------------- */
 /* Token grids of the pictures in a sequence: frames, rows, columns of tokens. */

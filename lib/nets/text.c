@@ -133,7 +133,7 @@ static void forward_layer(qw_run *r, const qw_text_config *c, const layer *y, qw
 
     qw_group_begin(r, y->group);
     qw_rms_norm(r, (qw_rms_norm_args){ .y = h, .x = x, .w = y->norm1, .eps = c->eps });
-    qw_linear(r, qkv, h, &y->qkv);
+    qw_linear(r, qkv, qw_input(r, h, &y->qkv), &y->qkv);
     qw_norm_rope(r,
                  (qw_norm_rope_args){ .x = qs, .cos = cs[0], .sin = cs[1], .pairing = QW_HALVES });
     qw_norm_rope(r,
@@ -145,12 +145,12 @@ static void forward_layer(qw_run *r, const qw_text_config *c, const layer *y, qw
                                          .first = first,
                                          .last = last,
                                          .scale = 1 / sqrt((double)c->head) });
-    qw_linear_residual(r, x, att, &y->out, (qw_tensor){ 0 });
+    qw_linear_residual(r, x, qw_input(r, att, &y->out), &y->out, (qw_tensor){ 0 });
     qw_rms_norm(r, (qw_rms_norm_args){ .y = h, .x = x, .w = y->norm2, .eps = c->eps });
     qw_tensor up = qw_new2(r, t, n, 2 * c->ff), gated = qw_new2(r, t, n, c->ff);
-    qw_linear(r, up, h, &y->up);
+    qw_linear(r, up, qw_input(r, h, &y->up), &y->up);
     qw_swiglu(r, (qw_swiglu_args){ .y = gated, .x = up });
-    qw_linear_residual(r, x, gated, &y->down, (qw_tensor){ 0 });
+    qw_linear_residual(r, x, qw_input(r, gated, &y->down), &y->down, (qw_tensor){ 0 });
     qw_group_end(r, y->group);
     r->used = mark;
 }

@@ -118,7 +118,7 @@ static void run_block(qw_run *r, const qw_vision_config *c, const block *b, qw_t
     qw_tensor h = qw_new2(r, t, n, C), qkv = qw_new2(r, t, n, 3 * C), att = qw_new2(r, t, n, C);
     qw_group_begin(r, b->group);
     qw_rms_norm(r, (qw_rms_norm_args){ .y = h, .x = x, .w = b->norm1, .eps = c->eps });
-    qw_linear(r, qkv, h, &b->qkv);
+    qw_linear(r, qkv, qw_input(r, h, &b->qkv), &b->qkv);
     for (int i = 0; i < 2; i++)
         qw_norm_rope(r, (qw_norm_rope_args){ .x = qw_heads(qw_cols(qkv, i * C, C), c->head),
                                              .cos = cs[0],
@@ -131,12 +131,12 @@ static void run_block(qw_run *r, const qw_vision_config *c, const block *b, qw_t
                                          .first = b->full ? NULL : first,
                                          .last = b->full ? NULL : last,
                                          .scale = 1 / sqrt((double)c->head) });
-    qw_linear_residual(r, x, att, &b->proj, (qw_tensor){ 0 });
+    qw_linear_residual(r, x, qw_input(r, att, &b->proj), &b->proj, (qw_tensor){ 0 });
     qw_rms_norm(r, (qw_rms_norm_args){ .y = h, .x = x, .w = b->norm2, .eps = c->eps });
     qw_tensor up = qw_new2(r, t, n, 2 * c->ff), gated = qw_new2(r, t, n, c->ff);
-    qw_linear(r, up, h, &b->up);
+    qw_linear(r, up, qw_input(r, h, &b->up), &b->up);
     qw_swiglu(r, (qw_swiglu_args){ .y = gated, .x = up });
-    qw_linear_residual(r, x, gated, &b->down, (qw_tensor){ 0 });
+    qw_linear_residual(r, x, qw_input(r, gated, &b->down), &b->down, (qw_tensor){ 0 });
     qw_group_end(r, b->group);
     r->used = mark;
 }

@@ -19,6 +19,7 @@ typedef struct bench { /* a device, the golden file of a stage, what has been co
     qw_run run;
     qw_store *gold;
     double tolerance, worst;
+    int euclid; /* differences of whole tensors, not of their elements */
     char worst_name[64];
     renaming rename;
     char seen[200][64];
@@ -75,21 +76,25 @@ static void compare(bench *b, const char *name, const double *x, int64_t n)
 {
     const qw_entry *e = gold(b, name);
     if (!e) return;
-    double top = 0, off = 0;
+    double top = 0, off = 0, all = 0, sum = 0;
     ck_assert_msg(count(e) == n, "%s has %lld values, expected %lld", name, (long long)n,
                   (long long)count(e));
     for (int64_t i = 0; i < n; i++) {
-        top = fmax(top, fabs(value(e, i)));
-        off = fmax(off, fabs(value(e, i) - x[i]));
+        const double want = value(e, i), d = fabs(want - x[i]);
         ck_assert_msg(isfinite(x[i]), "%s[%lld] is not finite", name, (long long)i);
+        top = fmax(top, fabs(want));
+        off = fmax(off, d);
+        all += want * want;
+        sum += d * d;
     }
+    if (b->euclid) off = sqrt(sum), top = sqrt(all);
     off /= top > 0 ? top : 1;
     if (off > b->worst) {
         b->worst = off;
         snprintf(b->worst_name, sizeof b->worst_name, "%s", name);
     }
-    ck_assert_msg(off <= b->tolerance, "%s: %s is off by %.3g of its largest value, allowed %.3g",
-                  b->dev->name, name, off, b->tolerance);
+    ck_assert_msg(off <= b->tolerance, "%s: %s is off by %.3g, allowed %.3g", b->dev->name, name,
+                  off, b->tolerance);
     snprintf(b->seen[b->seens++ % 200], 64, "%s", name);
 }
 
@@ -113,6 +118,7 @@ static void open_bench(bench *b, const char *device, const char *stage, double t
 {
     char path[128];
     *b = (bench){ .tolerance = tolerance, .rename = rename };
+    b->euclid = !strcmp(device, "ref:int8");
     err = (qw_error){ 0 };
     ck_assert_msg(!qw_device_open(device, &(qw_device_options){ .threads = 2 }, &b->dev, &err),
                   "%s", err.text);
@@ -132,6 +138,9 @@ static void open_bench(bench *b, const char *device, const char *stage, double t
 static void close_bench(bench *b)
 {
     ck_assert_msg(!b->run.error.status, "%s", b->run.error.text);
+    if (b->euclid)
+        printf("%s, %s: %.4f of its length at most, in %s; the bound is %.4f\n", b->dev->name,
+               qw_store_path(b->gold, 0), b->worst, b->worst_name, b->tolerance);
     for (int64_t i = 0; qw_store_entry(b->gold, i); i++) {
         const char *name = qw_store_entry(b->gold, i)->name;
         int seen = !strncmp(name, "in.", 3);
@@ -715,6 +724,35 @@ START_TEST(fun64)
 }
 END_TEST
 
+/* --- codes of 8 bits --------------------------------------------------------------------------- */
+
+/* Rounding to codes is off by a uniform error of max / 127 in width: of the length of a row of normal
+ * numbers, whose largest is below 4 deviations, 4 / (127 sqrt(12)); both operands of a product are
+ * quantised.  A block has 4 products that follow one another, and at worst the errors of all add
+ * up. */
+static double int8_bound(int blocks) { return 4 * blocks * sqrt(2) * 4 / (127 * sqrt(12)); }
+
+START_TEST(text8)
+{
+    run_text("ref:int8", "stages/text", int8_bound(3));
+    run_text("ref:int8", "stages/text_image", int8_bound(3));
+}
+END_TEST
+START_TEST(vision8)
+{
+    run_vision("ref:int8", "stages/vision_partial", int8_bound(4));
+    run_vision("ref:int8", "stages/vision_two", int8_bound(4));
+}
+END_TEST
+START_TEST(dit8)
+{
+    run_dit("ref:int8", "stages/dit_t2i", "tiny/transformer", 1, int8_bound(3));
+    run_dit("ref:int8", "stages/dit_edit_2511", "tiny-edit-2511/transformer", 1, int8_bound(3));
+}
+END_TEST
+START_TEST(control8) { run_control("ref:int8", int8_bound(3 + 2)); }
+END_TEST
+
 int main(void)
 {
     Suite *s = suite_create("nets");
@@ -734,6 +772,10 @@ int main(void)
     tcase_add_test(t, vae32);
     tcase_add_test(t, one_frame);
     tcase_add_test(t, fun64);
+    tcase_add_test(t, text8);
+    tcase_add_test(t, vision8);
+    tcase_add_test(t, dit8);
+    tcase_add_test(t, control8);
     suite_add_tcase(s, t);
     return run_suite(s);
 }

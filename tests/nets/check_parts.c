@@ -364,6 +364,91 @@ START_TEST(test_bf16)
 }
 END_TEST
 
+/* Lines of a walk, by what they begin with. */
+typedef struct counts {
+    const char *begin[6];
+    int n[6], others; /* others: a gemm of numbers */
+} counts;
+
+static void count_line(void *user, const char *line)
+{
+    counts *c = user;
+    int found = 0;
+    for (int i = 0; i < 6 && c->begin[i]; i++)
+        if (!strncmp(line, c->begin[i], strlen(c->begin[i]))) found = ++c->n[i];
+    if (!found && !strncmp(line, "gemm/", 5)) c->others++;
+}
+
+/* On a device that quantises: in a block each stream's input is quantised once by ln_mod for q, k and
+ * v, once by ln_mod for the MLP, once from the attention's output, and once by the MLP's first
+ * product.  All 6 products read codes.  Outside of blocks there are the two of the timestep, two a
+ * block for its modulation, one of the output norm's, two entrances and the exit. */
+START_TEST(test_codes)
+{
+    net n;
+    dit_work w;
+    qw_device *plan;
+    qw_run r;
+    counts c = { .begin = { "ln_mod/f32,i8/", "convert/bf16,i8/", "gemm/i8,bf16,i8/",
+                            "gemm/i8,bf16,bf16/", "gemm/i8,bf16/" } };
+    dit_open(&n, &w, "ref:int8", 0, "tiny/transformer");
+    const int blocks = (int)qw_dit_config_of(w.net)->layers;
+    ck_assert_int_eq(qw_plan_open(n.dev, &plan), QWEN_OK);
+    qw_run_init(&r, plan, NULL);
+    r.trace = count_line;
+    r.user = &c;
+    dit_body(&r, &w);
+    ck_assert_msg(!r.error.status, "%s", r.error.text);
+    ck_assert_int_eq(c.n[0], 2 * 2 * blocks);
+    ck_assert_int_eq(c.n[1], 2 * blocks);
+    ck_assert_int_eq(c.n[2], 2 * blocks);
+    ck_assert_int_eq(c.n[3], 2 * 3 * blocks);
+    ck_assert_int_eq(c.n[4], 2 * 2 * blocks);
+    ck_assert_int_eq(c.others, 2 + 2 * blocks + 1 + 2 + 1);
+    qw_run_free(&r);
+    plan->close(plan);
+    dit_close(&n, &w);
+}
+END_TEST
+
+/* A rotated weight with a LoRA on a device that quantises: the branch stays numbers, its rotation is
+ * codes.  Rows of codes cannot be the result of two parts. */
+START_TEST(test_rotated_codes)
+{
+    net n;
+    double x[LM * LK], w[LN * LK], la[LR * LK], lb[LN * LR], got[LM * LN], want[LM * LN];
+    net_open(&n, "ref:int8", 0, NULL, QW_KIND_UNKNOWN);
+    qw_run *r = &n.run;
+    ck_assert_int_eq(qw_run_reserve(r, 1 << 16), QWEN_OK);
+    qw_weight l = { .n = LN, .k = LK, .parts = 1 };
+    ck_assert_int_eq(qw_input_type(r, &l), QW_I8);
+    const qw_tensor tx = filled(r, LM, LK, 1, x), plain = filled(r, LN, LK, 3, w);
+    l.part[0].w = qw_new2(r, QW_F32, LN, LK);
+    qw_convert(r, (qw_convert_args){ .y = l.part[0].w, .x = plain, .rotate = LK });
+    l.part[0].w.rotated = LK;
+    l.part[0].a = filled(r, LR, LK, 7, la);
+    l.part[0].b = filled(r, LN, LR, 8, lb);
+    ck_assert_int_eq(qw_input_type(r, &l), QW_BF16);
+    const qw_tensor y = qw_new2(r, QW_F32, LM, LN);
+    qw_linear(r, y, qw_input(r, tx, &l), &l);
+    qw_get(r, y, got);
+    for (int i = 0; i < LM; i++)
+        for (int j = 0; j < LN; j++) {
+            double *z = &want[i * LN + j];
+            *z = dot(x + i * LK, w + j * LK, LK);
+            for (int q = 0; q < LR; q++) *z += lb[j * LR + q] * dot(la + q * LK, x + i * LK, LK);
+        }
+    ck_assert_msg(!r->error.status, "%s", r->error.text);
+    ck_assert(distance(got, want, LM * LN) > 1e-4);
+    ck_assert(distance(got, want, LM * LN) < 0.03); /* two operands of 4 / (127 sqrt(12)) each */
+    l.parts = 2;
+    l.part[1] = l.part[0];
+    qw_linear(r, qw_new2(r, QW_I8, LM, 2 * LN), tx, &l);
+    ck_assert_int_eq(r->error.status, QWEN_EUNSUPPORTED);
+    net_close(&n);
+}
+END_TEST
+
 /* The same weights with zero_cond_t: a reference is modulated at t = 0, so at t = 0 nothing
  * changes. */
 static void zero_cond(double t, int zero, double *out)
@@ -616,6 +701,8 @@ int main(void)
     tcase_add_loop_test(t, test_sequences, 0, 2);
     tcase_add_loop_test(t, test_threads, 0, 3);
     tcase_add_test(t, test_bf16);
+    tcase_add_test(t, test_codes);
+    tcase_add_test(t, test_rotated_codes);
     tcase_add_test(t, test_zero_cond);
     tcase_add_test(t, test_shuffle);
     tcase_add_test(t, test_blockwise);

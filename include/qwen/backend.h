@@ -1,8 +1,8 @@
-/* backend.h - the contract between the core and whatever does the arithmetic, version 2.
+/* backend.h - the contract between the core and devices, version 2.
  *
- * A backend lists its devices without opening them and opens one as a qw_device: memory is raw
- * pointers, work goes to two in-order queues, and there are eight operations.  All other code of the
- * library is host code that is the same for every device.
+ * A backend lists its devices without opening them and opens one as a qw_device: memory behind raw
+ * pointers, two in-order queues, eight operations.  All other code of the library runs on the host
+ * and is the same for every device.
  *
  * What version 2 promises to a module (doc/backends.md): structs begin with their size, which the
  * side that allocates them sets; fields and enumerators are appended, never moved; an argument
@@ -15,7 +15,8 @@
 extern "C" {
 #endif
 
-/* QW_DECLINE is the answer "not me"; whoever gives it has written nothing. */
+/* QW_DECLINE: the function does not compute this call (an op, record, replay) or has no device of
+ * that index (list, open).  A function that returns it has written nothing. */
 enum { QW_BACKEND_ABI = 2, QW_DECLINE = 1 };
 
 typedef enum qw_act { QW_ACT_NONE, QW_SILU, QW_GELU_TANH, QW_GELU_ERF } qw_act;
@@ -24,7 +25,7 @@ typedef enum qw_pairing { QW_PAIRS, QW_HALVES } qw_pairing; /* (2i,2i+1) or (i,i
 /* --- the operations --------------------------------------------------------------------------- */
 
 /* y = res + gate * act(x w^T + x2 w2^T + bias).  x of QW_I8 has a scale for each row.  y of QW_I8
- * is quantised, as by convert: no gate, no residual then. */
+ * is quantised as by convert; then gate and res are absent. */
 typedef struct qw_gemm_args {
     qw_tensor y;               /* [m][n] out */
     qw_tensor x;               /* [m][k] */
@@ -94,11 +95,11 @@ typedef struct qw_convert_args {
 enum qw_op { QW_OPS(X) QW_NOPS };
 #undef X
 
-/* What the arithmetic inside an op promises (unit roundoffs; 0: nothing is lost).  doc/numerics.md
- * turns a promise into a bound. */
+/* What a device promises of the arithmetic inside an op: unit roundoffs, 0 for exact.
+ * doc/numerics.md derives the bound of each op from them. */
 typedef struct qw_arith {
-    /* of an operand before it is multiplied, by the class of its type: 2^-8 under QW_CLASS_F32 is a
-     * device that rounds f32 operands to bf16 */
+    /* of an operand before it is multiplied, by the class of its type: mul[QW_CLASS_F32] = 2^-8:
+     * the device rounds f32 operands to bf16 */
     float mul[QW_MAX_CLASSES];
     float acc;    /* of the accumulator: 2^-24 for f32 */
     float mid;    /* of stored intermediates, such as softmax weights */
@@ -111,8 +112,8 @@ typedef struct qw_arith {
 /* --- a device --------------------------------------------------------------------------------- */
 
 /* Weights for pack: matrices [n][k] that are multiplied with the same x (q, k, v; gate, up), or one
- * convolution [co][kh][kw][ci].  They are plain, in host memory that stays as it is while the packed
- * weight is in use. */
+ * convolution [co][kh][kw][ci].  Their layout is 0.  They lie in host memory, which neither moves
+ * nor changes while the packed weight is in use. */
 typedef struct qw_pack_request {
     size_t size;
     const qw_tensor *w; /* [parts] */
@@ -131,53 +132,56 @@ struct qw_device {
     char name[48];   /* "cuda:0", "cpu:avx2" */
     uint64_t memory; /* bytes free when opened */
     /* Host threads that an op may use; 0: all that this process may use.  The core sets it when the
-     * user asks for a number, and may change it between calls. */
+     * user gives a number, and may change it between calls. */
     int threads;
     int same_bits;   /* results do not depend on the number of threads */
-    qw_dtype prefer; /* of branches, and of LoRA factors: F32 or BF16, never F16 */
+    qw_dtype prefer; /* of branches and LoRA factors: F32 or BF16; F64 on ref64 */
     qw_dtype wide;   /* of streams and of every 1-D operand: F32; F64 on ref64 */
     qw_dtype quant;  /* of branches that only gemms read: I8, or NONE where they are of `prefer` */
 
-    /* Set by the core before it calls an op: scratch of the size that `scratch` gave, 256-byte
-     * aligned, and whom to ask now and then, at least every few tens of milliseconds, on the thread
-     * that called the op: nonzero means that the op returns QWEN_ECANCELLED. */
+    /* Set by the core before it calls an op.  room: scratch of room_bytes, the number that
+     * `scratch` returned, 256-byte aligned.  poll, unless NULL: a long op calls it every few tens
+     * of milliseconds, on the thread that called the op, and returns QWEN_ECANCELLED when poll
+     * returns nonzero. */
     void *room;
     size_t room_bytes;
     int (*poll)(void *user);
     void *poll_user;
 
     void (*close)(qw_device *);
-    /* The sentence of an asynchronous failure, after which every function here fails; NULL while
-     * there is none.  The function may be NULL where nothing is asynchronous. */
+    /* Returns the sentence of an asynchronous failure, after which every function of the device
+     * fails, or NULL before one.  May be NULL where no work is asynchronous. */
     const char *(*failure)(qw_device *);
 
-    /* Memory and queues.  A host device leaves these NULL: the core fills in its own. */
+    /* Memory and queues.  A host device may leave these NULL; the core then sets its own. */
     int (*alloc)(qw_device *, size_t bytes, void **out); /* 256-byte aligned */
     void (*free)(qw_device *, void *);                   /* NULL is fine */
     /* The source may change when put returns; put does not wait for the compute queue. */
     int (*put)(qw_device *, int queue, void *dst, const void *src, size_t bytes);
     int (*get)(qw_device *, int queue, void *dst, const void *src, size_t bytes); /* waits */
-    int (*mark)(qw_device *, int queue, uint64_t *ticket); /* a point in the queue */
-    int (*wait)(qw_device *, int queue, uint64_t ticket);  /* the queue waits for it */
-    int (*sync)(qw_device *);                              /* the host waits for both queues */
+    int (*mark)(qw_device *, int queue, uint64_t *ticket); /* the present end of the queue */
+    int (*wait)(qw_device *, int queue, uint64_t ticket); /* later work of the queue waits for it */
+    int (*sync)(qw_device *);                             /* the host waits for both queues */
     int (*lapse)(qw_device *, uint64_t from, uint64_t to, double *seconds);
 
-    /* Weights.  NULL: they are used as they lie (another device gets their bytes by put).  packed
-     * gives the bytes of device memory that pack needs, 0 for "used as they lie".  pack fills
-     * dst [parts], which begin as copies of the originals, with an address in `memory` and a layout
-     * of its own that is not 0; the core sets `host`.  A device that joins the parts to one matrix
-     * makes dst[0] that and the others absent; their bias and gate come joined too. */
+    /* Weights.  packed and pack NULL: a host device uses weights where they lie, any other gets
+     * their bytes by put.  packed returns the bytes of device memory that pack needs, or 0: the
+     * weight is used where it lies.  pack writes dst [parts], copies of the originals before, each
+     * with an address in `memory` and a layout of the device's own, not 0; the core sets `host`.  A
+     * device may join the parts to one matrix: then dst[0] is that matrix, the other parts are
+     * absent, and gemm gets their biases and gates joined too. */
     size_t (*packed)(qw_device *, const qw_pack_request *);
     int (*pack)(qw_device *, int queue, qw_tensor *dst, void *memory, const qw_pack_request *);
 
-    /* Bytes of scratch (`room`) that this call of an op needs; NULL: none ever.  Ops allocate
-     * nothing. */
+    /* Bytes of `room` that this call of an op needs.  NULL: no op needs any.  Ops allocate no
+     * device memory. */
     size_t (*scratch)(qw_device *, enum qw_op op, const void *args);
 
-    /* A step as one piece of work; NULL: not here.  Between BEGIN and END ops are kept and not
-     * computed, and nothing else is called; END gives the recording, DROP forgets what was kept, and
-     * so has an END that fails.  QW_DECLINE: not this time.  replay computes a recording as if its ops were called again:
-     * same addresses, same shapes, what now lies there. */
+    /* Many ops as one piece of work; record NULL: the device records nothing.  Between BEGIN and
+     * END the device keeps the ops without computing them, and the core calls nothing else.  END
+     * stores the recording; DROP, and an END that fails, discard the kept ops.  QW_DECLINE from
+     * BEGIN: the device cannot record now.  replay computes the ops of a recording with the same
+     * addresses and shapes and the values that lie there now. */
     int (*record)(qw_device *, int what, uint64_t *recording);
     int (*replay)(qw_device *, uint64_t recording);
     void (*forget)(qw_device *, uint64_t recording);
@@ -195,10 +199,10 @@ struct qw_device {
 
 typedef struct qw_listing { /* a device that is not open */
     size_t size;
-    char name[48];     /* the backend's; or that, then no letter, then anything: "cuda:0" */
+    char name[48];     /* the backend's, or followed by more that begins with no letter */
     char what[160];    /* one line: the hardware, the arithmetic */
     char identity[64]; /* PCI address or UUID; empty where there is none */
-    char why_not[256]; /* why it cannot be used; empty: it can */
+    char why_not[256]; /* why it cannot be used; empty: it can be used */
     double score;      /* the highest of the usable ones is the default; 0: never the default.
                         * ref 1, SIMD 10 to 99, GPUs 100 and up */
     uint64_t memory;   /* bytes; 0: unknown */

@@ -10,10 +10,10 @@
  *     qwen_result_free(&res);
  *     qwen_close(q);
  *
- * Rules.  Functions that return int return a qwen_status.  What goes in stays the caller's and is
- * only read; what comes out is the caller's to free; strings returned belong to the handle.
- * Nothing prints, exits, installs a handler or changes a setting of the process.  A handle is used
- * by one thread at a time; different handles are independent. */
+ * Rules.  Functions that return int return a qwen_status.  Arguments stay the caller's and are only
+ * read.  Arrays and results that a function fills are the caller's to free.  Strings returned
+ * belong to the handle.  Nothing prints, exits, installs a handler or changes a setting of the
+ * process.  A handle is used by one thread at a time; different handles are independent. */
 #ifndef QWEN_H
 #define QWEN_H
 #include <stddef.h>
@@ -32,31 +32,31 @@ enum qwen_status { /* every function returning int returns one of these */
                    QWEN_EARG = -1,         /* the caller's argument */
                    QWEN_ENOMEM = -2,       /* host or device memory */
                    QWEN_EIO = -3,          /* the file cannot be read */
-                   QWEN_EFORMAT = -4,      /* the file is not what it claims to be */
+                   QWEN_EFORMAT = -4,      /* the contents of the file are malformed */
                    QWEN_EMODEL = -5,       /* a tensor is missing or has the wrong shape */
-                   QWEN_EUNSUPPORTED = -6, /* nobody here can do that */
+                   QWEN_EUNSUPPORTED = -6, /* valid, but not supported */
                    QWEN_EDEVICE = -7,      /* the device failed */
-                   QWEN_ECANCELLED = -8,   /* the progress callback said stop */
+                   QWEN_ECANCELLED = -8,   /* the progress callback returned nonzero */
                    QWEN_ENUMERIC = -9      /* a result is not finite */
 };
 
 enum { QWEN_F32 = 1, QWEN_F64, QWEN_I32, QWEN_U8 }; /* qwen_array.dtype */
 
-/* Structs that callers fill begin with their size.  Zero means default everywhere.  A smaller
- * size (an older caller) is completed with zeros; a larger one is accepted when the part that
- * is unknown here is zero, else QWEN_EUNSUPPORTED; size 0 is QWEN_EARG. */
+/* Structs that callers fill begin with their size.  Zero means default everywhere.  A smaller size
+ * (an older caller) is completed with zeros; a larger one is accepted when the bytes beyond this
+ * library's struct are zero, else QWEN_EUNSUPPORTED; size 0 is QWEN_EARG. */
 typedef struct qwen_options {
     size_t size;
     /* directory or file; the pieces below override or replace it */
     const char *model;
     const char *transformer, *text_encoder, *vision, *vae, *controlnet, *tokenizer;
-    /* "t2i", "edit", "edit-2509", "edit-2511", "layered"; NULL: what the files say */
+    /* "t2i", "edit", "edit-2509", "edit-2511", "layered"; NULL: detected from the files */
     const char *variant;
     const char *like;   /* "diffusers" (default) or "comfyui" where they differ */
     const char *device; /* "cuda:0", "cpu", "ref"; NULL: the fastest that opens */
     uint64_t memory;    /* device bytes to stay under; 0: what is free */
     int threads;        /* host threads; 0: all that this process may use */
-    int strict;         /* refuse to fall back to the reference */
+    int strict;         /* an op that the device declines is an error */
     void (*log)(void *user, int level, const char *line); /* level 0 notice, 1 detail (-v) */
     void *user;
     const char *text_device, *vae_device; /* NULL: device */
@@ -96,7 +96,6 @@ typedef struct qwen_request {
     int (*progress)(void *user, const qwen_progress *p);            /* nonzero: stop */
     void (*tap)(void *user, const char *name, const qwen_array *a); /* every stage's tensor */
     void *user;
-    /* appended as the pipelines arrive */
     const char *chat_template; /* "t2i", "edit", "edit-plus", or the text itself, with {}
                                          * for the prompt */
     const char *system;        /* another system text inside the template */
@@ -118,34 +117,35 @@ typedef struct qwen_request {
     const char *tiling; /* NULL: whole; "reference": diffusers' tiles */
 } qwen_request;
 
-typedef struct qwen_result { /* what was drawn, and everything needed to draw it again */
+typedef struct qwen_result { /* the pictures, and the settings that reproduce them */
     size_t size;
     int n;             /* pictures: 1, or the layers */
     qwen_array *image; /* [n], U8 [H][W][3 or 4] */
     uint64_t seed;
     int width, height, steps;
     double guidance;
-    /* what was used; static strings or the handle's */
+    /* the settings used; static strings or the handle's */
     const char *variant, *schedule, *sampler, *rng;
     double seconds_text, seconds_vision, seconds_encode, seconds_denoise, seconds_decode;
     uint64_t device_bytes; /* peak of weights and scratch on the device */
     /* of the VAE where memory demanded them; 0: whole */
     int bands_encode, bands_decode;
-    double strength; /* as used; 0: nothing was started from */
+    double strength; /* as used; 0: started from noise alone */
     /* inpainting: the picture as it was encoded, U8 [height][width][3 or 4], and U8
      * [height][width], 1 where it was repainted; else without data */
     qwen_array kept;
     qwen_array mask;
 } qwen_result;
 
-/* A picture that is given, and the sizes that it gets: nothing is cropped, only resized (but for an
- * Edit's reference with like "comfyui", which loses up to 7 pixels as there). */
+/* An input picture, mask or control picture, and the sizes to which it is resized.  Nothing is
+ * cropped, except an Edit's input picture with like "comfyui", by up to 7 pixels. */
 typedef struct qwen_geometry {
     size_t size;
     const char *role;  /* "input", "mask", "control" */
     int index;         /* from 1 */
     int width, height; /* as given */
-    /* for the vision tower: resized to its area, then to whole patches; 0: not shown to it */
+    /* for the vision tower: resized to its area, then to whole patches; 0: not an input of the
+     * tower */
     int area_width, area_height, seen_width, seen_height;
     int coded_width, coded_height; /* for the VAE; a mask's: as it is used */
 } qwen_geometry;
@@ -162,15 +162,15 @@ typedef struct qwen_plan_report {
     /* host bytes of weights that had to be copied or unpacked */
     uint64_t copies;
     double flops_text, flops_vision, flops_encode, flops_denoise, flops_decode; /* whole run */
-    /* in: every op line and how often, or NULL */
+    /* in: called with every op line and its count, or NULL */
     void (*ops)(void *user, const char *line, int64_t count);
     void *user;
     int bands_encode, bands_decode; /* of the VAE where memory demands them; 0: whole */
-    /* in: every picture that is given, or NULL */
+    /* in: called with every input picture, or NULL */
     void (*geometry)(void *user, const qwen_geometry *g);
 } qwen_plan_report;
 
-/* What an opened model is and does when a request leaves things out. */
+/* An opened model and the defaults of its requests. */
 typedef struct qwen_model_info {
     size_t size;
     const char *name;       /* "demo", or NULL */
@@ -181,17 +181,17 @@ typedef struct qwen_model_info {
     int width, height, steps;
     double guidance;
     const char *negative;
-    int distilled; /* few steps and guidance 1 because of what the file is */
+    int distilled; /* the file is a distilled model: few steps, guidance 1 */
     int64_t text_width;
-    /* what the publisher advises; negative is what silence means */
+    /* the publisher's advice; `negative` is the default */
     const char *recommended_negative;
 } qwen_model_info;
 
 const char *qwen_version(void);
 const char *qwen_strerror(int status); /* never NULL */
 
-/* *out is set even on failure (unless memory ran out, when it is NULL), so that
- * qwen_error() can say why; close it either way. */
+/* *out is set even on failure (unless memory ran out, when it is NULL), so that qwen_error()
+ * returns the reason; close it either way. */
 int qwen_open(qwen **out, const qwen_options *opt);
 void qwen_close(qwen *q); /* NULL is fine */
 /* last failure; valid until the next call; NULL q: out of memory */
@@ -206,8 +206,8 @@ int qwen_generate(qwen *q, const qwen_request *req, qwen_result *out);
 void qwen_result_free(qwen_result *r);
 /* memory, FLOPs; computes nothing */
 int qwen_plan(qwen *q, const qwen_request *req, qwen_plan_report *out);
-/* What can compute here, and why the rest cannot; nothing is opened.  Strings are valid during the
- * call; a nonzero answer of `each` stops and is returned. */
+/* A device, usable or not, as qwen_devices() passes it to `each`, which opens none.  The strings
+ * are valid during the callback; a nonzero result of `each` ends the list and is returned. */
 typedef struct qwen_device_info {
     size_t size;
     const char *name, *what; /* "cpu:avx2"; one line */
@@ -238,7 +238,7 @@ int qwen_hidden(qwen *q, const qwen_array *ids, const qwen_array *features, cons
 int qwen_vision(qwen *q, const qwen_array *pixels, const qwen_array *grid, qwen_array *features);
 
 /* --- files, without a model ----------------------------------------------------
- * UTF-8, a tokenizer, a file of tensors, and what a file is. */
+ * UTF-8, a tokenizer, files of tensors, kinds of files. */
 /* Offset of the first byte that is not UTF-8, or -1. */
 int64_t qwen_utf8_invalid(const char *text, size_t bytes);
 /* A copy in which U+FFFD replaces every maximal ill-formed part (Unicode, section 3.9), with a zero
@@ -271,13 +271,13 @@ const char *qwen_file_metadata(const qwen_file *f, const char *key); /* or NULL 
 const char *qwen_file_error(const qwen_file *f);
 void qwen_file_close(qwen_file *f);
 
-/* What a model file or directory is.  Calls `say` with key/value lines for people ("kind",
- * "variant", "dtypes", "parameters", "missing", "unknown" ...).  Status: QWEN_OK;
- * QWEN_EFORMAT/QWEN_EMODEL for what is broken or incomplete; QWEN_EUNSUPPORTED for what is whole
- * but not supported; error_text gets the sentence. */
+/* Describes a model file or directory by calls of `say` with a key and a value in words ("kind",
+ * "variant", "dtypes", "parameters", "missing", "unknown" ...).  Returns QWEN_OK, QWEN_EFORMAT or
+ * QWEN_EMODEL for a broken or incomplete file, QWEN_EUNSUPPORTED for a whole one that is not
+ * supported; error_text gets the sentence. */
 int qwen_inspect(const char *path, void (*say)(void *user, const char *key, const char *value),
                  void *user, char *error_text, size_t error_size);
-/* The published sizes for an aspect "16:9": QWEN_EARG if it is not in the table. */
+/* The published size for an aspect such as "16:9"; QWEN_EARG if the table has no such aspect. */
 int qwen_aspect(const char *aspect, int *width, int *height);
 #if defined __GNUC__ && !defined _WIN32
 #pragma GCC visibility pop

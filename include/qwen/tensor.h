@@ -1,4 +1,4 @@
-/* tensor.h - an operand: a typed, shaped, strided view of memory somebody else owns. */
+/* tensor.h - an operand: a typed, shaped, strided view of memory that it does not own. */
 #ifndef QW_TENSOR_H
 #define QW_TENSOR_H
 #include <stddef.h>
@@ -7,11 +7,11 @@
 extern "C" {
 #endif
 
-/* Element types.  The reference decodes all that are operands; other devices may decline. */
+/* Element types.  The reference reads every operand type; other devices may decline some. */
 /* clang-format off */
 typedef enum qw_dtype {                 /* numbers are part of the ABI: append only */
     QW_NONE,                            /* an absent operand: a zeroed tensor */
-    QW_F64,                             /* the oracle's own; no other device needs it */
+    QW_F64,                             /* of ref64, the oracle */
     QW_F32, QW_F16, QW_BF16, QW_I32,
     QW_F8E4M3, QW_F8E5M2, QW_I8,        /* value = code * scale, see below */
     QW_Q8_0, QW_Q4_0, QW_Q4_1, QW_Q5_0, QW_Q5_1,          /* GGUF blocks along the last dimension */
@@ -24,7 +24,7 @@ typedef enum qw_dtype {                 /* numbers are part of the ABI: append o
 } qw_dtype;
 /* clang-format on */
 
-/* Types by what rounding an element to another type can lose. */
+/* Classes of types by the precision of their elements. */
 typedef enum qw_class {
     QW_CLASS_F32, /* f64, f32 */
     QW_CLASS_F16,
@@ -52,7 +52,7 @@ typedef struct qw_tensor {
     int64_t stride[QW_RANK]; /* in elements; the last is always 1 */
     int rank;
     qw_dtype dtype;
-    uint32_t layout; /* 0 plain; else known only to the backend that packed it */
+    uint32_t layout; /* 0: plain; else a number of the backend that packed it */
     int originals; /* of a packed weight: how many tensors `host` has, one after the other in rows */
     const struct qw_tensor *host; /* the plain original of a packed weight, in host memory */
 } qw_tensor;
@@ -72,7 +72,7 @@ qw_tensor qw_dense1(void *data, qw_dtype t, int64_t a);
 qw_tensor qw_dense2(void *data, qw_dtype t, int64_t a, int64_t b);
 qw_tensor qw_dense3(void *data, qw_dtype t, int64_t a, int64_t b, int64_t c);
 qw_tensor qw_dense4(void *data, qw_dtype t, int64_t a, int64_t b, int64_t c, int64_t d);
-/* Views of views. They only move pointers and numbers. Ranges are the caller's promise. */
+/* Views of views. They copy no data and check no range. */
 qw_tensor qw_rows(qw_tensor t, int64_t first, int64_t n); /* along dim[0] */
 qw_tensor qw_cols(qw_tensor t, int64_t first, int64_t n); /* along the last dim */
 qw_tensor qw_heads(qw_tensor t, int64_t d);               /* [n][h d] as [n][h][d] */
@@ -80,7 +80,8 @@ qw_tensor qw_flat(qw_tensor t);                           /* [h][w][c], dense, a
 qw_tensor qw_picture(qw_tensor t, int64_t h, int64_t w);  /* [h w][c], dense, as [h][w][c] */
 int64_t qw_elements(const qw_tensor *t);
 int qw_present(const qw_tensor *t); /* not absent */
-/* Address of element (i, j, k, l); trailing indices beyond the rank are 0. Not inside a block. */
+/* Address of element (i, j, k, l); trailing indices beyond the rank are 0. The element begins a
+ * block. */
 void *qw_at(const qw_tensor *t, int64_t i, int64_t j, int64_t k, int64_t l);
 
 /* Scalar conversions; to narrower types round to nearest even. */
@@ -104,13 +105,14 @@ void qw_decode_f32(qw_dtype t, const void *src, int64_t n, float *dst);
  * quantised, and the scale of row i stored too. */
 void qw_row_get(const qw_tensor *t, int64_t i, int64_t j, int64_t k, double *x);
 void qw_row_put(const qw_tensor *t, int64_t i, int64_t j, int64_t k, const double *x);
-/* n dense numbers of a type, without scales, from and to any address.  Writing is for the types that
- * qw_stores_numbers names (f64, f32, f16, bf16, f8, i32); of others nothing is written. */
+/* n dense numbers of a type, without scales, from and to any address.  qw_numbers_put writes the
+ * types for which qw_stores_numbers returns 1 (f64, f32, f16, bf16, f8, i32) and nothing of
+ * others. */
 void qw_numbers_get(qw_dtype t, const void *src, int64_t n, double *x);
 void qw_numbers_put(qw_dtype t, const double *x, int64_t n, void *dst);
 int qw_stores_numbers(qw_dtype t);
 /* Codes of a row, x / s to nearest even, s = max|x| / 127 in f32 and at least 1e-30; returns s.  A
- * row that is not finite gets a scale that is not, and codes 0. */
+ * row with an element that is not finite gets such a scale too, and codes 0. */
 float qw_row_quantise(const double *x, int64_t n, int8_t *code);
 /* Each run of `group` numbers of n (a power of 4) times the regular Hadamard matrix
  * H4 x H4 x ... / sqrt(group), which is its own inverse; a group of 0 leaves x as it is. */

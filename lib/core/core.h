@@ -1,5 +1,5 @@
-/* core.h - what every room stands on: errors as values, paths, UTF-8, structs that begin with their
- * size, exact functions. */
+/* core.h - declarations for every room: errors as values, paths, UTF-8, structs that begin with
+ * their size, exact functions. */
 #ifndef QW_CORE_H
 #define QW_CORE_H
 #include <qwen/qwen.h>
@@ -7,7 +7,7 @@
 /* --- error.c: the first failure of a piece of work, as a value: a status and one sentence --- */
 typedef struct qw_error {
     int status;      /* enum qwen_status; QWEN_OK while nothing has failed */
-    char text[1000]; /* one sentence naming the thing, expected and found */
+    char text[1000]; /* one sentence: the thing, what was expected, what was found */
 } qw_error;
 
 #if defined __GNUC__
@@ -29,12 +29,12 @@ int qw_is_directory(const char *path);
 int qw_is_file(const char *path); /* a regular file */
 
 /* --- sized.c --- */
-/* The caller's struct of `size` bytes into ours of `known`: a shorter one is completed with zeros; a
- * longer one is QWEN_EUNSUPPORTED unless the part that is unknown here is zero.  A size of 0 is
- * QWEN_EARG.  `name` is the type, for the message. */
+/* Copies the caller's struct of `size` bytes to the library's of `known`.  A shorter one is
+ * completed with zeros; a longer one is QWEN_EUNSUPPORTED unless its bytes beyond `known` are
+ * zero.  A size of 0 is QWEN_EARG.  `name` is the type, for the message. */
 int qw_take_struct(qw_error *err, void *ours, size_t known, const void *theirs, size_t size,
                    const char *name);
-/* Ours back into the caller's, whose size stays what it says. */
+/* Copies the library's struct back to the caller's, whose size field keeps its value. */
 void qw_give_struct(void *theirs, size_t size, void *ours, size_t known);
 
 /* --- utf8.c --- */

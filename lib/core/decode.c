@@ -1,6 +1,6 @@
 /* decode.c - blocks of GGUF and microscaled types, and every plain type, to floats.
  *
- * The only place that knows the layouts (ggml-org/ggml, src/ggml-common.h; IQ1 to IQ3 are in
+ * The only place with the layouts (ggml-org/ggml, src/ggml-common.h; IQ1 to IQ3 are in
  * decode_iq.c).  A block is read byte by byte, so its memory need not be aligned.  In the layouts
  * below d, m and dmin are f16.  Every value is exact but for the rounding of one f32 operation. */
 #include "core/decode_tables.h"

@@ -2,7 +2,7 @@
  *
  * An IQ block stores indices into a fixed set of points, which are part of the format: those of
  * ggml-org/ggml, src/ggml-common.h, here with a digit for each coordinate, first coordinate in the
- * lowest bits.  Only decode_iq.c needs the grids and asks for them with QW_QUANT_GRIDS. */
+ * lowest bits.  Only decode_iq.c uses the grids; it defines QW_QUANT_GRIDS to get them. */
 #ifndef QW_QUANT_TABLES_H
 #define QW_QUANT_TABLES_H
 #include <qwen/tensor.h>

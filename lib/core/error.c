@@ -26,7 +26,7 @@ static int sequence(const unsigned char *s)
                                 : 0;
     for (int i = 1; i < n; i++)
         if ((s[i] & 0xc0) != 0x80) return 0;
-    if (s[0] == 0xe0 && s[1] < 0xa0) return 0; /* too long a form */
+    if (s[0] == 0xe0 && s[1] < 0xa0) return 0; /* overlong */
     if (s[0] == 0xed && s[1] > 0x9f) return 0; /* a surrogate */
     if (s[0] == 0xf0 && s[1] < 0x90) return 0;
     if (s[0] == 0xf4 && s[1] > 0x8f) return 0; /* beyond U+10FFFF */

@@ -1,9 +1,9 @@
-/* exact_math.c - log, sin and cos in double, built from + - * / alone, so that the same seed gives the
- * same bits with every C library.
+/* exact_math.c - log, sin and cos in double, built from + - * / alone, so that the same seed gives
+ * the same bits with every C library.
  *
- * Each reduces its argument to a small interval without loss, sums a Taylor series there (as many
- * terms as double can see) and puts the parts together so that the last addition is the only one
- * that rounds by half a unit; errors stay below one unit in the last place.  The build forbids
+ * Each reduces its argument to a small interval without loss, sums a Taylor series there (terms
+ * down to the precision of double) and adds the parts in an order in which only the last addition
+ * rounds by half a unit; errors stay below one unit in the last place.  The build forbids
  * contraction to fused multiply-adds (-ffp-contract=off). */
 #include "core/core.h"
 #include <math.h>
@@ -54,7 +54,7 @@ static double minus(double a, double b, double *lost)
     return d;
 }
 
-/* x = n pi/2 + hi + lo, |hi| <= pi/4 (a trifle more), n returned mod 4.  |x| <= 2^20. */
+/* x = n pi/2 + hi + lo, |hi| <= pi/4 (slightly more), n returned mod 4.  |x| <= 2^20. */
 static int reduce(double x, double *hi, double *lo)
 {
     const double t = x * 0x1.45f306dc9c883p-1; /* 2/pi */

@@ -1,7 +1,7 @@
 /* fallback.c - an op that a device declined, computed by the reference.
  *
- * On a host device the reference works on the device's own memory.  On any other the operands that
- * the op table names are copied to the host, and what was written is copied back. */
+ * On a host device the reference works on the device's own memory.  On any other device the
+ * operands that the op table names are copied to the host, and the outputs are copied back. */
 #include "core/run_inside.h"
 #include <stdint.h>
 #include <stdlib.h>
@@ -36,7 +36,8 @@ static void stage(qw_run *r, staged *s, qw_tensor *t, unsigned role, int *status
         return;
     }
     const size_t bytes = qw_extent(t);
-    /* The bytes between the rows of an output must survive; nothing else of it is copied here. */
+    /* An output with gaps between its rows is fetched, since the bytes in the gaps must survive; a
+     * dense output is not fetched. */
     const int write_only = !(role & QW_IN) && qw_runs_of(t).count == 1;
     s->data = fetch(r, role & QW_WEIGHT || !write_only ? t->data : NULL, bytes, status);
     s->scale = fetch(r, t->scale, qw_scales(t) * sizeof(float), status);
@@ -67,7 +68,7 @@ static int on_copies(qw_run *r, const qw_op_info *info, void *args)
     n = 0;
     for (const qw_operand *o = info->operand; o->name; o++, n++)
         if (!status && o->role & QW_OUT && s[n].data) status = unstage(r, &s[n]);
-    const int last = r->dev->sync(r->dev); /* the queue may still read our copies */
+    const int last = r->dev->sync(r->dev); /* the queue may still read the copies */
     for (n = 0; n < OPERANDS; n++) {
         free(s[n].data);
         free(s[n].scale);
@@ -92,8 +93,8 @@ static int reference(qw_run *r, const qw_op_info *info, void *args)
     return r->dev->host ? in_place(r, info, args) : on_copies(r, info, args);
 }
 
-/* A gemm whose weight a device has joined from several: one original after the other, each with its
- * columns of the result. */
+/* A gemm with a joined weight: one call of the reference for each original, for its columns of
+ * y. */
 static int one_by_one(qw_run *r, const qw_op_info *info, const qw_gemm_args *a)
 {
     int64_t first = 0;

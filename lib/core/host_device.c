@@ -1,7 +1,7 @@
 /* host_device.c - the memory and queues of a device whose memory is the host's.
  *
- * A host device leaves these functions NULL; its queues are always empty, for work is done when its
- * call returns. */
+ * A host device leaves these functions NULL; its queues are always empty, since each call finishes
+ * its work before it returns. */
 #include "core/run.h"
 #include <stdlib.h>
 #include <string.h>
@@ -28,7 +28,7 @@ static int host_copy(qw_device *dev, int queue, void *dst, const void *src, size
     return QWEN_OK;
 }
 
-/* A point in the queue is a point in time: a ticket is the monotonic clock in nanoseconds. */
+/* A ticket is the monotonic clock in nanoseconds, for the queue is always empty. */
 static int host_mark(qw_device *dev, int queue, uint64_t *ticket)
 {
     (void)dev, (void)queue;
@@ -59,7 +59,7 @@ static int host_sync(qw_device *dev)
 
 static void host_close(qw_device *dev) { free(dev); }
 
-/* Memory functions that a host device leaves NULL.  alloc and free belong together. */
+/* Sets the memory functions that are NULL; alloc and free together. */
 static void complete_host(qw_device *d)
 {
     if (!d->alloc) {

@@ -1,9 +1,9 @@
-/* modules.c - backends in shared objects: looked for once, opened when asked for, never closed.
+/* modules.c - backends in shared objects: searched once, opened at the first use, never closed.
  *
  * The file of a module is named after its backend: NAME.so.  Folders, in this order: those of
  * $QWEN_MODULES (a list with colons), the folder "libqwen" beside the library that runs, and
- * QW_PKGLIBDIR of the build.  The first module of a name hides later ones.  A module that cannot be
- * used keeps the reason. */
+ * QW_PKGLIBDIR of the build.  The first module of a name hides later ones.  `why` holds the reason
+ * where a module cannot be used. */
 #define _GNU_SOURCE /* dladdr */
 #include "core/modules.h"
 #include <dirent.h>
@@ -28,7 +28,7 @@ typedef struct module {
     const qw_backend *backend; /* NULL until it is opened, and where it cannot be used */
 } module;
 
-/* The one piece of process-wide state: which modules have been found. */
+/* The one piece of process-wide state: the modules found. */
 static struct {
     pthread_mutex_t lock;
     int filled, n;
@@ -98,7 +98,7 @@ static void search_beside(void)
     }
 }
 
-/* A program that runs with more rights than its caller takes no code from the caller. */
+/* NULL in a set-user-ID or set-group-ID program, which must not load code of its caller's. */
 static const char *callers_folders(void)
 {
     return getuid() == geteuid() && getgid() == getegid() ? getenv("QWEN_MODULES") : NULL;

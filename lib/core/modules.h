@@ -3,10 +3,10 @@
 #define QW_MODULES_H
 #include <qwen/backend.h>
 
-/* Name of module i, which is its file's without ".so", or NULL past the last.  Opens none.  The
- * first call of a process looks for modules; any thread may call. */
+/* Name of module i, the file name without ".so", or NULL past the last.  Opens no module.  The
+ * first call of a process searches the folders; any thread may call. */
 const char *qw_module_name(int i);
-/* The backend of module i, which is opened by the first call that asks for it and stays open.
- * NULL: it cannot be used, and *why is the reason. */
+/* The backend of module i, which the first call for it opens and nothing closes.  NULL: it cannot
+ * be used, and *why is the reason. */
 const qw_backend *qw_module_backend(int i, const char **why);
 #endif

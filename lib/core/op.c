@@ -1,7 +1,7 @@
 /* op.c - the op table: for each operation its operands, shape check, cost and case line.
  *
- * The check runs before any device sees a call, so kernels validate nothing and every rule is
- * written here once.  A case line is op/dtypes/options/shape, for example
+ * Dispatch checks a call before it calls a device, so that kernels check no argument.  A case line
+ * is op/dtypes/options/shape, for example
  *
  *     gemm/bf16,q8_0/bias,gate,res/127x3072x64        shape m x n x k
  *
@@ -31,7 +31,7 @@ static void add(text *t, const char *format, ...)
     if (k > 0) t->n += (size_t)k < t->size - t->n ? (size_t)k : t->size - t->n - 1;
 }
 
-/* A check in progress: where its one sentence goes. */
+/* A check: the name of the op, and the buffer of its one sentence. */
 typedef struct check {
     const char *op;
     char *why;
@@ -123,14 +123,14 @@ static const char *kind_text(kind k)
 static int bad_tensor(const check *c, const char *name, const qw_tensor *t, int rank, kind k)
 {
     if (!qw_present(t)) return bad(c, "%s is missing", name);
-    if (t->layout) { /* packed: only its shape means something to us */
+    if (t->layout) { /* packed: rank, dtype and sizes are checked, strides are the device's */
         if (k != WEIGHT || !t->host)
             return bad(c, "%s is packed, but only a weight with its original may be", name);
     } else if (!t->data) return bad(c, "%s has no memory", name);
     if (t->rank != rank) return bad(c, "%s has %d dimensions instead of %d", name, t->rank, rank);
     if ((unsigned)t->dtype >= QW_NDTYPES || !kind_has(k, t->dtype))
         return bad(c, "%s is %s; it must be %s", name, qw_dtype_name(t->dtype), kind_text(k));
-    int64_t inner = 1; /* elements that one step of this dimension must clear */
+    int64_t inner = 1; /* the least stride of this dimension */
     const int64_t block = qw_block_elements(t->dtype);
     for (int i = rank - 1; i >= 0; i--) {
         if (t->dim[i] < 1 || t->dim[i] > INT64_C(1) << 40)
@@ -165,7 +165,7 @@ static int bad_rows_out(const check *c, const qw_tensor *y)
     return 0;
 }
 
-/* dim[i] of operand t against what other operands say. */
+/* dim[i] of operand t must be `want`, a size of `whose`. */
 static int bad_dim(const check *c, const char *name, const qw_tensor *t, int i, int64_t want,
                    const char *whose)
 {
@@ -174,7 +174,7 @@ static int bad_dim(const check *c, const char *name, const qw_tensor *t, int i, 
                whose, (long long)want);
 }
 
-/* A vector [n] of the wide type, or nothing where that is allowed. */
+/* A vector [n] of f32 or f64; if optional, it may be absent. */
 static int bad_vector(const check *c, const char *name, const qw_tensor *t, int64_t n,
                       const char *whose, int optional)
 {
@@ -221,8 +221,7 @@ static int share_memory(const qw_tensor *a, const qw_tensor *b)
     return !(offset >= wa && offset + wb <= step);
 }
 
-/* An output may not share memory with an input, except with the very same view where `same` allows
- * it. */
+/* An output may not share memory with an input; if `same` is set, it may be the identical view. */
 static int bad_alias(const check *c, const qw_tensor *y, const char *name, const qw_tensor *t,
                      int same)
 {

@@ -16,15 +16,16 @@ typedef struct qw_operand {
     size_t offset;
     unsigned role;
 } qw_operand;
-/* The grammar of a case line, "op/types/options/sizes": what its types and numbers are.  A type is
- * that of an operand; where the line stops before it, it is the type at place `like`, or f32 where
- * `floats` is set and that is no float.  A number is a dimension of an operand. */
+/* The grammar of a case line, "op/types/options/sizes": the meaning of its types and sizes.
+ * type[i] is the dtype of an operand.  Where the line leaves it out, it is the dtype at place
+ * `like`, or f32 if `floats` is set and that dtype is no float.  size[i] is a dimension of an
+ * operand. */
 enum { QW_FORM_TYPES = 4, QW_FORM_SIZES = 8 };
 typedef struct qw_form {
     struct {
         const char *operand;
         int like, floats;
-    } type[QW_FORM_TYPES]; /* the first has nothing to be like; a NULL operand ends them */
+    } type[QW_FORM_TYPES]; /* `like` of the first is not used; a NULL operand ends them */
     struct {
         const char *name, *operand;
         int dim;
@@ -36,7 +37,7 @@ typedef struct qw_op_info {
     size_t args;               /* sizeof the argument struct */
     const qw_operand *operand; /* ends with a NULL name */
     const qw_form *form;
-    /* 0, or an error sentence for a caller's mistake: ranks, sizes, dtypes, strides. */
+    /* Returns 0, or 1 with a sentence in `why`: wrong ranks, sizes, dtypes, strides. */
     int (*check)(const void *args, char *why, size_t size);
     void (*cost)(const void *args, double *flops, double *bytes);
     void (*options)(const void *args, struct qw_words *out); /* for qw_op_line */
@@ -45,7 +46,7 @@ typedef struct qw_op_info {
 extern const qw_op_info qw_op_table[QW_NOPS];
 /* The call as a case line. */
 void qw_op_line(enum qw_op op, const void *args, char *out, size_t size);
-/* The type at place i of a line whose types before it are t. */
+/* The default dtype at place i of a line whose dtypes before it are t. */
 qw_dtype qw_form_default(const qw_form *f, const qw_dtype *t, int i);
 qw_tensor *qw_operand_of(const qw_operand *o, void *args); /* NULL if absent */
 #define X(op) qw_##op##_args op;

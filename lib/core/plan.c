@@ -1,7 +1,7 @@
 /* plan.c - a device that computes nothing: its memory is an address counter, its ops succeed.
  *
- * A network walked on it yields FLOPs, bytes, peak scratch and op lines before anything is spent.
- * Its types are those of the device it stands for, so that the walk is the same walk. */
+ * A network run on it yields FLOPs, bytes, peak scratch and op lines without memory or time.  Its
+ * types are those of the device `like`, so that a net makes the same calls on both. */
 #include "core/run.h"
 #include <stdlib.h>
 #include <string.h>
@@ -84,7 +84,7 @@ static int plan_lapse(qw_device *dev, uint64_t from, uint64_t to, double *second
 static size_t plan_packed(qw_device *dev, const qw_pack_request *q)
 {
     const qw_device *like = ((plan *)dev)->like;
-    /* Asking how large a packed weight would be changes nothing on the device it stands for. */
+    /* packed only computes a number, so `like` may be passed without its const. */
     if (like && like->packed) return like->packed((qw_device *)(uintptr_t)like, q);
     size_t bytes = 0;
     for (int i = 0; i < q->parts; i++) {

@@ -1,14 +1,14 @@
-/* record.c - ops that come again with the same addresses and shapes, as one piece of work.
+/* record.c - ops that are called again with the same addresses and shapes, as one piece of work.
  *
- * The first time they are computed as ever.  If nothing but ops was asked of the device, and it
- * declined none, the second time is recorded where the device can, and that and every later time is a
- * replay.  Whatever goes wrong with a recording, the ops are computed as ever. */
+ * The first call of qw_run_repeat computes the ops.  If they contained no copy and no wait, and the
+ * device declined none, the second call records them, where the device can record; it and every
+ * later call replay the recording.  Where recording or replay fails, the ops are called. */
 #include "core/run_inside.h"
 #include <string.h>
 
 enum { FRESH, REGULAR, RECORDED, PLAIN };
 
-/* Grows with everything that a recording cannot hold. */
+/* A number that grows with every event that a recording cannot contain. */
 static uint64_t disturbances(const qw_run *r)
 {
     uint64_t n = r->traffic;
@@ -23,7 +23,7 @@ static void count(qw_run *r, const qw_recording *p)
     r->bytes += p->bytes;
 }
 
-/* The numbers of the run without those of the attempt that `before` began. */
+/* Resets the counters of the run to those of `before`. */
 static void uncount(qw_run *r, const qw_run *before)
 {
     memcpy(r->calls, before->calls, sizeof r->calls);
@@ -33,13 +33,13 @@ static void uncount(qw_run *r, const qw_run *before)
     r->traffic = before->traffic;
 }
 
-/* Nonzero: it is kept, and counted by its replays. */
+/* Records the ops without computing or counting them.  Nonzero: there is a recording. */
 static int record(qw_run *r, qw_recording *p, qw_ops ops, void *arg)
 {
     qw_device *d = r->dev;
     const qw_run before = *r;
     const int begun = d->record(d, QW_RECORD_BEGIN, &p->id);
-    if (begun) { /* not this time, or never */
+    if (begun) { /* QW_DECLINE: try again at the next call; else never again */
         if (begun != QW_DECLINE) p->state = PLAIN;
         return 0;
     }
@@ -56,7 +56,7 @@ static int record(qw_run *r, qw_recording *p, qw_ops ops, void *arg)
     return p->state == RECORDED;
 }
 
-/* Nonzero: computed, or failed. */
+/* Nonzero: the ops are computed, or the run has failed. */
 static int replay(qw_run *r, qw_recording *p)
 {
     qw_device *d = r->dev;
@@ -98,7 +98,7 @@ void qw_run_repeat(qw_run *r, qw_recording *p, qw_ops ops, void *arg)
 void qw_run_forget(qw_run *r, qw_recording *p)
 {
     if (p->state == RECORDED) {
-        r->dev->sync(r->dev); /* it may be under way */
+        r->dev->sync(r->dev); /* a replay may still run */
         if (r->dev->forget) r->dev->forget(r->dev, p->id);
     }
     memset(p, 0, sizeof *p);

@@ -1,7 +1,7 @@
-/* registry.c - the devices there are: those of modules, then what is built in.
+/* registry.c - all devices: those of modules, then the built-in ones.
  *
- * A backend lists its devices without opening them, until it answers QW_DECLINE.  Their names begin
- * with the backend's own; the backend's name alone means its usable device of the highest score. */
+ * A backend lists its devices without opening them, up to QW_DECLINE.  Their names begin with the
+ * backend's own; the backend's name alone means its usable device of the highest score. */
 #include "core/modules.h"
 #include "core/run.h"
 #include <ctype.h>
@@ -53,7 +53,7 @@ static const qw_backend *backend_at(int i, const char **why)
     return taken ? NULL : qw_module_backend(i, why);
 }
 
-/* Text that a module wrote, which need not end or be UTF-8, made fit to be shown. */
+/* Terminates text that a module wrote; control characters and broken UTF-8 become visible. */
 static void clean(char *text, size_t size)
 {
     char copy[WHY], shown[LINE];
@@ -77,7 +77,7 @@ static int list_at(const qw_backend *b, int k, qw_listing *out)
     clean(out->why_not, sizeof out->why_not);
     if (status && !out->why_not[0])
         snprintf(out->why_not, sizeof out->why_not, "%s", qwen_strerror(status));
-    if (!belongs(out->name, b->name)) { /* else it could stand in for another backend's */
+    if (!belongs(out->name, b->name)) { /* else it could hide a device of another backend */
         if (out->name[0])
             snprintf(out->why_not, sizeof out->why_not,
                      "its name is \"%s\", which does not begin with the backend's", out->name);
@@ -94,7 +94,7 @@ typedef struct choice {
     qw_listing listing;
 } choice;
 
-/* The order in which defaults are tried: by score, else as listed. */
+/* The order in which defaults are tried: by score, then by place in the list. */
 static int before(const choice *a, const choice *b)
 {
     if (a->listing.score != b->listing.score) return a->listing.score > b->listing.score;
@@ -151,7 +151,7 @@ static const char *complete(qw_device *d, const choice *c, const qw_device_optio
     return qw_device_complete(d);
 }
 
-/* Opens what was chosen and fills in what it left to the core. */
+/* Opens the chosen device and sets the functions that it leaves NULL. */
 static int open_choice(const choice *c, const qw_device_options *options, qw_device **out,
                        qw_error *err)
 {
@@ -167,7 +167,7 @@ static int open_choice(const choice *c, const qw_device_options *options, qw_dev
     if (!status && ((*out)->size < sizeof **out || (*out)->abi != QW_BACKEND_ABI)) {
         snprintf(why, sizeof why, "the device has another version of the device interface");
         status = QWEN_EUNSUPPORTED;
-        *out = NULL; /* how to close it is not known */
+        *out = NULL; /* close may lie elsewhere in its struct: it is leaked */
     }
     const char *wrong = status ? NULL : complete(*out, c, options);
     if (wrong) {
@@ -185,7 +185,8 @@ static int open_choice(const choice *c, const qw_device_options *options, qw_dev
                                 : "it is no longer there");
 }
 
-/* The best device that opens.  One that should open and does not is a notice where another does. */
+/* Opens the default of the highest score that opens.  options->notice gets the first failure before
+ * it. */
 static int open_default(const qw_device_options *options, qw_device **out, qw_error *err)
 {
     qw_error first = { 0 };
@@ -219,7 +220,7 @@ static int add_name(void *user, const qw_listing *d, int is_default)
     return 0;
 }
 
-/* Why the module cannot be used to which a device of that name would belong; or NULL. */
+/* The reason why the module of a device of that name cannot be used; NULL: no such module. */
 static const char *broken_module(const char *name)
 {
     const char *why, *backend;

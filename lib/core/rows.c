@@ -1,5 +1,5 @@
-/* rows.c - rows of any type to numbers and back: the one place that reads a weight, and the one
- * that rounds a double to what is stored.
+/* rows.c - rows of any type to numbers and back: the one place that reads weights and that rounds
+ * doubles to stored types.
  *
  * A row is a run of the last dimension.  Its values are code x scale: a scale of the tensor or of
  * the row (F8, I8, the second scale of NVFP4), scales of blocks (MXFP8, NVFP4), and those inside of
@@ -75,8 +75,8 @@ void qw_row_get(const qw_tensor *t, int64_t i, int64_t j, int64_t k, double *x)
 
 /* --- writing ---------------------------------------------------------------------------------- */
 
-/* x to f32, rounded to odd: what is not exact gets its last bit set, so that a second rounding to
- * fewer bits gives what one rounding would have (Boldo and Melquiond 2008). */
+/* x to f32, rounded to odd: an inexact result gets its last bit set, so that a second rounding to
+ * fewer bits gives the result of a single rounding (Boldo and Melquiond 2008). */
 static float to_odd(double x)
 {
     float f = (float)x;

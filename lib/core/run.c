@@ -1,9 +1,8 @@
 /* run.c - the op wrappers: check, count, trace, dispatch, fall back.
  *
- * A wrapper returns nothing: the first failure stays in the run and what follows does nothing, so
- * that network code reads like mathematics.  A device answers QW_DECLINE before it writes anything;
- * then the reference computes, on the device's own memory when that is host memory, else on host
- * copies of the operands that the op table names. */
+ * A wrapper returns nothing: the first failure stays in the run and later wrappers do nothing, so
+ * that network code contains no checks.  When a device returns QW_DECLINE, the reference computes
+ * the op (fallback.c). */
 #include "core/run_inside.h"
 #include <string.h>
 
@@ -23,7 +22,7 @@ static int wide_mismatch(const qw_run *r, const qw_op_info *info, void *args, ch
     return 0;
 }
 
-/* The device declined: strict says no, else the reference does it. */
+/* After QW_DECLINE: fails a strict run, else calls the reference. */
 static int fall_back(qw_run *r, enum qw_op op, const void *args, const char *line)
 {
     char place[160];
@@ -43,8 +42,8 @@ static int fall_back(qw_run *r, enum qw_op op, const void *args, const char *lin
     return qw_reference(r, op, args);
 }
 
-/* Asks the device, with the scratch that it wants and whom to ask while it works.  Its queue is in
- * order, so that scratch may be given out again when the call returns. */
+/* Calls the device's function with its scratch and poll set.  The queue is in order, so that the
+ * next op may take the same scratch when the call returns. */
 static int ask(qw_run *r, enum qw_op op, void *args)
 {
     qw_device *d = r->dev;
@@ -61,7 +60,8 @@ static int ask(qw_run *r, enum qw_op op, void *args)
     return status;
 }
 
-/* What an op that failed with a status of the device is called in messages. */
+/* Fails the run with the status of an op and a message: place, device, line, the device's
+ * sentence. */
 static void op_failed(qw_run *r, int status, const char *line)
 {
     char place[160];
@@ -98,7 +98,8 @@ static void dispatch(qw_run *r, enum qw_op op, void *args)
         r->trace(r->user, line);
     }
     int status = ask(r, op, args);
-    if (status && r->recording && !r->error.status) { /* computed again, without a recording */
+    if (status && r->recording
+        && !r->error.status) { /* qw_run_repeat calls the op again, without recording */
         r->recording = -1;
         return;
     }

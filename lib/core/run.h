@@ -1,9 +1,9 @@
 /* run.h - a walk through a network: a device, scratch memory, the first error.
  *
- * Network code calls the eight wrappers below.  Each returns at once if the run has failed,
- * checks its operands by the op table, counts, asks the device, and falls back to the reference
- * when the device declines.  Nothing is returned: a net is checked once, at its end, by
- * r->error.status.  A run belongs to one thread. */
+ * Network code calls the eight wrappers below.  Each returns at once if the run has failed, checks
+ * its operands by the op table, counts, calls the device, and falls back to the reference when the
+ * device declines.  Nothing is returned: a net is checked once, at its end, by r->error.status.  A
+ * run belongs to one thread. */
 #ifndef QW_RUN_H
 #define QW_RUN_H
 #include "core/core.h"
@@ -23,21 +23,21 @@ typedef struct qw_run {
 
     /* "text", "vision", "encode", "denoise", "decode": for messages */
     const char *stage;
-    int step, block; /* where we are, -1 if nowhere: for messages and progress */
+    int step, block; /* position in the stage, -1: none; for messages and progress */
     /* the largest |value| seen in a result so far in this stage */
     double magnitude;
 
     uint64_t calls[QW_NOPS], declined[QW_NOPS];
     double flops, bytes;
-    /* Copies and waits of this run between host and device, which no recording can hold. */
+    /* Copies and waits of this run between host and device; a recording cannot contain them. */
     uint64_t traffic;
-    int recording; /* 1: ops are kept and not computed; -1: and something came between them */
-    /* nets tap what lies inside a stage too: for tests and readers */
+    int recording; /* 1: ops are recorded, not computed; -1: the recording must be dropped */
+    /* 1: nets also tap tensors inside a stage, for tests and readers */
     int detail;
     const char *names; /* dotted prefix put before tap names, or NULL */
 
     int (*poll)(void *user); /* before every op; nonzero cancels (QWEN_ECANCELLED) */
-    int (*look)(void *user); /* the same, by a device inside of a long op; often */
+    int (*look)(void *user); /* as poll; a device calls it inside a long op */
     void (*trace)(void *user, const char *line); /* every op as a case line, see op.c */
     void (*tap)(void *user, const char *name, const qwen_array *a);
     void *user;
@@ -49,8 +49,8 @@ int qw_run_reserve(qw_run *r, size_t bytes); /* grows the scratch block while it
 void qw_run_free(qw_run *r);
 void qw_run_fail(qw_run *r, int status, const char *format, ...) QW_PRINTF(3, 4);
 
-/* Scratch tensors, dense, uninitialised.  mark = r->used; ...; r->used = mark; gives them back.
- * Running out of the reserved block is an error of ours (QWEN_ENOMEM, naming the peak). */
+/* Scratch tensors, dense, uninitialised.  mark = r->used; ...; r->used = mark; gives them back.  A
+ * tensor that does not fit the reserved block fails the run (QWEN_ENOMEM, with the peak). */
 qw_tensor qw_new1(qw_run *r, qw_dtype t, int64_t a);
 qw_tensor qw_new2(qw_run *r, qw_dtype t, int64_t a, int64_t b);
 qw_tensor qw_new3(qw_run *r, qw_dtype t, int64_t a, int64_t b, int64_t c);
@@ -60,20 +60,20 @@ QW_OPS(X)
 #undef X
 
 /* --- ops that come again (record.c) ----------------------------------------------------------- */
-typedef void (*qw_ops)(qw_run *r, void *arg); /* calls ops of r, nothing else of its device */
-typedef struct qw_recording {                 /* begins as zeros, ends by qw_run_forget */
+typedef void (*qw_ops)(qw_run *r, void *arg); /* calls ops of r only */
+typedef struct qw_recording {                 /* zeros at first; qw_run_forget frees it */
     int state;
     uint64_t id;
-    const void *at; /* the end of the scratch in use, which is to be the same each time */
+    const void *at; /* end of the scratch in use; a recording holds for one address */
     uint64_t calls[QW_NOPS];
     double flops, bytes;
 } qw_recording;
-/* Calls ops, whose addresses and shapes are the same each time, or has the device replay what it has
- * recorded of them; the results are the same. */
+/* Calls ops, whose addresses and shapes must be the same each time, or replays the device's
+ * recording of them; the results are the same. */
 void qw_run_repeat(qw_run *r, qw_recording *p, qw_ops ops, void *arg);
 void qw_run_forget(qw_run *r, qw_recording *p);
-/* Before anything else is asked of the device.  Nonzero: ops are being recorded, and it must not be;
- * the recording will be dropped. */
+/* To be called before any function of the device but an op.  Nonzero: ops are being recorded, so
+ * that the function must not be called; the recording will be dropped. */
 int qw_run_spoils(qw_run *r);
 
 /* --- to the device and back ------------------------------------------------------------------- */
@@ -99,7 +99,8 @@ void qw_require_finite(qw_run *r, qw_tensor t, const char *what);
 typedef struct qw_device_options {
     int threads;     /* 0: all that this process may use */
     uint64_t memory; /* bytes of device memory to stay under; 0: what is free */
-    /* The best device did not open, `why` is a sentence, and the device `used` did; or NULL. */
+    /* Called when the best device does not open (`why` is the sentence) and `used` opens instead;
+     * may be NULL. */
     void (*notice)(void *user, const char *why, const char *used);
     void *user;
 } qw_device_options;
@@ -107,14 +108,14 @@ typedef struct qw_device_options {
  * opens.  options may be NULL.  The caller closes it. */
 int qw_device_open(const char *name, const qw_device_options *options, qw_device **out,
                    qw_error *err);
-/* Calls back for every device, usable or not (why_not has the reason), without opening it; a nonzero
- * answer stops and is returned. */
+/* Calls each for every device, usable or not (why_not has the reason), and opens none; a nonzero
+ * result of each ends the list and is returned. */
 int qw_device_list(int (*each)(void *user, const qw_listing *d, int is_default), void *user);
-/* Fills in the functions that a host device leaves to the core.  NULL, or a sentence on what is
+/* Sets the functions that a host device leaves NULL.  Returns NULL, or a sentence on what is
  * missing or wrong. */
 const char *qw_device_complete(qw_device *dev);
 /* The device that computes nothing: alloc hands out addresses, ops succeed.  It copies like's
  * types. */
 int qw_plan_open(const qw_device *like, qw_device **out);
-int qw_is_plan(const qw_device *dev); /* its addresses must not be touched */
+int qw_is_plan(const qw_device *dev); /* its addresses must not be dereferenced */
 #endif

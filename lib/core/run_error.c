@@ -1,4 +1,4 @@
-/* run_error.c - the first failure of a run, and where in the work it happened. */
+/* run_error.c - the first failure of a run, and its place: stage, step, block. */
 #include "core/run_inside.h"
 #include <stdarg.h>
 #include <stdio.h>
@@ -14,7 +14,7 @@ void qw_run_fail(qw_run *r, int status, const char *format, ...)
     qw_fail(&r->error, status, "%s", text);
 }
 
-/* "denoise, step 3, block 12: " or as much of it as is known. */
+/* "denoise, step 3, block 12: " or as much of it as is set. */
 const char *qw_run_where(const qw_run *r, char *out, size_t size)
 {
     char step[32] = "", block[32] = "";

@@ -1,4 +1,4 @@
-/* run_inside.h - what the files that make up a run share. */
+/* run_inside.h - declarations shared by the files of a run. */
 #ifndef QW_RUN_INSIDE_H
 #define QW_RUN_INSIDE_H
 #include "core/run.h"
@@ -15,17 +15,18 @@ typedef struct qw_runs {
 qw_runs qw_runs_of(const qw_tensor *t);
 /* Address of run i. */
 unsigned char *qw_run_at(const qw_tensor *t, const qw_runs *s, int64_t i);
-/* Fails the run with what the device says of itself, if it does, else with "device NAME failed while
- * WHAT". */
+/* Fails the run with the sentence of dev->failure if it returns one, else with "device NAME failed
+ * while WHAT". */
 void qw_run_device_failed(qw_run *r, int status, const char *what);
 
-/* Room of the scratch stack, given back by the mark of r->used; on failure an address that nothing
- * will touch. */
+/* Takes bytes of the scratch stack; setting r->used back frees them.  When they do not fit, the run
+ * fails and the address must not be dereferenced. */
 void *qw_run_take(qw_run *r, size_t bytes);
 
 /* Fails the run if an output of the op has an element that is not finite; updates r->magnitude. */
 void qw_check_result(qw_run *r, const qw_op_info *info, void *args);
 
-/* The reference computes an op: on the device's memory where that is the host's, else on copies. */
+/* Computes an op by the reference: in the device's memory where that is host memory, else on
+ * copies.  Returns the op's status. */
 int qw_reference(qw_run *r, enum qw_op op, const void *args);
 #endif

@@ -47,8 +47,8 @@ int qw_run_reserve(qw_run *r, size_t bytes)
     return QWEN_OK;
 }
 
-/* bytes of the scratch block, aligned.  When there are not so many the run fails, and the address
- * is one that views may be computed from but nothing will touch. */
+/* Takes bytes of the scratch block, 256-byte aligned.  When they do not fit, the run fails; views
+ * may be computed from the address returned, which no op uses. */
 void *qw_run_take(qw_run *r, size_t bytes)
 {
     void *const nothing = r->base ? (void *)r->base : (void *)&r->base;
@@ -67,7 +67,7 @@ void *qw_run_take(qw_run *r, size_t bytes)
     return p;
 }
 
-/* Sizes of a scratch tensor that can be: not negative, and their bytes fit an address. */
+/* Checks the sizes of a scratch tensor: none negative, fewer than 1e18 bytes. */
 static int sizes_fit(qw_run *r, qw_dtype t, int rank, const int64_t *dim)
 {
     double bytes = (double)qw_block_bytes(t) / (double)qw_block_elements(t);
@@ -94,7 +94,7 @@ static qw_tensor placed(qw_run *r, qw_tensor t)
     return t;
 }
 
-/* Sizes that cannot be become 0; after any other failure a tensor keeps its shape. */
+/* Sizes that fail the check become 0; after any other failure a tensor keeps its shape. */
 qw_tensor qw_new1(qw_run *r, qw_dtype t, int64_t a)
 {
     if (!sizes_fit(r, t, 1, (int64_t[]){ a })) return placed(r, qw_dense1(NULL, t, 0));

@@ -1,4 +1,4 @@
-/* tap.c - tensors handed out on the way, for tests and readers. */
+/* tap.c - tensors passed to r->tap, for tests and readers. */
 #include "core/run_inside.h"
 #include <stdarg.h>
 #include <stdio.h>

@@ -192,8 +192,8 @@ uint16_t qw_f32_to_bf16(float f)
     return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
 }
 
-/* The finite value of a code split into its fields; `bits` is the width of the mantissa.  Built of
- * bits and one exact product: it costs little and holds with subnormals flushed to zero. */
+/* The finite value of a code split into its fields; `bits` is the width of the mantissa.  Made of
+ * bits and one exact product, so that it is right where the CPU flushes subnormals to zero. */
 static float small_float(unsigned sign, unsigned exponent, unsigned mantissa, int bits, int bias)
 {
     const uint32_t power = (uint32_t)((exponent ? (int)exponent : 1 - bits) - bias + 127) << 23;
@@ -226,7 +226,7 @@ float qw_f8e5m2_to_f32(uint8_t c)
 float qw_f8e8m0_to_f32(uint8_t c) { return c == 255 ? NAN : ldexpf(1, (int)c - 127); }
 
 /* |f| to the nearest code of a type with `bits` mantissa bits and that bias, ties to even; the code
- * may run over into what the caller reserves for infinity. */
+ * may overflow into that of infinity; the callers exclude what must not. */
 static unsigned nearest(float f, int bits, int bias)
 {
     int e;

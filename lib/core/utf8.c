@@ -1,4 +1,4 @@
-/* utf8.c - which bytes are UTF-8. */
+/* utf8.c - checks, repairs and decodes UTF-8. */
 #include "core/core.h"
 #include <stdlib.h>
 #include <string.h>

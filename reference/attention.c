@@ -36,8 +36,8 @@ static void read_keys(const qw_attention_args *a, double *k, double *v, double *
 /* attention: y_i = sum_j p_ij v_j, p_i = softmax over j of scale q_i.k_j, first[i] <= j < last[i].
  * q, y [nq][hq][d]; k, v [nk][hk][d]; query head h reads key head h / (hq / hk) (Ainslie et al.
  * 2023).  Vaswani et al. 2017; torch.nn.functional.scaled_dot_product_attention.  The maximum is
- * subtracted before exp, which changes nothing and keeps the sum finite.
- * Bound: doc/numerics.md, attention. */
+ * subtracted before exp: the quotient is the same, and the sum stays finite.  Bound:
+ * doc/numerics.md, attention. */
 int ref_attention(qw_device *dev, const qw_attention_args *a)
 {
     const int64_t nq = a->q.dim[0], hq = a->q.dim[1], d = a->q.dim[2];

@@ -20,7 +20,7 @@ static void window(const qw_conv2d_args *a, const double *rows, int64_t j, doubl
     }
 }
 
-/* Rows of the picture that output row i sees, [kh][wi][ci]; zeros outside. */
+/* Rows of the picture under the windows of output row i, [kh][wi][ci]; zeros outside. */
 static void picture_rows(const qw_conv2d_args *a, int64_t i, double *rows)
 {
     const int64_t hi = a->x.dim[0], wi = a->x.dim[1], ci = a->x.dim[2];

@@ -1,4 +1,4 @@
-/* convert.c - numbers from one form to another: types, strides, a sum, a rotation, quantised rows. */
+/* convert.c - changes of type and strides, with a sum, a rotation or quantisation by rows. */
 #include <qwen/ref.h>
 #include "rows.h"
 #include <stdlib.h>

@@ -1,11 +1,11 @@
-/* gemm.c - every linear layer: a matrix product and what rides along. */
+/* gemm.c - matrix product with LoRA, bias, activation, gate and residual: every linear layer. */
 #include <qwen/ref.h>
 #include "rows.h"
 #include <stdlib.h>
 
 enum { SLAB = 1024 }; /* rows of x that are held as doubles at a time */
 
-/* Row j of w; `again`: quantised to codes of 8 bits against its largest, as int8 devices do. */
+/* Row j of w; `again`: quantised to 8-bit codes against its largest element, as int8 devices do. */
 static void weight_row(const qw_gemm_args *a, int64_t j, int again, int8_t *code, double *w)
 {
     const int64_t k = a->x.dim[1];
@@ -15,8 +15,8 @@ static void weight_row(const qw_gemm_args *a, int64_t j, int again, int8_t *code
     for (int64_t l = 0; l < k; l++) w[l] = code[l] * s;
 }
 
-/* At most SLAB rows.  A row of w is decoded once and multiplied with every row of x.  The results of
- * a y of QW_I8 wait in y [m][n] until their rows are whole. */
+/* At most SLAB rows.  A row of w is decoded once and multiplied with every row of x.  With y of
+ * QW_I8 the results are held as doubles, y [m][n], and quantised by whole rows at the end. */
 static int slab(qw_device *dev, const qw_gemm_args *a, int again, atomic_int *stop)
 {
     const int64_t m = a->y.dim[0], n = a->y.dim[1], k = a->x.dim[1];

@@ -4,11 +4,10 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* rms_norm: y = act(x / sqrt(mean x^2 + eps) w), row by row.
- * x, y [m][n], y may be x; w [n].
+/* rms_norm: y = act(x / sqrt(mean x^2 + eps) w), row by row.  x, y [m][n], y may be x; w [n].
  * Zhang and Sennrich 2019; transformers Qwen2RMSNorm, diffusers RMSNorm.  The VAE's normalisation
- * of channels, x / max(|x|, 1e-12) sqrt(n) gamma, is the same with a tiny eps.
- * Bound: doc/numerics.md, rms_norm. */
+ * of channels, x / max(|x|, 1e-12) sqrt(n) gamma, is rms_norm with a tiny eps.  Bound:
+ * doc/numerics.md, rms_norm. */
 int ref_rms_norm(qw_device *dev, const qw_rms_norm_args *a)
 {
     const int64_t m = a->x.dim[0], n = a->x.dim[1];

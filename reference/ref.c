@@ -1,4 +1,4 @@
-/* ref.c - the reference devices: the table, and what each keeps. */
+/* ref.c - the reference devices: list, open, and their types. */
 #include <qwen/ref.h>
 #include "rows.h"
 #include <stdio.h>
@@ -7,7 +7,7 @@
 
 static void ref_close(qw_device *dev) { free(dev); }
 
-/* Memory that can be had without swapping: the kernel's estimate, or what is not in use. */
+/* Bytes that can be allocated without swapping: MemAvailable, else free pages, else 4 GiB. */
 static uint64_t host_memory(void)
 {
     char line[128];

@@ -6,7 +6,7 @@
 #include <omp.h>
 #endif
 
-enum { WORTH = 1 << 18 }; /* multiplications that are worth a thread */
+enum { WORTH = 1 << 18 }; /* multiplications per thread, at least */
 
 /* --- operands ---------------------------------------------------------------------------- */
 
@@ -34,7 +34,7 @@ double ref_dot(const double *a, const double *b, int64_t n)
 {
     double s[8] = { 0 };
     int64_t i = 0;
-    for (; i + 8 <= n; i += 8) { /* written out: compilers then use what vectors they have */
+    for (; i + 8 <= n; i += 8) { /* written out, so that compilers use vector instructions */
         s[0] += a[i] * b[i];
         s[1] += a[i + 1] * b[i + 1];
         s[2] += a[i + 2] * b[i + 2];

@@ -1,4 +1,4 @@
-/* rows.h - what all reference functions stand on: operands that may be absent, sums, threads.
+/* rows.h - helpers of the reference functions: operands that may be absent, sums, threads.
  *
  * Rows are read and written by qw_row_get and qw_row_put. */
 #ifndef REF_ROWS_H
@@ -15,18 +15,19 @@ void ref_put1(const qw_tensor *t, int64_t i, int64_t j, double x);
 double ref_dot(const double *a, const double *b, int64_t n);
 double ref_act(qw_act act, double x);
 
-/* Threads for a loop of n independent iterations of `cost` multiplications or so each: no more than
- * have a tenth of a millisecond to do, for waking one costs too.  Which of them calls: 0 and up. */
+/* Number of threads for a loop of n independent iterations of about `cost` multiplications each: a
+ * thread gets 2^18 multiplications (0.1 ms) or more, since starting it costs time.  ref_thread:
+ * number of the calling thread, from 0. */
 int ref_threads(const qw_device *dev, int64_t n, int64_t cost);
 int ref_thread(void);
-/* Is the op no longer wanted?  The first thread of a team asks whom the core named (dev->poll), the
- * others read its answer in *stop. */
+/* Nonzero: the op must stop.  Thread 0 calls dev->poll and sets *stop when that returns nonzero;
+ * the other threads read *stop. */
 int ref_stopped(const qw_device *dev, atomic_int *stop);
 int ref_gemm_int8(qw_device *dev, const qw_gemm_args *a); /* of ref:int8 */
 /* `rows` rows of n doubles, or NULL; free() it. */
 double *ref_room(int64_t rows, int64_t n);
 
-/* Divides the iterations of the for loop that follows among threads.  Never a sum. */
+/* Divides the iterations of the next for loop among threads.  No sum is divided. */
 #ifdef _OPENMP
 #define REF_PRAGMA(x) _Pragma(#x)
 #define REF_PARALLEL(threads) REF_PRAGMA(omp parallel for num_threads(threads) schedule(guided))

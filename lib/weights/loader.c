@@ -1,4 +1,4 @@
-/* loader.c - how a net takes its weights: by canonical name, with the shape it expects. */
+/* loader.c - loads the weights of a net by canonical name and checks their shapes. */
 #include "weights/residency.h"
 #include <stdarg.h>
 #include <stdlib.h>
@@ -22,7 +22,8 @@ static void missing(qw_loader *l, const char *name, const char *leaf)
             leaf);
 }
 
-/* A loader that goes on tells a failure and keeps the first; memory and devices end it still. */
+/* With `each`: reports a failure of a tensor, keeps the first, clears err.  Failures of memory and
+ * devices stay. */
 static void go_on(qw_loader *l)
 {
     const int status = l->err->status;
@@ -57,7 +58,7 @@ static void wrong_shape(qw_loader *l, const qw_entry *e, const char *expected)
             expected);
 }
 
-/* A device that computes nothing needs no values, which would have to be read. */
+/* On the plan device no values are read from the file. */
 static int planned(const qw_loader *l) { return qw_is_plan(qw_residency_device(l->res)); }
 
 static int number(qw_loader *l, const qw_entry *e)
@@ -95,7 +96,7 @@ static void keep(qw_loader *l, qw_tensor *t, const double *x, int64_t n, qw_dtyp
     const size_t bytes = qw_row_bytes(type, n);
     void *staged = x ? malloc(bytes ? bytes : 1) : NULL;
     t->dtype = type;
-    if (!x) { /* a plan: an address is enough */
+    if (!x) { /* plan: an address without values */
         t->data = qw_residency_keep(l->res, NULL, bytes, l->err);
         return;
     }
@@ -210,7 +211,8 @@ static void load_conv(qw_loader *l, qw_conv *c, int64_t co, int64_t ci, int64_t 
         missing(l, name, ".weight");
         return;
     }
-    /* A 5-D kernel meets one frame with its last temporal tap only. */
+    /* With a single frame only the last temporal tap of a 5-D kernel is multiplied with the
+     * picture. */
     const int64_t plane = kernel * kernel, taps = e->rank == 5 ? e->dim[2] : 1;
     const int flat = kernel == 1 && e->rank == 2;
     snprintf(expected, sizeof expected, "[%lld, %lld, (1 or 3,) %lld, %lld]", (long long)co,

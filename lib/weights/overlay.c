@@ -4,8 +4,8 @@
  * up of the part, and several files concatenate their ranks.  That is exact for every weight
  * format.  What is not low-rank (DoRA, LoHa, LoKr, full differences, replaced weights) makes a
  * patched copy of the weight.  Factors and copies are of the device's preferred type, biases of its
- * wide type.  Files are applied in their order; the copy of a part that is replaced or rescaled
- * (DoRA) first takes in the factors laid before, since there order matters. */
+ * wide type.  Files are applied in their order; before a file replaces or rescales (DoRA) a part,
+ * the factors of earlier files are added to its copy, since the order matters there. */
 #include "weights/weights.h"
 #include "files/lora.h"
 #include <math.h>
@@ -21,7 +21,7 @@ typedef struct layer { /* a part while files are laid over it */
     double *bias;          /* [n] patched copy, or NULL */
     double *a, *b;         /* [rank][k]; [n][rank] with strength */
     int64_t rank;
-    const qw_lora_module *by; /* module of the file being laid that took this layer */
+    const qw_lora_module *by; /* module of the present file for this layer */
     int touched;
 } layer;
 
@@ -54,7 +54,8 @@ static void forms_free(forms *f)
     free(f->form);
 }
 
-/* Every spelling of every layer, sorted; names are matched whole and never split at underscores. */
+/* Every spelling of every layer, sorted; whole names are compared, and none is split at
+ * underscores. */
 static int forms_make(forms *f, const qw_lora_site *site, int sites, qw_error *err)
 {
     static const char *const dotted[] = { "", "transformer.", "diffusion_model.",
@@ -88,7 +89,8 @@ static int forms_find(const forms *f, char *name)
     return found ? found->site : -1;
 }
 
-/* The weight of a layer as doubles, once; the factors laid so far go into it. */
+/* Makes y->w, the weight as doubles, if there is none.  with_factors: adds the factors laid so far
+ * and frees them. */
 static int unfold(layer *y, int with_factors, qw_error *err)
 {
     const int64_t n = y->site.n, k = y->site.k;
@@ -164,7 +166,7 @@ static int lokr(const qw_lora *l, const qw_lora_module *m, const layer *y, doubl
     if (s[0] * t[0] != y->site.n || s[1] * t[1] != y->site.k)
         return wrong_shape(l, m, s[0] * t[0], s[1] * t[1], y, err);
     const qw_entry *last = r[QW_K2_B] ? r[QW_K2_B]
-                                      : r[QW_K1_B]; /* alpha counts only for a product */
+                                      : r[QW_K1_B]; /* alpha applies to products only */
     if (last && (status = qw_lora_factor(l, m, (double)last->dim[0], &factor, err))) return status;
     double *w1 = r[QW_K1] ? qw_lora_values(l, r[QW_K1], -1, err)
                           : product(l, r[QW_K1_A], r[QW_K1_B], err);
@@ -225,7 +227,7 @@ static int low_rank(const qw_lora *l, const qw_lora_module *m, const layer *y, d
     return QWEN_OK;
 }
 
-/* Appends factors to those of the layer: the ranks are concatenated.  Takes a and b. */
+/* Appends factors to those of the layer: the ranks are concatenated.  Owns a and b from now on. */
 static int append(layer *y, double *a, double *b, int64_t rank, qw_error *err)
 {
     const int64_t all = y->rank + rank, k = y->site.k;
@@ -285,7 +287,7 @@ static int dora(const qw_lora *l, const qw_entry *e, layer *y, const double *del
     return QWEN_OK;
 }
 
-/* Everything of a module that needs a copy of the weight. */
+/* Applies a module to the copy of the weight. */
 static int patch(const qw_lora *l, const qw_lora_module *m, layer *y, qw_error *err)
 {
     const int64_t size = y->site.n * y->site.k;

@@ -1,14 +1,15 @@
 /* residency.c - groups of weights on the device: kept, or streamed in two slots.
  *
- * Vectors are copied to the device when they are loaded and stay.  Matrices belong to groups, one for
- * each block of a net; convolutions are in a group that is always kept.  A device that is the host
- * uses matrices where they lie in the file, unless it packs them; with a bound on memory, pages of a
- * group are given back after its use.  Any other device gets them through pack(), or as they are
- * where it has none: groups are kept in their order while they fit beside two slots as large as the
- * largest group, the others alternate in the slots.  A group's copy is issued on the copy queue
- * behind the ops of the group before it, so that a copy that blocks its caller overlaps too.  Where
- * there is no room for two slots one must do.  Between begin and end a slot is a group's own: nets do
- * not nest more groups than there are slots. */
+ * Vectors are copied to the device when they are loaded and stay.  Matrices belong to groups, one
+ * for each block of a net; convolutions are in a group that is always kept.  A host device uses
+ * matrices where they lie in the file, unless it packs them; under a bound on memory, mapped pages
+ * are released when the weights used since the last release exceed the bound.  Any other device
+ * gets them through pack, or by put where it has no pack: groups are kept in their order while they
+ * fit beside two slots as large as the largest group, the others alternate in the slots.  Where two
+ * slots do not fit, there is one.  The copy of a group is issued on the copy queue after the ops of
+ * the group before it have been issued, so that a copy that blocks its caller overlaps with them
+ * too.  Between qw_group_begin and qw_group_end a slot is not reused: nets do not nest more groups
+ * than there are slots. */
 #define _DEFAULT_SOURCE /* madvise */
 #include "weights/residency.h"
 #include <stdarg.h>
@@ -17,12 +18,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-typedef struct packet {        /* what one request packs: the parts of a weight, or a convolution */
-    qw_weight *weight;         /* NULL: a convolution */
-    qw_tensor *view[QW_PARTS]; /* the net's own tensors */
-    qw_tensor host[QW_PARTS];  /* as they lie in host memory */
-    qw_tensor device[QW_PARTS]; /* as they lie on the device, in their last place there */
-    int mapped[QW_PARTS];       /* lies in a mapping, not in memory of ours */
+typedef struct packet {         /* of one pack request: the parts of a weight, or a convolution */
+    qw_weight *weight;          /* NULL: a convolution */
+    qw_tensor *view[QW_PARTS];  /* the net's own tensors */
+    qw_tensor host[QW_PARTS];   /* as they lie in host memory */
+    qw_tensor device[QW_PARTS]; /* as last placed on the device */
+    int mapped[QW_PARTS];       /* lies in a mapped file */
     int parts;
     size_t plain, bytes, offset; /* in host memory; on the device, and its place in the group */
 } packet;
@@ -40,9 +41,9 @@ struct qw_group {
 typedef struct slot {
     void *memory;
     qw_group *holds;
-    uint64_t ready, used; /* tickets: filled by the copy queue, left by the compute queue */
+    uint64_t ready, used; /* tickets: end of the copy into it; end of the ops that read it */
     int has_used;
-    int open; /* between begin and end of what it holds */
+    int open; /* groups begun and not ended in it */
 } slot;
 
 struct qw_residency {
@@ -56,7 +57,7 @@ struct qw_residency {
     void **own; /* host memory */
     int owns;
     uint64_t kept, streamed, copies;
-    uint64_t touched; /* host device: mapped bytes used since pages were given back */
+    uint64_t touched; /* host device: bytes of groups used since the last release of pages */
     slot slot[2];
     int slots, turn;
 };
@@ -73,7 +74,7 @@ int qw_residency_new(qw_residency **out, qw_device *dev, uint64_t memory, qw_err
 void qw_residency_free(qw_residency *s)
 {
     if (!s) return;
-    if (s->slots) s->dev->sync(s->dev); /* a group may still be on its way */
+    if (s->slots) s->dev->sync(s->dev); /* a copy may still be queued */
     for (int i = 0; i < s->groups; i++) {
         free(s->group[i]->packet);
         free(s->group[i]);
@@ -188,7 +189,7 @@ int qw_residency_conv(qw_residency *s, qw_tensor *t, const void *data, qw_error 
     if (!s->outside) s->outside = qw_group_new(s, "convolutions");
     packet *p = s->outside ? new_packet(s->outside) : NULL;
     if (!p) return qw_fail(err, QWEN_ENOMEM, "no memory for a group of weights");
-    t->data = data ? own_copy(s, data, bytes, err) : (void *)t; /* any address serves a plan */
+    t->data = data ? own_copy(s, data, bytes, err) : (void *)t; /* plan: any address */
     p->view[0] = t;
     p->host[0] = *t;
     p->parts = 1;
@@ -233,7 +234,7 @@ static void measure(qw_residency *s, qw_group *g)
     }
 }
 
-/* `bytes` at `from` to *at, which moves on; *to is where they are. */
+/* Copies `bytes` at `from` to *at and advances *at; *to is their address on the device. */
 static int put_bytes(qw_residency *s, int queue, char **at, const void *from, size_t bytes,
                      const void **to)
 {
@@ -263,7 +264,7 @@ static int put_plain(qw_residency *s, packet *p, char *memory, int queue)
     return status;
 }
 
-/* The group's packets into device memory at `memory`, by a queue. */
+/* Packs or copies a group's packets into device memory at `memory`, on a queue. */
 static int fill(qw_residency *s, qw_group *g, void *memory, int queue)
 {
     for (int i = 0; i < g->packets; i++) {
@@ -283,7 +284,7 @@ static int fill(qw_residency *s, qw_group *g, void *memory, int queue)
     return QWEN_OK;
 }
 
-/* A part that no layout of the device has: the reference reads its original. */
+/* A part of a joined weight: only the reference can use it, and reads its original. */
 static qw_tensor left_on_host(const qw_tensor *host)
 {
     qw_tensor t = *host;
@@ -293,7 +294,8 @@ static qw_tensor left_on_host(const qw_tensor *host)
     return t;
 }
 
-/* Points the net's tensors at the device; a part that a LoRA has replaced by a patched copy stays. */
+/* Points the net's tensors at the device; a part that a LoRA has replaced by a patched copy is left
+ * alone. */
 static void show(qw_group *g)
 {
     for (int i = 0; i < g->packets; i++) {
@@ -311,7 +313,7 @@ static void show(qw_group *g)
     }
 }
 
-/* The biases of a weight's parts one after the other, where the device may join the parts. */
+/* Sets joined_bias, the biases of all parts in order, where the device may join the parts. */
 static int join_biases(qw_residency *s, const packet *p, qw_error *err)
 {
     qw_weight *w = p->weight;
@@ -340,7 +342,7 @@ static int make_slots(qw_residency *s, int n, uint64_t largest, qw_error *err)
     return err->status;
 }
 
-/* Moves a group for good; 0 if the device has no room for it after all. */
+/* Puts a group into device memory of its own; 0 if alloc fails. */
 static int keep_group(qw_residency *s, qw_group *g, qw_error *err)
 {
     qw_error full = { 0 };
@@ -353,7 +355,7 @@ static int keep_group(qw_residency *s, qw_group *g, qw_error *err)
     return 1;
 }
 
-/* What is kept whatever happens: convolutions; and on a host device all that it packs. */
+/* Keeps a group regardless of the bound: convolutions, and every group of a host device. */
 static int keep_always(qw_residency *s, qw_group *g, qw_error *err)
 {
     g->kept = 1;
@@ -367,7 +369,7 @@ static int keep_always(qw_residency *s, qw_group *g, qw_error *err)
  * streamed. */
 static int commit_device(qw_residency *s, qw_error *err)
 {
-    /* Without a bound a quarter is left for scratch and for what else runs there. */
+    /* Without a bound a quarter of the memory is left for scratch and other programs. */
     const uint64_t bound = s->memory ? s->memory : s->dev->memory - s->dev->memory / 4;
     if (s->outside && keep_always(s, s->outside, err)) return err->status;
     uint64_t all = 0, largest = 0, room = bound > s->kept ? bound - s->kept : 0;
@@ -414,7 +416,7 @@ int qw_residency_commit(qw_residency *s, qw_error *err)
     }
     if (err->status) return err->status;
     if (!s->dev->host) return commit_device(s, err);
-    for (int i = 0; i < s->groups; i++) { /* pages beyond the bound come and go */
+    for (int i = 0; i < s->groups; i++) { /* pages beyond the bound are released and read again */
         qw_group *g = s->group[i];
         if (keep_always(s, g, err)) return err->status;
         if (g == s->outside) s->kept += g->plain;
@@ -434,7 +436,7 @@ static slot *slot_of(qw_residency *s, const qw_group *g)
     return s->slot[0].holds == g ? &s->slot[0] : s->slot[1].holds == g ? &s->slot[1] : NULL;
 }
 
-/* A slot that no group is using, the one whose turn it is first; NULL if there is none. */
+/* A slot that is not open, s->turn first; NULL if there is none. */
 static slot *free_slot(qw_residency *s)
 {
     for (int i = 0; i < s->slots; i++) {
@@ -444,7 +446,7 @@ static slot *free_slot(qw_residency *s)
     return NULL;
 }
 
-/* Starts copying a group into a slot, after the compute queue has left it. */
+/* Issues the copy of a group into a slot, behind the ops that read the slot's former content. */
 static void fetch(qw_run *r, qw_residency *s, slot *to, qw_group *g)
 {
     to->holds = g;
@@ -477,7 +479,7 @@ void qw_group_begin(qw_run *r, qw_group *g)
     s->turn = at == &s->slot[0];
 }
 
-/* Gives pages of the file back to the system; they come again by themselves. */
+/* Releases the mapped pages of all groups; the system reads them again at the next access. */
 static void release_pages(const qw_residency *s)
 {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
@@ -492,7 +494,7 @@ static void release_pages(const qw_residency *s)
             }
 }
 
-/* Also after a failure: what was begun is ended, and the compute queue may still be reading. */
+/* Marks and closes the slot after a failure too: the compute queue may still read it. */
 void qw_group_end(qw_run *r, qw_group *g)
 {
     qw_residency *s = g->owner;

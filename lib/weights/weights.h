@@ -20,8 +20,8 @@ typedef struct qw_weight {
     int64_t n, k; /* n: rows of all parts */
     int parts;
     qw_weight_part part[QW_PARTS];
-    /* [n][k] and [n]: all parts as one, where the device has joined them; absent elsewhere.  Then the
-     * parts lie in host memory and in no layout of the device. */
+    /* [n][k] and [n]: all parts as one, where pack has joined them, else absent.  The parts of a
+     * joined weight have no device memory of their own. */
     qw_tensor joined, joined_bias;
 } qw_weight;
 typedef struct qw_conv {
@@ -40,29 +40,31 @@ qw_device *qw_residency_device(const qw_residency *s);
 qw_group *qw_group_new(qw_residency *s, const char *format, ...) QW_PRINTF(2, 3);
 /* After the last load: decides which groups are kept and which stream; moves the kept ones. */
 int qw_residency_commit(qw_residency *s, qw_error *err);
-/* what: 0 kept on the device, 1 streamed, 2 copies made here. */
+/* Bytes of weights; what: 0 kept on the device, 1 streamed, 2 copied or unpacked instead of used in
+ * the mapping. */
 uint64_t qw_residency_bytes(const qw_residency *s, int what);
-/* Around the use of a group's weights by ops of this run.  When a streamed group ends, the copy of
- * the next one is issued, behind the ops of this one. */
+/* A net calls them before and after the ops that use a group's weights.  qw_group_end of a streamed
+ * group issues the copy of the next one, behind the ops of this one. */
 void qw_group_begin(qw_run *r, qw_group *g);
 void qw_group_end(qw_run *r, qw_group *g);
 
-/* What a net's load function is given.  Every call checks shapes against the entry, records the
+/* The argument of a net's load function.  Every call checks shapes against the entry, records the
  * first failure in err and does nothing after it: a net is checked once, at its end.  With `each`
- * the calls go on: it hears of every tensor that is missing (its name, else NULL) or wrong, and
- * what was loaded serves for nothing but qw_loader_end, which gives the first failure back. */
+ * set, the calls after a failure go on: `each` is called for every tensor that is missing (with its
+ * name, else NULL) or wrong.  Then the net must not be used, and qw_loader_end returns the first
+ * failure. */
 typedef struct qw_loader {
     qw_store *store;
     qw_residency *res;
-    qw_group *group; /* where what is loaded next belongs */
+    qw_group *group; /* group of the parts loaded next */
     qw_error *err;
     void (*each)(void *user, const char *missing, const char *sentence);
     void *user;
     int failures;
     qw_error first;
-    char missing[288]; /* the name of the last that is */
+    char missing[288]; /* name of the tensor last found missing */
 } qw_loader;
-/* Restores the first failure of a loader with `each`; the status of err. */
+/* With `each`: puts the first failure back into err.  Returns the status of err. */
 int qw_loader_end(qw_loader *l);
 /* Appends one part: <name>.weight [n][k] with its scales, and <name>.bias [n] if `bias` (required
  * then). */
@@ -79,7 +81,7 @@ void qw_load_pointwise(qw_loader *l, qw_conv *c, int64_t co, int64_t ci, const c
 /* <name> itself as a host tensor [n][k] that stays in the mapping: the token embedding. */
 void qw_load_table(qw_loader *l, qw_tensor *t, int64_t n, int64_t k, const char *format, ...)
     QW_PRINTF(5, 6);
-/* Frees the names; data belong to store and residency. */
+/* Frees the names; the data belong to the store and the residency. */
 void qw_weight_free(qw_weight *w);
 
 /* --- LoRA (overlay.c) --- */
@@ -88,12 +90,12 @@ typedef struct qw_lora_site { /* a linear layer of the net, by its canonical mod
     int64_t n, k;
 } qw_lora_site;
 typedef struct qw_overlay qw_overlay;
-/* Lays the files, in this order, over the layers: low rank as run-time factors a, b of the part,
- * what is not low-rank as a patched copy of the weight.  Keys that match no layer are QWEN_EMODEL,
- * or with `partial` a notice; a file of which nothing matches is always an error. */
+/* Lays the files, in this order, over the layers: low-rank differences as factors a, b of the part,
+ * all others as a patched copy of the weight.  Keys that match no layer are QWEN_EMODEL, or with
+ * `partial` a notice; a file of which nothing matches is always an error. */
 int qw_overlay_new(qw_overlay **out, qw_lora *const *lora, int loras, const qw_lora_site *site,
                    int sites, qw_device *dev, int partial,
                    void (*notice)(void *user, const char *line), void *user, qw_error *err);
-void qw_overlay_free(qw_overlay *o); /* the layers are as they were; NULL is fine */
+void qw_overlay_free(qw_overlay *o); /* restores the layers; NULL is fine */
 uint64_t qw_overlay_bytes(const qw_overlay *o);
 #endif

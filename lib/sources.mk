@@ -23,7 +23,7 @@ nets_sources = \
 pipeline_sources = \
 	lib/pipeline/pipeline.h lib/pipeline/model.c lib/pipeline/component.c lib/pipeline/log.c \
 	lib/pipeline/tower.c lib/pipeline/variant.c lib/pipeline/load_nets.c lib/pipeline/lora_use.c \
-	lib/pipeline/request.c lib/pipeline/comfy.c lib/pipeline/geometry.c lib/pipeline/stage.c \
+	lib/pipeline/request.c lib/pipeline/pictures.c lib/pipeline/comfy.c lib/pipeline/geometry.c lib/pipeline/stage.c \
 	lib/pipeline/prompt.c lib/pipeline/latents.c lib/pipeline/denoise.c lib/pipeline/decode.c \
 	lib/pipeline/vae_stage.c lib/pipeline/tiles.c lib/pipeline/pipeline.c
 api_sources = lib/api/qwen.c lib/api/api_files.c lib/api/inspect.c

@@ -255,6 +255,16 @@ int qw_job_schedule(qw_job *j);
 /* is this step, of all, one of the ControlNet's? */
 int qw_control_step(const qw_job *j, int step);
 
+/* pictures.c */
+int qw_extends(const qwen_request *r); /* nonzero: the picture gets room around it */
+/* The size of about `area` pixels with the picture's aspect, in multiples of 32. */
+void qw_fit_area(const qwen_array *a, int64_t area, int64_t *w, int64_t *h);
+int64_t qw_reference_area(const qw_job *j); /* pixels of a reference for the VAE */
+/* The picture with room around it, filled with its border pixels: a view of j->canvas. */
+int qw_extend_picture(qw_job *j, const qwen_array *a, const int extend[4], qwen_array *out);
+/* Views, references, mask and control picture.  input: the pictures, extended; original: before. */
+int qw_prepare_pictures(qw_job *j, const qwen_array *input, const qwen_array *original);
+
 void qw_tell_geometry(qw_job *j); /* geometry.c */
 /* comfy.c: the copies of a picture for the vision tower (sizes: of its area, before that) and for
  * the VAE, of about `area` pixels. */

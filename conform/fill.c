@@ -3,7 +3,8 @@
  * exact: integers and powers of two, so that every order of summation gives the same sum.
  * normal: independent normals.  hard: outlier channels, cancellation, subnormals, the largest
  * finite values, zero rows, a mean far above the deviation, a step in the logits. Guards and
- * padding are 0xff: a NaN in every float type, so whoever reads there shows it. */
+ * padding are 0xff: a NaN in every float type, so whoever reads there shows it.  Around results they
+ * are 0xffbf, a signalling NaN of f32 and bf16: a NaN that was computed has other bits. */
 #include "fill.h"
 #include "core/core.h"
 #include <math.h>
@@ -441,6 +442,9 @@ static int make_memory(qw_material *m, int i)
     if (!d->v || !d->image || (d->scales && !d->scale) || (d->block_scales && !d->block_scale))
         return QWEN_ENOMEM;
     memset(d->image, 0xff, d->bytes);
+    const qw_dtype t = d->t.dtype;
+    if (d->operand->role & QW_OUT && (t == QW_F32 || t == QW_BF16 || t == QW_F16))
+        for (size_t at = 0; at < d->bytes; at += 2) d->image[at] = 0xbf;
     return QWEN_OK;
 }
 

@@ -51,6 +51,7 @@
     X(norm_rope_last_head, norm_rope, "the last of several heads is not turned")                 \
     X(norm_rope_pairing, norm_rope, "odd heads are paired the other way")                        \
     X(swiglu_halves, swiglu, "the halves change places")                                         \
+    X(swiglu_one_more, swiglu, "floats: the last row has one column more, from behind x")        \
     X(swiglu_tail, swiglu, "the last of an odd number of columns is not gated")                  \
     X(convert_late_group, convert, "groups from the fifth on are not turned")                    \
     X(convert_range, convert, "rows of codes: the step is max / 128")                            \

@@ -104,9 +104,13 @@ int plain_swiglu(qw_device *d, const qw_swiglu_args *a)
     const int64_t m = a->y.dim[0], n = a->y.dim[1];
 #pragma omp parallel for num_threads(plain_threads(d)) schedule(static)
     for (int64_t i = 0; i < m; i++) {
+        const int more = mutated(d, M_swiglu_one_more) && i == m - 1 && a->x.dtype == QW_F32
+                         && a->y.dtype == QW_F32;
         float *x = own(d, 2 * n);
-        plain_row(&a->x, i, 0, 0, x);
-        for (int64_t j = 0; j < n; j++) {
+        qw_tensor from = a->x;
+        from.dim[1] += more;
+        plain_row(&from, i, 0, 0, x);
+        for (int64_t j = 0; j < n + more; j++) {
             const int swap = mutated(d, M_swiglu_halves);
             const float g = x[swap ? n + j : j], u = x[swap ? j : n + j];
             const int bare = mutated(d, M_swiglu_tail) && n % 2 && j == n - 1;

@@ -1,4 +1,4 @@
-/* api.h - what the tests of the public API share: a request, drawing it, being refused. */
+/* api.h - helpers for the tests of the public API: requests that draw or fail. */
 #ifndef QW_API_H
 #define QW_API_H
 #include <qwen/qwen.h>
@@ -56,7 +56,7 @@ static inline int same_picture(const qwen_array *a, const qwen_array *b)
            && !memcmp(a->data, b->data, (size_t)(a->dim[0] * a->dim[1] * a->dim[2]));
 }
 
-/* The request fails with this status, and the sentence holds this word. */
+/* Asserts that the request fails with this status and that the sentence has this word. */
 static inline void refused(qwen *q, const qwen_request *r, int status, const char *word)
 {
     qwen_result res = { .size = sizeof res };
@@ -67,7 +67,7 @@ static inline void refused(qwen *q, const qwen_request *r, int status, const cha
     ck_assert_ptr_null(res.image);
 }
 
-/* A picture of 8 bits that changes everywhere. */
+/* An 8-bit picture whose neighbouring pixels differ. */
 static inline qwen_array gradient(int64_t w, int64_t h, int64_t c)
 {
     qwen_array a = { .dtype = QWEN_U8, .rank = 3, .dim = { h, w, c } };

@@ -1,6 +1,6 @@
 #!/bin/sh
 # check_archive.sh - every function that <qwen/tensor.h>, <qwen/backend.h> and <qwen/ref.h> declare is in libqwen-backend.a,
-# with nothing else to link; the archive is position-independent; its names are ours; C++ can read the headers.
+# with nothing else to link; the archive is position-independent; its names are ours; C++ compiles the headers.
 set -u
 archive=libqwen-backend.a
 [ -f "$archive" ] || { echo "no $archive in the current folder"; exit 99; }
@@ -50,7 +50,7 @@ if command -v nm >/dev/null 2>&1; then
     is "the archive has names that are not ours: $(tr '\n' ' ' <"$tmp/names")" test ! -s "$tmp/names"
 fi
 
-# A function that is declared and nowhere defined must be seen.
+# The check must find a function that is declared and nowhere defined.
 sed 's/(any)qw_row_get,/(any)qw_row_forgotten,/; s/^typedef void/void qw_row_forgotten(void); &/' "$tmp/program.c" >"$tmp/forgotten.c"
 # shellcheck disable=SC2086
 is 'a missing function is not seen' sh -c '! "$@"' sh $CC $flags "$tmp/forgotten.c" "$archive" ${QW_LINK_LIBS:--lm} -o "$tmp/forgotten"

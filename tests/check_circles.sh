@@ -1,5 +1,5 @@
 #!/bin/sh
-# check_circles.sh - no two files need each other in a circle: undefined symbols of objects against the files that
+# check_circles.sh - no files use each other's symbols in a circle: undefined symbols of objects against the files that
 # define them.
 #
 #   check_circles.sh           the circles among the objects of the build in the current folder; each edge of a circle
@@ -89,7 +89,7 @@ check_build() {
         done) | grep -E '\.(c|cc|cpp|cu)$' >"$tmp/sources"
         [ -s "$tmp/sources" ] || continue
         edges $group >"$tmp/edges"
-        # What has no object was not looked at; a backend may be left out of a build.
+        # A source without an object cannot be checked; a backend may be left out of a build.
         { cut -d' ' -f2 "$tmp/objects"; echo; cat "$tmp/sources"; } |
             awk '/^$/ { rest = 1; next } !rest { seen[$1] = 1; next } !($1 in seen) && !/^backends\// { print $1 " has no object" }' >"$tmp/result"
         LC_ALL=C sort "$tmp/blind" >>"$tmp/result"

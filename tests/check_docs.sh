@@ -1,5 +1,5 @@
 #!/bin/sh
-# check_docs.sh - what the documents name exists: files, folders, functions, and the copies of examples.
+# check_docs.sh - files, folders and functions named in the documents exist; copies of examples equal their files.
 #
 # Also: files named in the comments of sources, and the first line of a source, which names the file itself.  The check
 # tries itself first on a tree that names what it does not have.
@@ -12,7 +12,7 @@ rooms='include lib reference backends conform cli tests testdata data examples d
 code='c|h|cc|cpp|cu|cuh|hip|sh|mk|map|m4'
 
 # words FILE...: "FILE WORD" for each name of a file or folder in the files, without the full stop of its sentence.
-# Lines that include a system header are skipped, and the table of rooms, which names rooms before they are there.
+# Lines that include a system header are skipped, and the table of rooms, which names rooms before they exist.
 words() {
     awk '
     /<!-- rooms -->/ { table = 1 }
@@ -38,8 +38,8 @@ check_names() {
     find $(for room in $rooms; do [ -d "$room" ] && echo "$room"; done) -type f 2>/dev/null | LC_ALL=C sort >"$tmp/files"
     sed 's,.*/,,' "$tmp/tree.files" | LC_ALL=C sort -u >"$tmp/names"
 
-    # By path: a file, a folder, a header as it is included, or a file beside the document.  What backends/ will have
-    # may be named before its folder is there.
+    # By path: a file, a folder, a header as it is included, or a file beside the document.  A file of
+    # a backend may be named before the backend's folder exists.
     : >"$tmp/paths"
     words $documents $data_documents | grep -E " $roots/" >>"$tmp/paths"
     words $documents | grep -E " [a-z_]+/[A-Za-z0-9_/-]+\.($code|md|1)$" >>"$tmp/paths"
@@ -72,7 +72,7 @@ END
     done
 }
 
-# A tree with one name of each kind that is not there, among names that are.
+# A tree with one missing name of each kind, among names that exist.
 try_itself() {
     mkdir -p "$tmp/tree" && cd "$tmp/tree" && mkdir -p lib/core include/qwen doc tests cli/find backends/cpu || exit 99
     documents='README.md doc/house.md lib/README.md' data_documents=

@@ -1,5 +1,5 @@
 #!/bin/sh
-# check_includes.sh - who may include whom: the #include lines against the table of rooms in doc/architecture.md.
+# check_includes.sh - the #include lines against the table of rooms in doc/architecture.md.
 #
 # A row is "room | may include | faces".  A room includes its own headers; of a room in the second column it includes
 # the faces, of a header in the second column that header alone.  A row for a file adds to the row of its room.
@@ -87,7 +87,7 @@ check_tree() {
     END { for (f in failed) failures++; print all - failures " passed, " failures + 0 " failed" }' "$tmp/includes"
 }
 
-# A tree with breaches, of which none may be missed, among lines that are none.
+# A tree with breaches, all of which the check must report, among correct lines.
 try_itself() {
     mkdir -p "$tmp/tree" && cd "$tmp/tree" &&
     mkdir -p include/qwen lib/core lib/files lib/nets reference backends/cpu backends/onednn conform cli/find examples tests/core other || exit 99

@@ -51,7 +51,7 @@ static void *near(const late_device *f, const void *p, size_t bytes)
     return NULL;
 }
 
-/* Has the device failed, as far as anybody may have noticed? */
+/* QWEN_EDEVICE once a call has waited after the failure. */
 static int failed(const late_device *f) { return f->noticed ? QWEN_EDEVICE : QWEN_OK; }
 
 static int late_alloc(qw_device *d, size_t bytes, void **out)
@@ -118,7 +118,7 @@ static void bring(const late_device *f, enum qw_op op, void *args, void **own)
     }
 }
 
-/* The scratch is written before and read after, so that it must be the op's own. */
+/* The scratch is written before the op and checked after it, so that no other op may use it. */
 static void compute(late_device *f, const late_task *t)
 {
     void *own[OPERANDS] = { NULL };
@@ -185,7 +185,7 @@ static int step(late_device *f, int queue)
     return 1;
 }
 
-/* Does all that a queue has. */
+/* Runs all tasks of a queue. */
 static void drain(late_device *f, int queue)
 {
     while (f->queue[queue].first) {
@@ -196,7 +196,7 @@ static void drain(late_device *f, int queue)
     f->noticed = f->dead;
 }
 
-/* Into a queue, that takes so long for it; a little of what is in the queues is done. */
+/* Appends a task that takes `ticks` to a queue, and runs a few queued tasks. */
 static void issue(late_device *f, int queue, const late_task *t, uint64_t ticks)
 {
     append(&f->queue[queue], t);
@@ -361,7 +361,7 @@ static int late_pack(qw_device *d, int queue, qw_tensor *dst, void *memory,
 
 /* --- ops -------------------------------------------------------------------------------------- */
 
-/* What an op asks for has nothing to do with what it needs, but for its size. */
+/* Bytes of scratch, which depend on y only; the ops use none of it. */
 static size_t late_scratch(qw_device *d, enum qw_op op, const void *args)
 {
     qw_any_args copy;
@@ -371,7 +371,7 @@ static size_t late_scratch(qw_device *d, enum qw_op op, const void *args)
     return op == QW_OP_swiglu ? 0 : 77 + 3 * (size_t)qw_elements(y);
 }
 
-/* Arrays of the host belong to the caller, who may change them when the call returns. */
+/* Copies first and last: the caller may change them when the call returns. */
 static void keep_arrays(late_task *t)
 {
     qw_attention_args *a = &t->args.attention;

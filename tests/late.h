@@ -18,18 +18,18 @@ typedef struct late_list {
 
 typedef struct late_device {
     qw_device d;
-    /* What a test may set after opening. */
-    unsigned declines; /* bits 1 << QW_OP_...: ops that it does not do */
+    /* Settable by a test after opening. */
+    unsigned declines; /* bits 1 << QW_OP_...: ops that it declines */
     int joins;         /* pack makes one matrix of parts of one type without scales */
     int blocks;        /* put and pack return when the copy is done */
-    uint64_t op_ticks, kilobyte_ticks; /* what an op takes; what a copy of 1024 bytes takes */
-    uint64_t fails_at;                 /* the how manieth op fails, in its time; 0: none */
-    /* What it has seen. */
+    uint64_t op_ticks, kilobyte_ticks; /* ticks of an op; ticks of a copy of 1024 bytes */
+    uint64_t fails_at;                 /* number of the op that fails, from 1; 0: none */
+    /* Counters. */
     uint64_t ops, puts, gets, waits, syncs, packs, joined, replays;
     uint64_t held;              /* bytes of memory now */
-    uint64_t ticks[QW_NQUEUES]; /* time at which each queue is done with what it has */
-    uint64_t busy[QW_NQUEUES];  /* how much of it each has worked */
-    uint64_t now;               /* the host's time: waiting moves it on */
+    uint64_t ticks[QW_NQUEUES]; /* tick at which each queue will be empty */
+    uint64_t busy[QW_NQUEUES];  /* ticks that each has worked */
+    uint64_t now;               /* the host's tick; waiting advances it */
     /* Its own. */
     qw_device *ref;
     uint64_t seed, computed;
@@ -43,7 +43,7 @@ typedef struct late_device {
     uint64_t marks;
     late_list tape[TAPES];
     int tapes, recording;
-    int dead, noticed; /* an op has failed; somebody has waited since */
+    int dead, noticed; /* an op has failed; a call has waited since */
 } late_device;
 
 late_device *late_of(qw_device *d);

@@ -22,7 +22,7 @@ unsigned char *qw_run_at(const qw_tensor *t, const qw_runs *s, int64_t i)
     return (unsigned char *)t->data + qw_row_bytes(t->dtype, e);
 }
 
-/* What a copy works on: t dense in host memory, then the scales of its rows if it has codes. */
+/* Host memory for a copy of t: its elements dense, then the scales of its rows if it has codes. */
 static qw_tensor twin(qw_run *r, const qw_tensor *t)
 {
     const size_t bytes = qw_row_bytes(t->dtype, qw_elements(t)), before = (bytes + 7) / 8 * 8;
@@ -44,7 +44,7 @@ static int copy(qw_device *dev, int way, void *device, void *host, size_t bytes)
                             : dev->get(dev, QW_COMPUTE, host, device, bytes);
 }
 
-/* t between the device and its twin: one call for what is contiguous, one for the scales. */
+/* Copies t to or from its twin: one call for each contiguous run of t, one for the scales. */
 static int copy_all(qw_device *dev, int way, const qw_tensor *t, const qw_tensor *twin)
 {
     const qw_runs s = qw_runs_of(t);
@@ -57,7 +57,7 @@ static int copy_all(qw_device *dev, int way, const qw_tensor *t, const qw_tensor
                 qw_scales(t) * sizeof(float));
 }
 
-/* Rows of codes [rows][n] with a scale each; numbers of other types have none. */
+/* Whether t is rows of codes [rows][n] with a scale each. */
 static int is_codes(const qw_tensor *t)
 {
     return t->dtype == QW_I8 && t->rank == 2 && t->scale && t->scale_stride == 1;

@@ -1,4 +1,4 @@
-/* finite.c - a result that is not finite is an error that names op, element and place. */
+/* finite.c - results with elements that are not finite fail the run, with op, element and place. */
 #include "core/run_inside.h"
 #include <inttypes.h>
 #include <math.h>
@@ -23,7 +23,7 @@ static int64_t scan(qw_dtype type, const void *data, int64_t n, double *most)
     return n;
 }
 
-enum { PIECE = 1 << 16 }; /* bytes that are looked at at a time */
+enum { PIECE = 1 << 16 }; /* bytes that are fetched and checked at a time */
 
 /* `bytes` of device memory as host memory: where they lie, or a copy in room [PIECE]; NULL: the run
  * has failed. */
@@ -56,7 +56,8 @@ static int64_t number_not_finite(qw_run *r, const qw_tensor *t, double *most, do
     return -1;
 }
 
-/* Index of the first element that is not finite, or -1.  Codes are finite, their scales may be not. */
+/* Index of the first element that is not finite, or -1.  Codes are always finite, so that their
+ * scales are checked. */
 static int64_t not_finite(qw_run *r, const qw_tensor *t, double *most, double *value)
 {
     if (t->dtype != QW_I8) return number_not_finite(r, t, most, value);

@@ -83,7 +83,7 @@ static void open_fails(const char *rel, int status, const char *word)
                   qwen_error(q), word);
     qwen_request r = request("a cat");
     qwen_result res = { .size = sizeof res };
-    ck_assert_int_eq(qwen_generate(q, &r, &res), status); /* says why again */
+    ck_assert_int_eq(qwen_generate(q, &r, &res), status); /* sets the sentence again */
     qwen_close(q);
 }
 
@@ -181,7 +181,7 @@ START_TEST(bad_requests)
     const qwen_array wrong = { .dtype = QWEN_F32, .rank = 1, .dim = { 3 }, .data = &r };
     r.noise = &wrong;
     refused(q, &r, QWEN_EARG, "noise");
-    r = request("a cat"); /* still a good handle */
+    r = request("a cat"); /* the handle stays usable */
     qwen_result res = drawn(q, &r);
     qwen_result_free(&res);
     qwen_close(q);
@@ -244,7 +244,7 @@ START_TEST(several_pictures)
     r.guidance = 3;
     qwen_result first = drawn(q, &r);
     r.seed = 8;
-    qwen_result second = drawn(q, &r), alone = drawn(fresh, &r); /* q knows the words already */
+    qwen_result second = drawn(q, &r), alone = drawn(fresh, &r); /* the embedding is cached in q */
     ck_assert(same_picture(&second.image[0], &alone.image[0]));
     ck_assert(!same_picture(&first.image[0], &second.image[0]));
     ck_assert_uint_eq(second.seed, 8);

@@ -1,4 +1,5 @@
-/* check_inspect.c - what inspect says of files: whole, incomplete, with strangers in them. */
+/* check_inspect.c - the report of inspect on whole files, incomplete ones and ones with unknown
+ * tensors. */
 #include <qwen/qwen.h>
 #include "testing.h"
 #include <jansson.h>
@@ -103,7 +104,7 @@ START_TEST(whole_directory)
 }
 END_TEST
 
-/* Every missing tensor, everything that has another shape, every stranger, in one report. */
+/* Every missing tensor, every wrong shape, every unknown tensor, in one report. */
 START_TEST(incomplete_vae)
 {
     static const edit e[] = {

@@ -1,9 +1,8 @@
-/* check_conform.c - the quick set of conformance on the reference devices, and proof that it
- * catches what it must.
+/* check_conform.c - the quick set of conformance on the reference devices, and devices with a fault
+ * each that it must catch.
  *
- * The second half sabotages devices: each does one thing wrong that has happened to somebody.
- * Beside each stands the same code without the mistake, which must pass: a harness that cries wolf
- * is no use either. */
+ * The second half has devices with one common mistake each, which must fail, and beside each the
+ * same code without the mistake, which must pass. */
 #include "conform/conform.h"
 #include "testing.h"
 #include <math.h>
@@ -317,7 +316,7 @@ static int all_f32(const qw_tensor *const *t, int n)
     return 1;
 }
 
-/* gemm in float32, one sum after the other; what to leave out or spoil. */
+/* gemm in float32, one sum after the other; the members select a fault. */
 typedef enum gemm_mistake {
     GEMM_RIGHT,
     GEMM_DROPS_ONE,
@@ -383,8 +382,8 @@ START_TEST(gemm)
 }
 END_TEST
 
-/* One dropped product of 12288 with a bf16 result is invisible to an honest tolerance; the exact
- * fill sees it. */
+/* One dropped product of 12288 with a bf16 result lies within any derived tolerance; the exact fill
+ * shows it. */
 static int gemm_drops_bf16(qw_device *d, const qw_gemm_args *a)
 {
     (void)d;
@@ -527,7 +526,7 @@ START_TEST(ln_mod)
 }
 END_TEST
 
-/* swiglu in float32, with the misbehaviours that have nothing to do with numbers. */
+/* swiglu in float32, with faults other than wrong numbers. */
 typedef enum manner {
     POLITE,
     WRITES_BEYOND,
@@ -592,7 +591,7 @@ static int rms_norm_wrong(qw_device *d, const qw_rms_norm_args *a)
 {
     qw_rms_norm_args b = *a;
     (void)d;
-    b.eps = a->eps * 10; /* shows where the row is small, or in the last bits */
+    b.eps = a->eps * 10; /* visible in rows of small numbers, or in the last bits */
     return plain_ref->op.rms_norm(plain_ref, &b);
 }
 
@@ -626,7 +625,7 @@ START_TEST(other_ops)
 }
 END_TEST
 
-/* Nobody passes by promising nothing. */
+/* A promise above the ceiling fails. */
 START_TEST(promises)
 {
     qw_device *d = open_single(), *oracle = open_device("ref64");

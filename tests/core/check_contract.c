@@ -1,12 +1,12 @@
-/* check_contract.c - what the run and a device promise each other, on a device that does everything
- * late. */
+/* check_contract.c - runs on a device with late queues: copies, scratch, polling, failures,
+ * recordings. */
 #include "devices.h"
 #include "late.h"
 #include "testing.h"
 #include <math.h>
 #include <string.h>
 
-enum { N = 96 }; /* numbers that a body gives */
+enum { N = 96 }; /* numbers of a body's result */
 
 /* Ops of a run, and what came out of them. */
 typedef void body(qw_run *r, double *out);
@@ -58,7 +58,7 @@ static void some(qw_run *r, qw_tensor t, double from)
 
 /* --- copies ----------------------------------------------------------------------------------- */
 
-/* What is contiguous is one call, which waits for nothing; rows apart are one call each. */
+/* A contiguous tensor is copied by one call that does not wait; rows apart by one call each. */
 START_TEST(copies)
 {
     qw_device *dev = open_late(3);
@@ -102,8 +102,8 @@ END_TEST
 
 /* --- ops -------------------------------------------------------------------------------------- */
 
-/* A block of a net: codes where the device has them, windows of keys from arrays that are gone when
- * the call returns, a residual stream. */
+/* A block of a net: codes where the device has them, windows of keys from arrays that are freed
+ * after the call, a residual stream. */
 static void block(qw_run *r, double *out)
 {
     const qw_dtype t = r->dev->quant ? r->dev->quant : r->dev->prefer;
@@ -138,7 +138,7 @@ static void block(qw_run *r, double *out)
     r->used = mark;
 }
 
-/* Also that each op has the scratch that it asks for, and nobody else has it. */
+/* Also: each op has the scratch of its size, and no other op uses it. */
 START_TEST(late_ops)
 {
     same_as_ref(block, 0, QW_NONE);
@@ -146,7 +146,7 @@ START_TEST(late_ops)
 }
 END_TEST
 
-/* Every op in the reference while the others are done late. */
+/* Every op in turn by the reference, the others by the late device. */
 START_TEST(late_fallback)
 {
     same_as_ref(block, 1u << _i, QW_NONE);
@@ -187,7 +187,7 @@ END_TEST
 
 static int countdown(void *user) { return --*(int *)user <= 0; }
 
-/* A device asks while it works and stops; so does the reference when it works for a device. */
+/* The late device calls poll inside an op and stops; so does the reference as its fallback. */
 START_TEST(look)
 {
     for (int on = 0; on < 3; on++) {
@@ -210,7 +210,7 @@ START_TEST(look)
 }
 END_TEST
 
-/* One op of the reference asks many times, whatever the number of threads. */
+/* An op of the reference calls poll many times, for any number of threads. */
 START_TEST(look_often)
 {
     ref->threads = _i;
@@ -239,8 +239,8 @@ static void must_say(const qw_run *r)
     ck_assert_msg(strstr(r->error.text, lost) != NULL, "\"%s\"", r->error.text);
 }
 
-/* An op fails after its call has returned: whoever waits next hears why, and so does everybody who
- * calls the device afterwards. */
+/* An op fails after its call has returned: the next call that waits fails with the sentence, and so
+ * do all later calls. */
 START_TEST(failure)
 {
     qw_device *dev = open_late(1);
@@ -266,7 +266,7 @@ START_TEST(failure)
 }
 END_TEST
 
-/* The same when the reference waits for operands, and when a result is looked at. */
+/* The same when the fallback fetches operands, and when a result is checked for finite numbers. */
 START_TEST(failure_found)
 {
     for (int by_check = 0; by_check < 2; by_check++) {
@@ -328,7 +328,8 @@ static void kept_step(qw_run *r, qw_tensor x, qw_tensor y)
     qw_swiglu(r, (qw_swiglu_args){ .y = qw_cols(x, 0, 8), .x = y });
 }
 
-/* Ops between BEGIN and END are kept, not computed; a replay computes them on what lies there. */
+/* Ops between BEGIN and END are kept, not computed; a replay computes them on the present
+ * values. */
 START_TEST(record)
 {
     qw_device *dev = open_late(5);

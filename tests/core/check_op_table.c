@@ -1,4 +1,4 @@
-/* check_op_table.c - the op table refuses what no device should see, and prints its lines. */
+/* check_op_table.c - the op table refuses wrong calls and prints lines. */
 #include "devices.h"
 #include "testing.h"
 #include <math.h>
@@ -11,7 +11,7 @@ typedef struct fixture {
     double zero[4096];
 } fixture;
 
-/* A valid call of each op on scratch, for the tests below to spoil. */
+/* A valid call of each op on scratch; the tests below make it wrong. */
 static void valid(qw_run *r, qw_any_args *a, enum qw_op op)
 {
     memset(a, 0, sizeof *a);
@@ -115,7 +115,7 @@ START_TEST(checks)
         b = a, t->rank--;
         refused(info, &b, "a missing dimension");
         b = a, t->dim[0] += 1;
-        /* A convolution's picture may go on below what the output needs. */
+        /* A convolution's picture may have more rows than the output needs. */
         if (_i != QW_OP_conv2d || strcmp(o->name, "x")) refused(info, &b, "another first size");
         b = a, t->dim[t->rank - 1] += 2;
         refused(info, &b, "another last size");
@@ -151,7 +151,7 @@ START_TEST(checks)
 }
 END_TEST
 
-/* What belongs to one op only. */
+/* Rules of a single op. */
 START_TEST(own_checks)
 {
     qw_device *ref = open_device("ref");

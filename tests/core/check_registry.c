@@ -43,8 +43,9 @@ START_TEST(devices)
 }
 END_TEST
 
-/* A module that cannot be loaded is listed with the reason, and an error only for who asks for it.
- */
+/* A module that cannot be loaded is listed with the reason, and is an error only when its device is
+ * named.
+ * */
 static int find_broken(void *user, const qw_listing *d, int is_default)
 {
     (void)is_default;
@@ -105,7 +106,7 @@ static int count_of(const char *module, const char *counter)
 }
 
 typedef struct found {
-    const char *name; /* looked for */
+    const char *name; /* of the device to find */
     qw_listing d;
     int times, is_default;
 } found;
@@ -170,7 +171,7 @@ START_TEST(on_demand)
     ck_assert_ptr_nonnull(loaded("module_alpha")); /* never closed */
     qw_error e = { 0 };
     ck_assert_int_eq(qw_device_open("alpha:plain", NULL, &d, &e), QWEN_OK);
-    ck_assert_int_eq(d->threads, 3); /* the module's own, where nobody asks for a number */
+    ck_assert_int_eq(d->threads, 3); /* the module's own where options give no number */
     d->close(d);
 }
 END_TEST
@@ -182,7 +183,7 @@ static void notice(void *user, const char *why, const char *used)
     snprintf(noticed, sizeof noticed, "%s|%s", why, used);
 }
 
-/* The default: unusable devices are passed over in silence, those that do not open with a notice. */
+/* The default: unusable devices are skipped without a notice, those that do not open with one. */
 START_TEST(defaults)
 {
     put_module("", "alpha", "module_alpha");
@@ -202,7 +203,7 @@ START_TEST(defaults)
     ck_assert_int_eq(qw_device_open("alpha:plain", &o, &d, &e), QWEN_OK);
     ck_assert_str_eq(noticed, "");
     d->close(d);
-    /* Who asks for a device by its name, or by the backend's, gets that one or a sentence. */
+    /* A device named by its own name or its backend's opens, or fails with a sentence. */
     ck_assert_int_eq(qw_device_open("alpha", &o, &d, &e), QWEN_EDEVICE);
     ck_says(e.text, "device alpha:asleep does not open: its driver sleeps");
 }
@@ -264,7 +265,7 @@ START_TEST(wrong_modules)
 }
 END_TEST
 
-/* The list of folders: the first one that has a name wins; what is not there does no harm. */
+/* The list of folders: the first file of a name is taken; folders that do not exist are skipped. */
 START_TEST(folders)
 {
     char list[3000];

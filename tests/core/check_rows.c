@@ -58,8 +58,8 @@ static int next_code(qw_dtype t, unsigned c, unsigned *next)
     return isfinite(a) && isfinite(b) && b > a;
 }
 
-/* Between two neighbours: the middle goes to the even one, and a double next to the middle, which
- * no float can hold, to the nearer. */
+/* Between two neighbours: the middle rounds to the even one, and a double beside the middle, too
+ * close to it for a float, to the nearer. */
 START_TEST(neighbours)
 {
     const qw_dtype t = small[_i];
@@ -138,7 +138,7 @@ START_TEST(underflow)
 }
 END_TEST
 
-/* Whole numbers keep all their bits. */
+/* Integers keep all their bits. */
 START_TEST(whole_numbers)
 {
     const int32_t a[3] = { INT32_MIN, 16777217, INT32_MAX };
@@ -168,7 +168,7 @@ START_TEST(whole_numbers)
 }
 END_TEST
 
-/* What cannot be stored is not written. */
+/* Types that qw_numbers_put does not write leave memory unchanged. */
 START_TEST(stored_types)
 {
     int stored = 0;
@@ -187,8 +187,8 @@ END_TEST
 
 /* --- rows ------------------------------------------------------------------------------------- */
 
-/* Rows of every type that is stored, at an odd address and apart from each other: what is put is
- * got, and the bytes between rows stay. */
+/* Rows of every type that is stored, at an odd address and apart from each other: qw_row_get
+ * returns the values of qw_row_put, and the bytes between rows stay. */
 START_TEST(rows_return)
 {
     static const qw_dtype type[] = {
@@ -214,7 +214,8 @@ START_TEST(rows_return)
 }
 END_TEST
 
-/* Rows of blocks, at an odd address and apart from each other, are what decode.c makes of them. */
+/* Rows of blocks, at an odd address and apart from each other, equal the blocks decoded by
+ * decode.c. */
 START_TEST(block_rows)
 {
     const qw_dtype t = (qw_dtype)_i;
@@ -290,7 +291,7 @@ START_TEST(quantised)
 }
 END_TEST
 
-/* H by its definition, and that it is its own inverse. */
+/* qw_hadamard against the definition of H, and applied twice. */
 START_TEST(rotation)
 {
     enum { GROUP = 16, N = 32 };

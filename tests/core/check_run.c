@@ -51,7 +51,8 @@ END_TEST
 
 static const qw_dtype number[] = { QW_F64, QW_F32, QW_F16, QW_BF16, QW_I32 };
 
-/* Strided tensors of each type, there and back; neighbours stay; on devices of both kinds. */
+/* Strided tensors of each type, put and got; bytes between rows stay; with host memory and
+ * without. */
 START_TEST(put_and_get)
 {
     qw_device *dev = _i % 2 ? late_declining() : open_device("ref");
@@ -196,7 +197,7 @@ static void walk_on(qw_device *dev, qw_device *ref, double *out, qw_run *r, seen
     if (w.data != plain.data && !qw_is_plan(dev)) dev->free(dev, w.data);
 }
 
-/* The plan device counts what the real run counts, and touches nothing. */
+/* The plan device counts as a computing run does, and writes no memory. */
 START_TEST(plan_counts)
 {
     qw_device *ref = open_device(_i ? "ref:bf16" : "ref"), *plan = NULL;
@@ -227,7 +228,7 @@ START_TEST(plan_counts)
 }
 END_TEST
 
-/* Scratch on plan has no end. */
+/* Scratch of the plan device is unlimited. */
 START_TEST(plan_scratch)
 {
     qw_device *plan = open_device("plan");
@@ -238,7 +239,7 @@ START_TEST(plan_scratch)
     ck_assert_int_eq(r.error.status, QWEN_OK);
     ck_assert_ptr_nonnull(t.data);
     ck_assert_uint_ge(r.peak, (size_t)1 << 40);
-    /* The table's checks still hold there. */
+    /* The plan device checks calls too. */
     qw_swiglu(&r, (qw_swiglu_args){ .y = t, .x = t });
     ck_assert_int_eq(r.error.status, QWEN_EARG);
     qw_run_free(&r);
@@ -246,7 +247,7 @@ START_TEST(plan_scratch)
 }
 END_TEST
 
-/* A device that declines everything, host or not, gives the reference's bits. */
+/* A device that declines every op, with host memory or not, yields the reference's bits. */
 START_TEST(fallback)
 {
     qw_device *ref = open_device("ref"), *stub = _i ? late_declining() : open_declining();
@@ -415,7 +416,7 @@ static int broken(qw_device *d, const qw_swiglu_args *a)
     return QWEN_EDEVICE;
 }
 
-/* The first error stays; what follows does nothing. */
+/* The first error stays; later calls do nothing. */
 START_TEST(first_error)
 {
     qw_device *ref = open_device("ref");

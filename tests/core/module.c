@@ -1,4 +1,5 @@
-/* module.c - a module for check_registry.c and check_modules.sh, built several times: right, and wrong in one way each.
+/* module.c - a module for check_registry.c and check_modules.sh, built several times: a correct
+ * one, and one for each fault.
  *
  * Its devices are host devices without an operation, so the reference computes for them.  It counts
  * how often it was listed and opened. */
@@ -10,7 +11,7 @@
 #define MODULE_NAME "alpha" /* of the backend */
 #endif
 #ifndef MODULE_DEVICE
-#define MODULE_DEVICE MODULE_NAME /* what the names of devices begin with */
+#define MODULE_DEVICE MODULE_NAME /* prefix of the devices' names */
 #endif
 #ifndef MODULE_WHAT
 #define MODULE_WHAT "a device of a test"
@@ -29,7 +30,7 @@ extern const QW_EXPORT qw_backend MODULE_SYMBOL;
 extern QW_EXPORT int module_listed, module_opened;
 int module_listed, module_opened;
 
-/* What each device does when it is opened; `why_not` is said when it is listed. */
+/* What each device does when it is opened; `why_not` is its sentence in the list. */
 static const struct {
     const char *device, *why_not;
     double score;
@@ -40,8 +41,8 @@ static const struct {
     { ":silent", "", 3e6 },       /* fails without a sentence */
     { ":old", "", 0 },            /* opens as a device of another version */
     { ":halves", "", 0 },         /* prefers a type that no device may */
-    { ":far", "", 0 },            /* not the host's memory, and no functions for its own */
-    { ":half\n\xff", "", 0 },     /* not text */
+    { ":far", "", 0 },            /* not host memory, and no memory functions */
+    { ":half\n\xff", "", 0 },     /* its name is no UTF-8 text */
 };
 enum { DEVICES = sizeof devices / sizeof devices[0] };
 

@@ -24,7 +24,7 @@ static void take_out(char *text, const char *word)
         memmove(at, at + strlen(word), strlen(at + strlen(word)) + 1);
 }
 
-/* The status that the case must have: 0 where two will do (broken, or not what it should be). */
+/* The status that the case must have, or 0 where both QWEN_EFORMAT and QWEN_EMODEL are right. */
 static int status_of(const char *name)
 {
     static const char *const unsupported[] = { "dtype_unknown",       "model_index_unknown_class",
@@ -153,7 +153,7 @@ START_TEST(broken)
 }
 END_TEST
 
-/* None was left out of the list. */
+/* The list has every file of the folder. */
 START_TEST(all_there)
 {
     const char *name;

@@ -48,7 +48,7 @@ START_TEST(configurations)
 }
 END_TEST
 
-/* What a GGUF says about its heads, without a config.json. */
+/* The heads of a model from its GGUF, without a config.json. */
 START_TEST(gguf_configuration)
 {
     const int64_t q[2] = { 32, 32 }, k[2] = { 32, 16 }, one[1] = { 32 }, bias[1] = { 16 };

@@ -1,4 +1,5 @@
-/* check_gguf.c - the GGUF container: made here, cut and damaged, split, and as others write it. */
+/* check_gguf.c - the GGUF container: files of this test, cut and damaged, split, and as other
+ * writers make them. */
 #include "files.h"
 #include "testing.h"
 #include "values.h"
@@ -172,7 +173,8 @@ START_TEST(truncations_and_flips)
 }
 END_TEST
 
-/* A part of a split file, which says that it is part `says`; the numbers are of a GGUF type. */
+/* A part of a split file, with `says` as its number in the metadata; the numbers are of a GGUF
+ * type. */
 static void write_part(int no, int says, int type, int width)
 {
     const int64_t dim[2] = { 8, 1 };

@@ -1,4 +1,5 @@
-/* check_kinds.c - what a file is, from its names: every kind, and what is refused by its name. */
+/* check_kinds.c - the kind of a file, from its names: every kind, and the kinds that are refused by
+ * name. */
 #include "medium.h"
 #include "testing.h"
 #include "values.h"
@@ -70,7 +71,7 @@ static void is_kind(const char *path, qw_kind part, qw_kind kind)
     qw_store_free(s);
 }
 
-/* Every file is what it is, has the canonical names, and is not taken for another kind. */
+/* Every file has its kind and the canonical names, and is refused as another kind. */
 START_TEST(kinds)
 {
     qw_error err = { 0 };
@@ -118,7 +119,8 @@ START_TEST(lora_kinds)
 }
 END_TEST
 
-/* A language model is read for its vision tower too, and a Fun control network is one. */
+/* A language model may be opened for its vision tower, and a Fun control network as a control
+ * network. */
 START_TEST(other_parts)
 {
     qw_store_free(must_open(testdata("tiny/text_encoder"), QW_KIND_VISION));
@@ -129,7 +131,7 @@ END_TEST
 
 /* --- files made here ------------------------------------------------------------------------- */
 
-/* One key set after another: what it is, or how it is refused, and a word of the reason. */
+/* For each set of keys: the kind, or the status and a word of the reason. */
 static const struct {
     const char *what;
     int n;
@@ -255,7 +257,7 @@ static void shaped(sheaf *s, const char *name, int rank, int64_t a, int64_t b, i
 static void refused(sheaf *s, qw_kind part, int status, const char *word)
 {
     qw_error err = { 0 };
-    for (int i = 0; i < 2; i++) { /* asked for as a part, and asked what it is */
+    for (int i = 0; i < 2; i++) { /* opened as a part, and without a part */
         qw_kind found;
         sheaf copy = { 0 };
         for (int k = 0; k < s->n; k++) sheaf_add(&copy, s->e[k].name, s->e[k]);

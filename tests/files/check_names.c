@@ -1,4 +1,4 @@
-/* check_names.c - one name for each tensor, whoever wrote the file: prefixes, Wan's names for the
+/* check_names.c - one canonical name for each tensor of any writer: prefixes, Wan's names for the
  * VAE, new names for language models, all in one file, markers. */
 #include "files/files.h"
 #include "medium.h"
@@ -147,7 +147,8 @@ START_TEST(split_modules)
 }
 END_TEST
 
-/* Edit-2511's marker says zero_cond_t, behind any prefix, empty or not; it is known. */
+/* Edit-2511's marker sets zero_cond_t, behind any prefix, empty or not, and is no unknown
+ * tensor. */
 START_TEST(marker)
 {
     qw_error err = { 0 };
@@ -179,7 +180,7 @@ END_TEST
 
 /* --- all in one file ------------------------------------------------------------------------- */
 
-/* All components in one file: each part sees its own tensors, the others are not there. */
+/* All components in one file: each part has its own tensors and no others. */
 START_TEST(all_in_one)
 {
     const item all[] = {

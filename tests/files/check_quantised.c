@@ -1,4 +1,5 @@
-/* check_quantised.c - quantised layers of ComfyUI: the worked examples, scales, and what is refused. */
+/* check_quantised.c - quantised layers of ComfyUI: worked examples, scales, and layers that are
+ * refused. */
 #include "files/json.h"
 #include "files/files.h"
 #include "weights/weights.h"
@@ -131,7 +132,8 @@ static const float codebook[16] = {
     0.052541f,  0.156985f,  0.265284f,  0.379533f,  0.502636f,  0.638953f,  0.794876f,  0.980671f,
 };
 
-/* The codes are in the rotated basis: the operand says so, the integers are the example's. */
+/* The codes are in the rotated basis: the operand has `rotated` set, the integers are the
+ * example's. */
 START_TEST(example_w4a8)
 {
     static const byte codes[8] = { 0x03, 0xf0, 0, 0, 0, 0, 0, 0 };
@@ -191,7 +193,7 @@ START_TEST(fp8_scales)
 }
 END_TEST
 
-/* A scale that is no number, in a file: refused, not carried into pictures. */
+/* A scale in a file that is NaN or infinite is refused. */
 START_TEST(scale_not_finite)
 {
     static const float nan_scale[1] = { NAN };

@@ -1,9 +1,9 @@
-/* check_store.c - what a path leads to: files that stand for links, directories, a tensor twice. */
+/* check_store.c - paths: files in place of links, directories, a tensor in two files. */
 #include "files.h"
 #include "testing.h"
 #include <string.h>
 
-/* What git leaves of a symbolic link is followed, to a file beside it and nowhere else. */
+/* A text file that git made of a symbolic link is followed, to a file beside it only. */
 START_TEST(link_files)
 {
     char *to = NULL;
@@ -38,12 +38,12 @@ START_TEST(link_files)
     qw_store *one = open_store(made("link2.safetensors"));
     ck_assert(qw_store_find(one, "a") != NULL);
     qw_store_free(one);
-    ck_assert_int_eq(add_status(made("round.safetensors")), QWEN_EIO); /* and not for ever */
+    ck_assert_int_eq(add_status(made("round.safetensors")), QWEN_EIO); /* a circle */
     ck_assert_int_ne(add_status(made("self")), QWEN_OK);
 }
 END_TEST
 
-/* What is chosen in a directory, and that nothing is chosen between equals. */
+/* The file chosen in a directory, and the error where several are equal. */
 START_TEST(directories)
 {
     qw_error err = { 0 };
@@ -75,7 +75,7 @@ START_TEST(directories)
 }
 END_TEST
 
-/* The same tensor in two files of a store has no meaning. */
+/* The same tensor in two files of a store is an error. */
 START_TEST(twice)
 {
     qw_error err = { 0 };

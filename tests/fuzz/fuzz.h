@@ -1,4 +1,4 @@
-/* fuzz.h - what the fuzz targets share: bytes as a file. */
+/* fuzz.h - for all fuzz targets: bytes as a file. */
 #ifndef QW_FUZZ_H
 #define QW_FUZZ_H
 #include <stddef.h>

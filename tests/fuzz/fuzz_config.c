@@ -1,4 +1,4 @@
-/* fuzz_config.c - any bytes as a configuration: each component's reader takes what it likes from it. */
+/* fuzz_config.c - any bytes as a configuration: read by the reader of each component. */
 #include "fuzz.h"
 #include "weights/weights.h"
 

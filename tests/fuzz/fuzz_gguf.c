@@ -1,4 +1,4 @@
-/* fuzz_gguf.c - any bytes as a .gguf file: opened, named, every entry touched. */
+/* fuzz_gguf.c - any bytes as a .gguf file: opened, named, every entry read. */
 #include "fuzz.h"
 #include "fuzz_store.h"
 

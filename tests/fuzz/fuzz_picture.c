@@ -1,4 +1,4 @@
-/* fuzz_picture.c - any bytes as a picture that somebody hands in: PNG, JPEG or WebP, and its metadata. */
+/* fuzz_picture.c - any bytes as an input picture: PNG, JPEG or WebP, and its metadata. */
 #include "fuzz.h"
 #include "media/media.h"
 #include <stdlib.h>

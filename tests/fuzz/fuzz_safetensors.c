@@ -1,4 +1,4 @@
-/* fuzz_safetensors.c - any bytes as a .safetensors file: opened, named, every entry touched. */
+/* fuzz_safetensors.c - any bytes as a .safetensors file: opened, named, every entry read. */
 #include "fuzz.h"
 #include "fuzz_store.h"
 

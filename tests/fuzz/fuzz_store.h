@@ -1,4 +1,4 @@
-/* fuzz_store.h - what is done with a file of tensors, whatever its format. */
+/* fuzz_store.h - the checks of a file of tensors in any format. */
 #ifndef QW_FUZZ_STORE_H
 #define QW_FUZZ_STORE_H
 #include "weights/weights.h"

@@ -1,4 +1,4 @@
-/* fuzz_tokenizer.c - any bytes as a tokenizer.json; if it opens, some text goes through it. */
+/* fuzz_tokenizer.c - any bytes as a tokenizer.json; if it opens, it tokenizes some text. */
 #include "fuzz.h"
 #include "host/text.h"
 #include <stdlib.h>

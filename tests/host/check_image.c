@@ -91,7 +91,7 @@ START_TEST(resize_torch)
         for (int k = 0; k < 3 * w * h; k++) x[k] = in.data[k] / 255.0;
         ck_assert(!qw_interpolate(*mode == 'a' ? QW_AREA : QW_BILINEAR, x, w, h, 3, W, H, y, &err));
         for (int64_t k = 0; k < n; k++) {
-            const double a = want[k % 3 * W * H + k / 3]; /* theirs is [3][H][W] */
+            const double a = want[k % 3 * W * H + k / 3]; /* the golden one is [3][H][W] */
             ck_assert_msg(fabs(y[k] - a) < 2e-6, "%s: %g, expected %g", e->name, y[k], a);
         }
         done++;

@@ -1,5 +1,4 @@
-/* check_rng.c - noise as PyTorch draws it on CPU and CUDA, and the logarithm and sines it is made
- * with. */
+/* check_rng.c - noise as PyTorch draws it on CPU and CUDA, and qw_log, qw_sin, qw_cos. */
 #include "host/noise.h"
 #include "testing.h"
 #include "values.h"
@@ -264,7 +263,7 @@ START_TEST(elementary)
     ck_assert(qw_log(HUGE_VAL) == HUGE_VAL && qw_sin(0) == 0 && qw_cos(0) == 1);
     ck_assert(isnan(qw_sin(HUGE_VAL)) && isnan(qw_cos((double)NAN)) && isnan(qw_sin(0x1p21)));
     ck_assert_double_eq_tol(qw_log(0x1p-1074), -744.44007192138126, 1e-12);
-    /* Bits that must be the same on every machine: a running sum of all three. */
+    /* A running sum of all three, with the same bits on every machine. */
     double sum = 0;
     for (int i = 1; i <= 100000; i++)
         sum = 0.5 * sum + qw_log(i * 0x1p-17) + qw_sin(i * 0x1p-14) * qw_cos(i * 0x1p-11);

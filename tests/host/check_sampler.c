@@ -1,5 +1,5 @@
-/* check_sampler.c - every sampler asks the model where its reference does, ends where it ends, and
- * passes failures on; guidance. */
+/* check_sampler.c - every sampler calls the model at the published sampler's points, ends at its
+ * result, and returns failures; guidance. */
 #include "host/noise.h"
 #include "testing.h"
 #include "values.h"
@@ -7,15 +7,14 @@
 #include <string.h>
 
 typedef struct trace {
-    const double *x, *sigma; /* where the model must be asked, [calls][n], [calls] */
+    const double *x, *sigma; /* expected arguments of the model, [calls][n], [calls] */
     const double *noise;     /* [40][n] */
     int64_t n, calls, call, draws;
     int steps, after;
     const char *what;
 } trace;
 
-/* Where the sampler asks is compared; the answer is the velocity of the fixture's denoiser at that
- * x. */
+/* Compares the argument of a call; returns the velocity of the fixture's denoiser there. */
 static int traced_velocity(void *user, const double *x, double sigma, int step, double *v)
 {
     trace *const t = user;
@@ -85,8 +84,7 @@ static void run_case(const qw_store *s, const json_t *schedules, const json_t *r
     ck_assert_msg(!qw_sample(sampler, &model, sigma, steps, x, n, &err), "%s: %s", what, err.text);
     ck_assert_int_eq(t.call, calls);
     ck_assert_int_eq(t.after, steps);
-    if (!strncmp(sampler, "uni_pc", 6)
-        && sigma[steps] == 0) /* what ComfyUI divides by afterwards */
+    if (!strncmp(sampler, "uni_pc", 6) && sigma[steps] == 0) /* undo ComfyUI's last division */
         for (int64_t i = 0; i < n; i++) x[i] *= 1 - 0.001;
     close_to(what, x, final, n, 1e-12);
     free(x);

@@ -171,7 +171,7 @@ START_TEST(tokenizer_examples)
 }
 END_TEST
 
-/* A run that a quadratic merge would not survive within the test's time limit. */
+/* A run that a quadratic merge does not finish within the test's time limit. */
 START_TEST(tokenizer_long)
 {
     enum { N = 1000000 };

@@ -1,5 +1,5 @@
 #!/bin/sh
-# check.sh - make installcheck: what strangers do with the installed copy, found through pkg-config.  A program draws with
+# check.sh - make installcheck: programs and devices against the installed copy, found through pkg-config.  A program draws with
 # libqwen; the devices of examples/backend are built against libqwen-backend, listed and judged by the installed kit; one
 # draws the demo.
 #
@@ -48,7 +48,7 @@ for device in ref example; do
     is "the demo on $device" "$DESTDIR$bindir/qwen-image" generate -q -m "$demo" --device $device --strict --seed 1 --json \
         -o $device.png "$words" && says "\"device\":\"$device\""
 done
-# One gemm in float instead of double: what lies at the border of two levels may fall to the other side.
+# The device's gemm sums in float: a value at the border of two levels may differ by one level.
 is 'the demo is the same picture to one level of 255' "$DESTDIR$bindir/qwen-image" compare --tolerance 1 ref.png example.png
 # shellcheck disable=SC2046,SC2086
 is 'faster.c is built' $CC $CFLAGS $LINK_FLAGS -o faster faster.c $("$PKG_CONFIG" --cflags --libs libqwen-backend) -ldl

@@ -1,11 +1,12 @@
-/* faster.c - is a module's gemm faster than the reference's?  faster MODULE.so; one thread, processor time. */
+/* faster.c - compares the time of a module's gemm with the reference's.  faster MODULE.so; one
+ * thread, processor time. */
 #include <dlfcn.h>
 #include <qwen/ref.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <time.h>
 
-/* y [M][N] = x [M][K] w [N][K]^T: the middle one of five times, in seconds. */
+/* y [M][N] = x [M][K] w [N][K]^T: the median of five times, in seconds. */
 enum { M = 256, N = 512, K = 1024, TIMES = 5 };
 
 static int by_size(const void *a, const void *b)

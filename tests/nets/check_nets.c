@@ -1,8 +1,8 @@
 /* check_nets.c - the networks against the published modules, in float64 and in float32.
  *
- * ref64 must agree to 1e-10 of each tensor's largest value: that settles layouts, orders and
- * formulas. ref, whose streams are float32, stays within four times what the reference's own
- * float32 run is off (GOLDEN.md).  Every tensor of a stage file is compared, or the test fails. */
+ * ref64 must agree to 1e-10 of each tensor's largest value, which checks layouts, orders and
+ * formulas.  ref, whose streams are float32, must be within four times the error of the published
+ * code's float32 run (GOLDEN.md).  Every tensor of a stage file is compared, or the test fails. */
 #include "nets/control.h"
 #include "nets/dit.h"
 #include "host/pictures.h"
@@ -623,7 +623,7 @@ START_TEST(one_frame)
 }
 END_TEST
 
-/* The Fun ControlNet: blocks that share the main network's entrances; its hints, and the main
+/* The Fun ControlNet: blocks that share the main network's input layers; its hints, and the main
  * network with them at two strengths. */
 static void run_fun_case(bench *b, const qw_dit *d, const qw_control *k, qw_dit_sequence *s,
                          const double *t, const char *name)

@@ -1,6 +1,6 @@
-/* check_parts.c - what golden data cannot show of the networks: how their parts keep together.
+/* check_parts.c - properties of the networks that golden data do not cover.
  *
- * Linear layers of parts, rotated and with LoRA; sequences and steps that must not disturb each
+ * Linear layers of parts, rotated and with LoRA; sequences and steps that are independent of each
  * other; any number of threads; the scratch that a plan asks for; ControlNets and decoders without
  * golden data, against their formulas. */
 #include "nets/control.h"
@@ -64,7 +64,7 @@ static void net_ready(net *n)
     ck_assert_msg(!qw_residency_commit(n->res, &n->err), "%s", n->err.text);
 }
 
-/* Plans a body, gives it the scratch that the plan took and no more, and runs it. */
+/* Plans a body, reserves exactly the scratch of the plan, and runs it. */
 static void walk(net *n, void (*body)(qw_run *r, void *arg), void *arg)
 {
     qw_device *plan;
@@ -126,7 +126,8 @@ static double dot(const double *a, const double *b, int n)
     return s;
 }
 
-/* Two parts, the second stored in a rotated basis and with a LoRA, which sees x as it is. */
+/* Two parts, the second stored in a rotated basis and with a LoRA, whose input is x without
+ * rotation. */
 START_TEST(test_linear)
 {
     net n;
@@ -285,8 +286,8 @@ static void dit_close(net *n, dit_work *w)
     net_close(n);
 }
 
-/* Two sequences in one call are what each is alone, and a step of a longer table is what a table of
- * one gives.  To the bit. */
+/* Two sequences in one call have the bits of each alone, and a step of a longer table those of a
+ * table of one. */
 START_TEST(test_sequences)
 {
     net n;
@@ -348,7 +349,7 @@ START_TEST(test_threads)
 }
 END_TEST
 
-/* Branches stored in bf16 are further away than f32, by what 8 bits mean, and no more. */
+/* Branches stored in bf16 have a larger error than f32, by the roundoff of bf16 and no more. */
 START_TEST(test_bf16)
 {
     int64_t n;

@@ -1,4 +1,4 @@
-/* check_vae.c - VAEs that no publication has but files do: two-dimensional ones, and decoders that
+/* check_vae.c - VAEs of files without a publication: two-dimensional ones, and decoders that
  * enlarge. */
 #include "files/files.h"
 #include "medium.h"
@@ -92,7 +92,7 @@ static const struct {
       "decoder.head.2" },
 };
 
-/* A VAE of 2-D convolutions is the 3-D one with the work done in advance. */
+/* A VAE of 2-D convolutions, the last temporal taps, equals the 3-D one. */
 START_TEST(vae_2d)
 {
     qw_error err = { 0 };

@@ -1,5 +1,5 @@
-/* check_bands.c - the VAE in row bands gives what the whole picture gives, bit by bit on the
- * reference devices, and memory decides when. */
+/* check_bands.c - the VAE in bands of rows has the bits of the whole picture on the reference
+ * devices; the bound of memory decides between them. */
 #include "nets/net.h"
 #include <qwen/qwen.h>
 #include "testing.h"
@@ -22,7 +22,7 @@ static void code(qw_run *r, const coding *c)
     else qw_vae_decode(r, c->net, c->latent, H, W, c->rows, c->picture);
 }
 
-/* Plans, reserves what the plan says, and no more; the formula of the scratch agrees. */
+/* Plans, reserves exactly the scratch of the plan; the formula of the scratch agrees. */
 static void run(qw_device *dev, const coding *c)
 {
     qw_device *plan;
@@ -120,7 +120,7 @@ static void take_line(void *user, int level, const char *line)
     if (!level && strstr(line, " bands of ")) ++*(int *)user;
 }
 
-/* An image-to-image run of a tall picture in so much memory. */
+/* An image-to-image run of a tall picture under a bound of memory. */
 static void draw(uint64_t memory, qwen_result *out, int *notices, int planned[2])
 {
     qwen *q;
@@ -179,7 +179,7 @@ START_TEST(memory_decides)
 }
 END_TEST
 
-/* Of several pictures the most bands count, and what was told is not told again. */
+/* Of several pictures the largest number of bands is reported, and a notice comes once. */
 START_TEST(several_pictures)
 {
     static uint8_t tall[512 * 48 * 3], small[48 * 48 * 3];
@@ -220,7 +220,7 @@ START_TEST(several_pictures)
 }
 END_TEST
 
-/* What no machine has is refused before anything is computed. */
+/* A picture too large for any machine is refused before any op runs. */
 START_TEST(absurd_sizes)
 {
     qwen *q;

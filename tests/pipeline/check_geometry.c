@@ -1,8 +1,8 @@
-/* check_geometry.c - pictures stay where they are: resizing, encoding and decoding move nothing.
+/* check_geometry.c - resizing, encoding and decoding do not shift a picture.
  *
  * A bright disc on a dark ground is followed by its centroid, in units of the picture's width and
- * height, pixel centres at (i + 1/2) / n.  Where a size is not a multiple the rule rounds the size,
- * so that the picture is stretched a little, about nothing: fractions stay what they were. */
+ * height, pixel centres at (i + 1/2) / n.  A size that is no multiple is rounded and the picture
+ * stretched to it, which leaves the fractions unchanged. */
 #include "host/pictures.h"
 #include <qwen/qwen.h>
 #include "testing.h"
@@ -27,7 +27,7 @@ static uint8_t *disc(int w, int h, point at, double radius)
     return p;
 }
 
-/* The centroid of what is brighter than halfway, weighted. */
+/* The weighted centroid of the pixels brighter than the middle level. */
 static point centroid(const double *grey, int w, int h)
 {
     double least = INFINITY, most = -INFINITY, sum = 0;
@@ -75,7 +75,7 @@ static double distance(const double *a, const double *b, int w, int h, int dx, i
     return sum;
 }
 
-/* b fits a best where it is, not moved by a pixel in any direction. */
+/* Asserts that b fits a better than b shifted by a pixel in any direction. */
 static int in_place(const double *a, const double *b, int w, int h)
 {
     const double here = distance(a, b, w, h, 0, 0);
@@ -131,8 +131,8 @@ static qwen *open_demo(void)
     return q;
 }
 
-/* By less than half a pixel, which is what the small network's blur does to an edge: no pixel of a
- * shift, which would also fit better one pixel away. */
+/* Less than half a pixel, the blur of the small network at an edge; with a shift by a pixel the
+ * picture would fit better one pixel away. */
 START_TEST(coding_moves_nothing)
 {
     static const int sizes[][2] = { { 64, 64 }, { 96, 48 }, { 80, 112 } };
@@ -182,8 +182,8 @@ static void take_geometry(void *user, const qwen_geometry *g)
     s->n++;
 }
 
-/* Image to image at the smallest strength: a step at a low noise level, so that what comes out is
- * the picture that went in, where it was. */
+/* Image to image at the smallest strength: one step at a low noise level, so that the result is the
+ * input picture, unshifted. */
 START_TEST(pipelines_move_nothing)
 {
     static const int sizes[][4] = {
@@ -223,8 +223,8 @@ START_TEST(pipelines_move_nothing)
 }
 END_TEST
 
-/* An edit's reference keeps its picture whole: its size is the area's with the picture's aspect,
- * each side rounded to 32, whatever the size of the output. */
+/* An edit's input picture is not cropped: its size is the area's with the picture's aspect, each
+ * side rounded to 32, whatever the size of the output. */
 START_TEST(references_are_whole)
 {
     static const int given[][2] = { { 130, 70 }, { 96, 96 }, { 70, 200 }, { 1024, 640 } };

@@ -42,7 +42,7 @@ START_TEST(words)
 }
 END_TEST
 
-/* A template of the caller's: the rows of what stands before {} are dropped. */
+/* A template of the caller's: the rows of the text before {} are dropped. */
 START_TEST(own_template)
 {
     qwen *q = opened(tiny);
@@ -67,7 +67,7 @@ START_TEST(own_template)
     ck_assert_int_eq(qwen_embed(q, &r, 0, &other), QWEN_OK);
     ck_assert_int_eq(other.dim[0], 7);
     qwen_array_free(&other);
-    r = request("{} {x}"); /* braces of the prompt mean nothing */
+    r = request("{} {x}"); /* braces in the prompt are plain text */
     ck_assert_int_eq(qwen_prompt(q, &r, 0, &text), QWEN_OK);
     ck_assert_ptr_nonnull(strstr(text, "user\n{} {x}<|im_end|>"));
     free(text);

@@ -1,8 +1,7 @@
 /* check_ops.c - the reference's operations against golden data and by hand.
  *
  * Operations run in float64 on "ref64" and may differ from the golden values, which were made in
- * float64 too, by 1e-13 of the largest: a few roundings, and nothing that a wrong formula could
- * hide in. */
+ * float64 too, by 1e-13 of the largest, a few roundings. */
 #include "weights/weights.h"
 #include <qwen/ref.h>
 #include "testing.h"
@@ -116,7 +115,8 @@ START_TEST(convrot_example)
 }
 END_TEST
 
-/* Ties go to even, a row of zeros has the smallest scale, a row that is not finite says so. */
+/* Ties go to even, a row of zeros has the smallest scale, a row that is not finite has a scale that
+ * is not. */
 START_TEST(quantised_rows)
 {
     const float x[4][4] = {
@@ -256,7 +256,7 @@ START_TEST(int8_weights)
 }
 END_TEST
 
-/* A double goes to bf16 and f16 with one rounding: just above a tie it must not fall back on it. */
+/* A double is rounded to bf16 and f16 once: a value just above a tie rounds up. */
 START_TEST(single_rounding)
 {
     const double x[4] = { 1 + 0x1p-8 + 0x1p-40, 1 + 0x1p-11 + 0x1p-50, 1 + 0x1p-8,
@@ -308,7 +308,7 @@ START_TEST(activations)
     };
     ck_assert_int_eq(ref_gemm(dev, &a), QWEN_OK);
     close_to(kind[_i].name, y, want, n, 1e-15);
-    for (int64_t i = 0; i < n; i++) /* in the tails too, but for what the golden sum cancels */
+    for (int64_t i = 0; i < n; i++) /* in the tails too, up to the cancellation in the golden sum */
         ck_assert(fabs(y[i] - want[i]) <= 4e-16 * fabs(x[i]) + 4e-15 * fabs(want[i]));
     free(x);
     free(want);
@@ -410,7 +410,7 @@ START_TEST(attention)
 }
 END_TEST
 
-/* With equal keys attention is a mean, and far-off logits neither overflow nor leak. */
+/* With equal keys attention is a mean, and logits far apart neither overflow nor mix. */
 START_TEST(softmax)
 {
     double *x = doubles("softmax.x"), *want = doubles("softmax.y"), *y = room(27 * sizeof *y);

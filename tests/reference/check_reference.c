@@ -87,7 +87,7 @@ static float next_value(void)
 /* Large enough for every op to be worth five threads. */
 enum { N = 1501, C = 240, HEADS = C / 8, NK = 160 };
 
-/* Every op on the same bits of input; the results lie behind one another. */
+/* Every op on the same input; the results are stored one after the other. */
 static void every_op(qw_device *d, float *in, float *out)
 {
     float *const y = out, *const x = in, *const w = in + N * C, *const t = w + C * C;

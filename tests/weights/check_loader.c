@@ -1,5 +1,5 @@
 /* check_loader.c - from tensors to weights on a device: the same matrices in every format, within
- * the step of the coarser one; convolutions; what is said of tensors that do not fit. */
+ * the step of the coarser one; convolutions; errors of tensors that do not fit. */
 #include "files/files.h"
 #include "medium.h"
 #include "testing.h"
@@ -7,7 +7,7 @@
 #include <math.h>
 #include <string.h>
 
-/* A store, a device and what is loaded from it, one module at a time. */
+/* A store, a device and the module loaded from it. */
 typedef struct bench {
     qw_device *dev;
     qw_store *store;

@@ -1,5 +1,5 @@
-/* check_lora.c - LoRA files: every spelling is the same, the outputs are golden, what matches
- * nothing is named, and nothing stays behind. */
+/* check_lora.c - LoRA files: all spellings are equal, outputs are golden, keys that match nothing
+ * are named, and freeing restores the net. */
 #include "medium.h"
 #include "testing.h"
 #include "values.h"
@@ -74,7 +74,7 @@ END_TEST
 
 static json_t *loras; /* of goldens/lora.json */
 
-/* How far float32 may be off: four times what the reference's own float32 run is. */
+/* The bound for float32: four times the error of the published code's float32 run. */
 static double allowed(const char *golden)
 {
     qw_error err = { 0 };
@@ -87,7 +87,7 @@ static double allowed(const char *golden)
     return 4 * off;
 }
 
-/* A row of the table on a device; with the files taken off, the net is what it was. */
+/* A row of the table on a device; without the files the output is the former one. */
 static void lay_row(const json_t *row, const char *device)
 {
     qw_error err = { 0 };
@@ -135,7 +135,7 @@ static void count_notice(void *user, const char *line)
     ++*(int *)user;
 }
 
-/* Keys that match nothing are an error by name, or a notice when that is asked for. */
+/* Keys that match nothing are an error with a name, or with `partial` a notice. */
 START_TEST(lora_partial)
 {
     qw_error err = { 0 };

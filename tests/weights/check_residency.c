@@ -1,5 +1,5 @@
-/* check_residency.c - groups of weights on a device: kept or streamed, and never used before they
- * are there. */
+/* check_residency.c - groups of weights on a device: kept or streamed, and used only after their
+ * copy. */
 #include "core/run.h"
 #include "weights/weights.h"
 #include "files.h"

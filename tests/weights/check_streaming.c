@@ -1,5 +1,5 @@
-/* check_streaming.c - a whole transformer on a device with too little memory gives what it gives on
- * the host, bit for bit, with LoRA and without. */
+/* check_streaming.c - a whole transformer on a device with too little memory has the output of the
+ * host, bit for bit, with LoRA and without. */
 #include "late.h"
 #include "medium.h"
 #include "testing.h"
@@ -10,7 +10,8 @@ static json_t *loras; /* of goldens/lora.json */
 
 enum { BLOCKS = 4 };
 
-/* The medium transformer with its block four times, so that many groups of one size take turns. */
+/* The medium transformer with its block four times, so that several groups of one size share the
+ * slots. */
 static const char *make_long(void)
 {
     sheaf s = { 0 };
@@ -89,7 +90,7 @@ START_TEST(streamed)
 }
 END_TEST
 
-/* The pages of a bound host come and go. */
+/* Under a bound a host device releases pages and reads them again. */
 START_TEST(bound_host)
 {
     model m;

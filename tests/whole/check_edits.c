@@ -1,4 +1,4 @@
-/* check_edits.c - what requests with pictures mean: sizes, masks, what is kept, variants, names. */
+/* check_edits.c - requests with pictures: sizes, masks, kept pixels, variants, names. */
 #include "api.h"
 #include "files.h"
 #include <dirent.h>
@@ -36,7 +36,7 @@ static qwen_request over(const qwen_array *picture)
     return r;
 }
 
-/* A model that is not opened: the status, and a word of the sentence. */
+/* Asserts that a model does not open, with this status and a word of the sentence. */
 static void not_opened(qwen_options o, int status, const char *word)
 {
     qwen *q;
@@ -48,7 +48,8 @@ static void not_opened(qwen_options o, int status, const char *word)
 
 /* --- inpainting ------------------------------------------------------------------------------- */
 
-/* Half of a picture is repainted: the library says what is kept, and that it is the picture. */
+/* Half of a picture is repainted: `mask` and `kept` of the result, and kept pixels equal the
+ * picture's. */
 START_TEST(kept_pixels)
 {
     const qwen_array picture = gradient(48, 32, 3);
@@ -80,7 +81,7 @@ START_TEST(kept_pixels)
 }
 END_TEST
 
-/* A caller of before these fields does not leak them. */
+/* An older caller, without these fields, leaks nothing. */
 START_TEST(older_result)
 {
     const qwen_array picture = gradient(32, 32, 3);
@@ -219,7 +220,7 @@ static void take_control(void *user, const char *name, const qwen_array *a)
 }
 
 /* A Fun ControlNet reads, beside the control picture, the mask of what is kept and the latent of
- * the picture with mid-grey where it is repainted. */
+ * the picture with mid-grey in the repainted part. */
 START_TEST(fun_inpaints)
 {
     enum { W = 48, H = 32, Z = 16 };
@@ -291,7 +292,7 @@ END_TEST
 
 static void take_sizes(void *user, const qwen_geometry *g) { *(qwen_geometry *)user = *g; }
 
-/* Its nodes fit areas without multiples of 32: an Edit's copy is cropped to multiples of 8, a
+/* ComfyUI's nodes fit areas without multiples of 32: an Edit's copy is cropped to multiples of 8, a
  * 2509's is made in them; sides of the latent may be odd. */
 START_TEST(comfy_sizes)
 {
@@ -342,7 +343,7 @@ static void take(void *user, int level, const char *line)
     if (!level) snprintf(user, 400, "%s", line);
 }
 
-/* The 2511 transformer without its mark in the configuration. */
+/* The 2511 transformer without its marker in the configuration. */
 static const char *unmarked(void)
 {
     const char *from = testdata("tiny-edit-2511/transformer");
@@ -367,7 +368,7 @@ static const char *unmarked(void)
     return made("plain");
 }
 
-/* The mark decides against another Edit; without it the variant's word makes a 2511. */
+/* The marker overrides the variant of another Edit; without it the option makes a 2511. */
 START_TEST(variant_2511)
 {
     const qwen_array picture = gradient(32, 32, 3);
@@ -414,7 +415,7 @@ START_TEST(wrong_vae)
 }
 END_TEST
 
-/* A language model whose tower is missing is Qwen2, unless something says otherwise. */
+/* A language model without a vision tower is Qwen2, unless another file has the tower. */
 START_TEST(without_vision)
 {
     char path[600];
@@ -439,7 +440,7 @@ START_TEST(without_vision)
 }
 END_TEST
 
-/* What is missing or broken is said before the first step. */
+/* Missing and broken files fail before the first step. */
 static int count_steps(void *user, const qwen_progress *p)
 {
     ++*(int *)user;

@@ -1,5 +1,5 @@
-/* check_generate.c - what a request may ask beyond the plain picture: long prompts, input pictures,
- * tiles, samplers. */
+/* check_generate.c - requests beyond a plain picture: long prompts, input pictures, tiles,
+ * samplers. */
 #include "api.h"
 
 static void count_notice(void *user, int level, const char *line)
@@ -95,7 +95,7 @@ START_TEST(pictures)
 }
 END_TEST
 
-/* The same words about another picture are not the same embedding. */
+/* The same prompt with another picture has another embedding. */
 START_TEST(edits)
 {
     qwen *q = opened(edit);
@@ -133,7 +133,7 @@ START_TEST(edits)
 }
 END_TEST
 
-/* Tiles of the reference: one tile is the whole picture, several are another. */
+/* Tiling "reference": one tile has the bits of the whole picture, several tiles have others. */
 START_TEST(tiles)
 {
     qwen *q = opened(tiny);

@@ -1,8 +1,9 @@
 /* check_golden.c - whole pictures through the public functions, every stage against the golden
  * data.
  *
- * A stage may be off by four times what the reference's own float32 run is off from its float64 run
- * (GOLDEN.md, the table of relative differences); ids, positions and shapes must be equal. */
+ * The error of a stage may be four times that of the published code's float32 run against its
+ * float64 run (GOLDEN.md, the table of relative differences); ids, positions and shapes must be
+ * equal. */
 #include "testing.h"
 #include <qwen/qwen.h>
 #include <check.h>
@@ -318,7 +319,7 @@ static void run_case(const json_t *c, const char *device)
 START_TEST(pipeline) { run_case(json_array_get(cases, (size_t)_i), "ref"); }
 END_TEST
 
-/* A float64 run is nearer to the truth than the golden float32 run. */
+/* A float64 run has a smaller error than the golden float32 run. */
 START_TEST(pipeline_f64) { run_case(json_array_get(cases, (size_t)_i), "ref64"); }
 END_TEST
 

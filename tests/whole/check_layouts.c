@@ -1,9 +1,10 @@
 /* check_layouts.c - every file format and layout gives its golden outputs through the public
  * functions.
  *
- * Transformer, text encoder, vision tower and VAE of one small model, in every form users have
- * them; the truth is the reference network on the dequantised weights (formats/README.md,
- * comfyquant/README.md).  A result may be off by four times the reference's own float32 error. */
+ * Transformer, text encoder, vision tower and VAE of one small model, in every published form;
+ * expected values are of the published network on the dequantised weights (formats/README.md,
+ * comfyquant/README.md).  The error of a result may be four times that of the published code's
+ * float32 run. */
 #include <qwen/qwen.h>
 #include "testing.h"
 #include <check.h>
@@ -199,7 +200,7 @@ START_TEST(transformer)
 }
 END_TEST
 
-/* A LoRA on rotated int8 weights sees the inputs as they are. */
+/* A LoRA on rotated int8 weights gets the inputs without rotation. */
 START_TEST(rotated_lora)
 {
     const qwen_options opt = {

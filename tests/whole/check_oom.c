@@ -1,8 +1,8 @@
 /* check_oom.c - opening each kind of file while the k-th allocation fails, for every k.
  *
  * The linker sends malloc, calloc, realloc and strdup of the library to the functions below
- * (--wrap), Jansson's are set.  Whatever fails, the answer is QWEN_ENOMEM or a whole result; under
- * AddressSanitizer nothing is leaked or touched twice. */
+ * (--wrap), Jansson's are set.  For each failing allocation the status is QWEN_ENOMEM or the result
+ * is complete; under AddressSanitizer nothing is leaked or touched twice. */
 #include "host/text.h"
 #include "pipeline/pipeline.h"
 #include "testing.h"
@@ -36,8 +36,8 @@ void *__wrap_realloc(void *p, size_t n) { return fails() ? NULL : __real_realloc
 char *__wrap_strdup(const char *s) { return fails() ? NULL : __real_strdup(s); }
 char *__wrap_strndup(const char *s, size_t n) { return fails() ? NULL : __real_strndup(s, n); }
 
-/* Jansson's own allocations.  It does not tell running out of memory from bad syntax, and goes on
- * after some, so that when one of these fails only a crash, a leak or an endless loop is wrong. */
+/* Jansson's own allocations.  Jansson reports lack of memory as bad syntax and ignores some
+ * failures, so that here only a crash, a leak or an endless loop is wrong. */
 static int in_jansson, jansson_failed;
 
 static void *jansson_malloc(size_t n)
@@ -64,7 +64,7 @@ static void sweep(attempt open, const char *path)
             countdown = k;
             jansson_failed = 0;
             const int status = open(path);
-            const int never = countdown > 0; /* so many were not asked for this time */
+            const int never = countdown > 0; /* there were fewer allocations */
             countdown = 0;                   /* Check allocates too */
             ck_assert_msg(status == QWEN_ENOMEM || jansson_failed || (status == QWEN_OK && never),
                           "%s: allocation %ld of %ld%s fails and the answer is %d (%s)", path, k,
@@ -143,8 +143,8 @@ static int open_model(const char *path)
 
 /* --- drawing ---------------------------------------------------------------------------------- */
 
-/* Edits a picture on a handle that was opened when memory was plenty; allocation k fails (0: none).
- * What is drawn without it, a cache say, is the same picture. */
+/* Edits a picture on a handle opened without failures; then allocation k fails (0: none).  If the
+ * request succeeds all the same (a cache), the picture is the same. */
 static int draw(const char *path, long k, uint8_t *pixels, uint8_t *drawn)
 {
     const qwen_options opt = { .size = sizeof opt, .model = path, .device = "ref", .threads = 1 };
@@ -179,7 +179,7 @@ static int draw(const char *path, long k, uint8_t *pixels, uint8_t *drawn)
 START_TEST(drawing)
 {
     static uint8_t pixels[32 * 32 * 3], whole[32 * 32 * 3], drawn[32 * 32 * 3];
-    const char *every = getenv("QW_OOM_EVERY"); /* all of them, for a patient person */
+    const char *every = getenv("QW_OOM_EVERY"); /* set: all allocations, which is slow */
     for (size_t i = 0; i < sizeof pixels; i++) pixels[i] = (uint8_t)(i * 7);
     ck_assert_int_eq(draw(testdata("tiny-edit"), 0, pixels, whole), QWEN_OK);
     const long total = allocations;

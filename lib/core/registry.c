@@ -4,12 +4,20 @@
  * backend's own; the backend's name alone means its usable device of the highest score. */
 #include "core/modules.h"
 #include "core/run.h"
+#ifdef QW_HAVE_CPU
+#include "backends/cpu/cpu.h"
+#endif
 #include <ctype.h>
 #include <qwen/ref.h>
 #include <stdio.h>
 #include <string.h>
 
-static const qw_backend *const built_in[] = { &ref_backend };
+static const qw_backend *const built_in[] = {
+#ifdef QW_HAVE_CPU
+    &cpu_backend,
+#endif
+    &ref_backend,
+};
 enum {
     BUILT_IN = sizeof built_in / sizeof built_in[0],
     VARIANTS = 256,
@@ -119,7 +127,15 @@ static int choose_default(const choice *tried, choice *out)
     return found;
 }
 
-/* The usable device of that name; a backend's own name means its usable one of the highest score.
+/* Is a name all of another, or all of it up to a colon? */
+static int begins(const char *name, const char *all)
+{
+    const size_t n = strlen(name);
+    return !strncmp(name, all, n) && (!all[n] || all[n] == ':');
+}
+
+/* The usable device of that name; the name of a backend, or of a device without its last words
+ * ("cpu:avx2"), means the usable one that begins with it and has the highest score.
  * 0: there is none; then out has the first that has the name and cannot be used, if any. */
 static int choose_named(const char *name, choice *out)
 {
@@ -131,7 +147,7 @@ static int choose_named(const char *name, choice *out)
         c.backend = backend_at(c.order, &why);
         for (c.k = 0; c.backend && list_at(c.backend, c.k, &c.listing); c.k++) {
             const int usable = !c.listing.why_not[0], exact = !strcmp(name, c.listing.name);
-            if (!exact && strcmp(name, c.backend->name)) continue;
+            if (!exact && !begins(name, c.listing.name)) continue;
             if (usable ? !found || c.listing.score > out->listing.score : !out->backend) *out = c;
             found |= usable;
             if (exact) return usable;

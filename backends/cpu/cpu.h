@@ -1,0 +1,46 @@
+/* cpu.h - the cpu device: what it asks of an instruction set, and what its kernels share.
+ *
+ * A set is a table of kernels, compiled from the same files with other flags.  Which sets a machine
+ * has is asked of the processor and of the operating system when devices are listed. */
+#ifndef QW_CPU_H
+#define QW_CPU_H
+#include <qwen/backend.h>
+#include <qwen/ref.h>
+
+/* An OpenMP directive, where there is OpenMP. */
+#ifdef _OPENMP
+#define CPU_PRAGMA(x) _Pragma(#x)
+#define CPU_OMP(x)    CPU_PRAGMA(omp x)
+#else
+#define CPU_OMP(x)
+#endif
+
+extern const qw_backend cpu_backend;
+
+struct cpu_set;
+typedef struct cpu_device {
+    qw_device d;
+    const struct cpu_set *set;
+    int pairs; /* products of bf16 pairs are allowed */
+} cpu_device;
+
+/* The kernels of a set, and the bytes of scratch that the larger ones need. */
+typedef struct cpu_set {
+    int pairs; /* the set has a product of bf16 pairs */
+#define X(op) int (*op)(qw_device *, const qw_##op##_args *);
+    QW_OPS(X)
+#undef X
+    size_t (*gemm_scratch)(const cpu_device *, const qw_gemm_args *);
+    size_t (*attention_scratch)(const cpu_device *, const qw_attention_args *);
+    size_t (*conv2d_scratch)(const cpu_device *, const qw_conv2d_args *);
+} cpu_set;
+
+/* Threads for an op of `work` multiplications: a thread is woken for no less than some 20
+ * microseconds of work. */
+int cpu_threads(const qw_device *d, double work);
+int cpu_thread(void);
+/* f32, bf16 or f16. */
+static inline int cpu_float(qw_dtype t) { return t == QW_F32 || t == QW_BF16 || t == QW_F16; }
+/* Bytes rounded up to a cache line. */
+static inline size_t cpu_line(size_t bytes) { return (bytes + 63) & ~(size_t)63; }
+#endif

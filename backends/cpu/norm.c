@@ -1,0 +1,180 @@
+/* norm.c - normalisation of rows in two passes, rotation, the product of halves, conversion. */
+#include "cpu.h"
+#include "vec.h"
+
+static const char *row_of(const qw_tensor *t, int64_t i)
+{
+    return (const char *)t->data + (size_t)(i * t->stride[0]) * qw_block_bytes(t->dtype);
+}
+
+/* ln_mod, reference/norm.c. */
+int QW_NAME(ln_mod)(qw_device *d, const qw_ln_mod_args *a);
+int QW_NAME(ln_mod)(qw_device *d, const qw_ln_mod_args *a)
+{
+    if (!cpu_float(a->x.dtype) || !cpu_float(a->y.dtype)) return QW_DECLINE;
+    const int64_t m = a->x.dim[0], n = a->x.dim[1];
+    const int threads = cpu_threads(d, 8.0 * (double)m * (double)n);
+    (void)threads; /* without OpenMP */
+    const qw_dtype t = a->x.dtype;
+CPU_OMP(parallel for num_threads(threads) schedule(static))
+for (int64_t i = 0; i < m; i++) {
+    const char *x = row_of(&a->x, i);
+    char *y = (char *)(uintptr_t)row_of(&a->y, i);
+    vf s = v_set(0);
+    for (int64_t j = 0; j < n; j += VL) s = v_add(s, v_get(t, x, j, v_first(n - j)));
+    const vf mean = v_set(v_sum(s) / (float)n);
+    s = v_set(0);
+    for (int64_t j = 0; j < n; j += VL) {
+        const vm k = v_first(n - j);
+        const vf c = v_keep(k, v_sub(v_get(t, x, j, k), mean), v_set(0));
+        s = v_fma(c, c, s);
+    }
+    const vf r = v_set((float)(1 / sqrt((double)v_sum(s) / (double)n + a->eps)));
+    for (int64_t j = 0; j < n; j += VL) {
+        const vm k = v_first(n - j);
+        vf c = v_mul(v_sub(v_get(t, x, j, k), mean), r);
+        if (a->scale.data)
+            c = v_mul(c, v_add(v_set(1), v_load_n((const float *)a->scale.data + j, k)));
+        if (a->shift.data) c = v_add(c, v_load_n((const float *)a->shift.data + j, k));
+        v_put(a->y.dtype, y, j, k, c);
+    }
+}
+return QWEN_OK;
+}
+
+/* rms_norm, reference/norm.c. */
+int QW_NAME(rms_norm)(qw_device *d, const qw_rms_norm_args *a);
+int QW_NAME(rms_norm)(qw_device *d, const qw_rms_norm_args *a)
+{
+    if (!cpu_float(a->x.dtype) || !cpu_float(a->y.dtype)) return QW_DECLINE;
+    if (a->act != QW_ACT_NONE && a->act != QW_SILU) return QW_DECLINE;
+    const int64_t m = a->x.dim[0], n = a->x.dim[1];
+    const int threads = cpu_threads(d, 8.0 * (double)m * (double)n);
+    (void)threads; /* without OpenMP */
+    const qw_dtype t = a->x.dtype;
+CPU_OMP(parallel for num_threads(threads) schedule(static))
+for (int64_t i = 0; i < m; i++) {
+    const char *x = row_of(&a->x, i);
+    char *y = (char *)(uintptr_t)row_of(&a->y, i);
+    vf s = v_set(0);
+    for (int64_t j = 0; j < n; j += VL) {
+        const vf c = v_get(t, x, j, v_first(n - j));
+        s = v_fma(c, c, s);
+    }
+    const vf r = v_set((float)(1 / sqrt((double)v_sum(s) / (double)n + a->eps)));
+    for (int64_t j = 0; j < n; j += VL) {
+        const vm k = v_first(n - j);
+        vf c = v_mul(v_mul(v_get(t, x, j, k), r), v_load_n((const float *)a->w.data + j, k));
+        if (a->act == QW_SILU) c = v_mul(c, v_sigmoid(c));
+        v_put(a->y.dtype, y, j, k, c);
+    }
+}
+return QWEN_OK;
+}
+
+enum { HEAD = 1024 }; /* elements of a head that fit the buffer */
+
+/* One head: normalised into z, then turned back into x. */
+static void turn_head(const qw_norm_rope_args *a, char *x, const float *cs, const float *sn,
+                      int64_t d)
+{
+    float z[HEAD + 2 * VL];
+    const qw_dtype t = a->x.dtype;
+    vf s = v_set(0);
+    for (int64_t j = 0; j < d; j += VL) {
+        const vf c = v_get(t, x, j, v_first(d - j));
+        s = v_fma(c, c, s);
+        v_store(z + j, c);
+    }
+    if (a->w.data) {
+        const vf r = v_set((float)(1 / sqrt((double)v_sum(s) / (double)d + a->eps)));
+        for (int64_t j = 0; j < d; j += VL) {
+            const vf w = v_load_n((const float *)a->w.data + j, v_first(d - j));
+            v_store(z + j, v_mul(v_mul(v_load(z + j), r), w));
+        }
+    }
+    if (a->pairing == QW_PAIRS) {
+        float c2[VL / 2 + VL], s2[VL / 2 + VL];
+        for (int64_t j = 0; j < d; j += VL) {
+            const int64_t left = d - j < VL ? (d - j) / 2 : VL / 2;
+            memset(c2, 0, sizeof c2), memset(s2, 0, sizeof s2);
+            memcpy(c2, cs + j / 2, (size_t)left * sizeof *c2);
+            memcpy(s2, sn + j / 2, (size_t)left * sizeof *s2);
+            v_put(t, x, j, v_first(d - j), v_turn(v_load(z + j), v_twice(c2), v_twice(s2)));
+        }
+        return;
+    }
+    const int64_t half = d / 2;
+    for (int64_t j = 0; j < half; j += VL) {
+        const vm k = v_first(half - j);
+        const vf c = v_load_n(cs + j, k), u = v_load_n(sn + j, k);
+        const vf p = v_load_n(z + j, k), q = v_load_n(z + half + j, k);
+        v_put(t, x, j, k, v_sub(v_mul(p, c), v_mul(q, u)));
+        v_put(t, x, half + j, k, v_add(v_mul(q, c), v_mul(p, u)));
+    }
+}
+
+/* norm_rope, reference/rope.c. */
+int QW_NAME(norm_rope)(qw_device *dev, const qw_norm_rope_args *a);
+int QW_NAME(norm_rope)(qw_device *dev, const qw_norm_rope_args *a)
+{
+    const int64_t n = a->x.dim[0], heads = a->x.dim[1], d = a->x.dim[2];
+    if (!cpu_float(a->x.dtype) || d > HEAD) return QW_DECLINE;
+    const int threads = cpu_threads(dev, 16.0 * (double)n * (double)(heads * d));
+    (void)threads; /* without OpenMP */
+CPU_OMP(parallel for num_threads(threads) schedule(static))
+for (int64_t i = 0; i < n; i++)
+    for (int64_t h = 0; h < heads; h++)
+        turn_head(a,
+                  (char *)a->x.data
+                      + (size_t)(i * a->x.stride[0] + h * a->x.stride[1])
+                            * qw_block_bytes(a->x.dtype),
+                  (const float *)a->cos.data + i * a->cos.stride[0],
+                  (const float *)a->sin.data + i * a->sin.stride[0], d);
+return QWEN_OK;
+}
+
+/* swiglu, reference/swiglu.c. */
+int QW_NAME(swiglu)(qw_device *d, const qw_swiglu_args *a);
+int QW_NAME(swiglu)(qw_device *d, const qw_swiglu_args *a)
+{
+    if (!cpu_float(a->x.dtype) || !cpu_float(a->y.dtype)) return QW_DECLINE;
+    const int64_t m = a->y.dim[0], n = a->y.dim[1];
+    const int threads = cpu_threads(d, 32.0 * (double)m * (double)n);
+    (void)threads; /* without OpenMP */
+CPU_OMP(parallel for num_threads(threads) schedule(static))
+for (int64_t i = 0; i < m; i++) {
+    const char *x = row_of(&a->x, i);
+    char *y = (char *)(uintptr_t)row_of(&a->y, i);
+    for (int64_t j = 0; j < n; j += VL) {
+        const vm k = v_first(n - j);
+        const vf g = v_get(a->x.dtype, x, j, k), u = v_get(a->x.dtype, x, n + j, k);
+        v_put(a->y.dtype, y, j, k, v_mul(v_mul(g, v_sigmoid(g)), u));
+    }
+}
+return QWEN_OK;
+}
+
+/* convert without rotation and rows of codes, reference/convert.c. */
+int QW_NAME(convert)(qw_device *d, const qw_convert_args *a);
+int QW_NAME(convert)(qw_device *d, const qw_convert_args *a)
+{
+    if (!cpu_float(a->x.dtype) || !cpu_float(a->y.dtype) || a->rotate || a->x.scale)
+        return QW_DECLINE;
+    if (qw_present(&a->res) && !cpu_float(a->res.dtype)) return QW_DECLINE;
+    const int64_t m = a->y.dim[0], n = a->y.dim[1];
+    const int threads = cpu_threads(d, 4.0 * (double)m * (double)n);
+    (void)threads; /* without OpenMP */
+CPU_OMP(parallel for num_threads(threads) schedule(static))
+for (int64_t i = 0; i < m; i++) {
+    const char *x = row_of(&a->x, i), *res = a->res.data ? row_of(&a->res, i) : NULL;
+    char *y = (char *)(uintptr_t)row_of(&a->y, i);
+    for (int64_t j = 0; j < n; j += VL) {
+        const vm k = v_first(n - j);
+        vf v = v_get(a->x.dtype, x, j, k);
+        if (res) v = v_add(v, v_get(a->res.dtype, res, j, k));
+        v_put(a->y.dtype, y, j, k, v);
+    }
+}
+return QWEN_OK;
+}

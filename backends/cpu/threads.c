@@ -1,0 +1,26 @@
+/* threads.c - how many threads an op has, and which of them calls. */
+#include "cpu.h"
+#ifdef _OPENMP
+#include <omp.h>
+#endif
+
+int cpu_threads(const qw_device *d, double work)
+{
+#ifdef _OPENMP
+    const int most = d->threads > 0 ? d->threads : omp_get_max_threads();
+#else
+    const int most = 1;
+    (void)d;
+#endif
+    const double worth = work / (1 << 18);
+    return worth >= most ? most : worth > 1 ? (int)worth : 1;
+}
+
+int cpu_thread(void)
+{
+#ifdef _OPENMP
+    return omp_get_thread_num();
+#else
+    return 0;
+#endif
+}

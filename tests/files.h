@@ -34,7 +34,7 @@ typedef struct item {
 blob safetensors_bytes(const char *prefix, const item *t, int n, size_t pad);
 const char *write_safetensors(const char *name, const char *prefix, const item *t, int n);
 
-/* Tensors to be written: names of our own, data that somebody else keeps. */
+/* Tensors to be written: owned names, borrowed data. */
 typedef struct sheaf {
     qw_entry *e;
     int n;
@@ -53,7 +53,7 @@ typedef struct gguf {
     blob head, info, data;
     uint64_t kvs, tensors;
     int version;        /* 0: 3 */
-    uint32_t alignment; /* 0: not said */
+    uint32_t alignment; /* 0: not in the file */
 } gguf;
 enum { GGUF_U16 = 2, GGUF_U32 = 4, GGUF_I32 = 5, GGUF_STRING = 8, GGUF_ARRAY = 9 };
 void gguf_string(blob *b, const char *s);

@@ -1,4 +1,4 @@
-/* testing.h - what every test program shares: Check, the golden data's folder, one main. */
+/* testing.h - for every test program: Check, the golden data's folder, one main. */
 #ifndef QW_TESTING_H
 #define QW_TESTING_H
 #include <check.h>

@@ -1,4 +1,4 @@
-/* path.c - paths of files: copies, joins, what lies there. */
+/* path.c - paths of files: copies, joins, files and directories. */
 #include "core/core.h"
 #include <stdlib.h>
 #include <string.h>

@@ -8,7 +8,7 @@
 
 enum { N = 96 }; /* numbers of a body's result */
 
-/* Ops of a run, and what came out of them. */
+/* Ops of a run, and their results. */
 typedef void body(qw_run *r, double *out);
 
 static qw_device *ref;

@@ -67,7 +67,7 @@ START_TEST(directories)
     qw_store_free(store);
     err = (qw_error){ 0 };
     sheaf_name(&s, "three");
-    sheaf_write(&s, "model.safetensors", 0); /* a published name goes before others */
+    sheaf_write(&s, "model.safetensors", 0); /* a published name is preferred */
     store = open_store(folder);
     has(store, folder, "three");
     ck_assert(!qw_store_find(store, "one"));

@@ -196,7 +196,7 @@ END_TEST
 
 /* --- files of tokenizers, and broken ones ---------------------------------------------------- */
 
-/* A vocabulary of the 256 bytes and what `more` adds, as JSON. */
+/* A vocabulary of the 256 bytes and the entries in `more`, as JSON. */
 static char *vocabulary(const char *more)
 {
     json_t *const j = json_object();

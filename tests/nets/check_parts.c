@@ -365,7 +365,7 @@ START_TEST(test_bf16)
 }
 END_TEST
 
-/* Lines of a walk, by what they begin with. */
+/* Counts of op lines, by their first words. */
 typedef struct counts {
     const char *begin[6];
     int n[6], others; /* others: a gemm of numbers */

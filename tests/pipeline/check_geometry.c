@@ -63,7 +63,7 @@ static double shift(point a, point b, int w, int h)
     return fmax(fabs(a.x - b.x) * w, fabs(a.y - b.y) * h);
 }
 
-/* Squared differences of a and b moved by (dx, dy), over what is inside by one pixel. */
+/* Squared differences of a and b moved by (dx, dy), over pixels one or more inside the border. */
 static double distance(const double *a, const double *b, int w, int h, int dx, int dy)
 {
     double sum = 0;

@@ -489,7 +489,7 @@ START_TEST(convolutions)
 }
 END_TEST
 
-/* For one frame with two of zeros before it, only a causal kernel's last tap meets data. */
+/* With two frames of zeros before the only frame, a causal kernel equals its last temporal tap. */
 START_TEST(causal_convolution)
 {
     double *x = channels_last(doubles("conv.x"), 1, 3, 42), *w5 = doubles("causal_conv3d.weight");

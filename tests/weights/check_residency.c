@@ -6,9 +6,8 @@
 #include "testing.h"
 #include <string.h>
 
-/* A device whose memory is not the host's as far as residency knows, and whose two queues run
- * later, in a seeded random interleaving that respects nothing but the waits: a forgotten wait
- * shows. */
+/* A device with host = 0 and two queues that run later, in a seeded random interleaving ordered by
+ * waits only, so that a forgotten wait gives wrong weights. */
 typedef struct task {
     enum { COPY, WAIT, CHECK } what;
     void *to;
@@ -176,8 +175,7 @@ static void load_blocks(qw_store *s, qw_residency *res, qw_group **g, qw_weight 
     ck_assert_msg(!err->status && !qw_residency_commit(res, err), "%s", err->text);
 }
 
-/* Walks over the blocks several times; whatever the interleaving, each op must meet its own
- * weights. */
+/* Uses the blocks several times; with every interleaving each op must read its own weights. */
 static void stream_with(uint64_t memory, uint64_t seed, int streamed_expected)
 {
     queue_device *d = malloc(sizeof *d);
@@ -253,7 +251,7 @@ START_TEST(too_little_memory)
 }
 END_TEST
 
-/* A host device with a bound gives pages back; what it uses is the file's all the same. */
+/* Under a bound a host device releases pages; the weights still equal the file's. */
 START_TEST(host_memory_bound)
 {
     qw_device *dev;

@@ -49,7 +49,7 @@ static void passes(model *m, const double *want, int part)
     }
 }
 
-/* On any bound of memory that can be kept the output is what it is on the host, bit for bit. */
+/* For every bound of memory that the net accepts, the output has the bits of the host's. */
 START_TEST(streamed)
 {
     enum { ROUNDING = 1 << 17 }; /* blocks of a device are multiples of 256 */

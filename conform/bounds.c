@@ -465,7 +465,20 @@ static void expect_attention(qw_expect *x, qw_material *m, qw_device *oracle, co
 
 /* --- norms --------------------------------------------------------------------------------- */
 
-/* e: |y| (gamma(n) / 2 + fun + 3 acc), through SiLU; here |y| is that of the norm. */
+/* The share of a sum of squares, of v - mean, that lies in terms below acc times the sum.  Beside the
+ * others they may vanish one by one, all with the same sign: no random walk. */
+static double vanishing(const double *v, int64_t n, double mean, double acc)
+{
+    double sum = 0, small = 0;
+    for (int64_t j = 0; j < n; j++) sum += (v[j] - mean) * (v[j] - mean);
+    for (int64_t j = 0; j < n; j++) {
+        const double square = (v[j] - mean) * (v[j] - mean);
+        if (square < acc * sum) small += square;
+    }
+    return sum > 0 ? small / sum : 0;
+}
+
+/* e: |y| ((gamma(n) + vanishing) / 2 + fun + 3 acc), through SiLU; here |y| is that of the norm. */
 static void expect_rms_norm(qw_expect *x, qw_material *m, qw_device *oracle, const promise *p)
 {
     const int64_t n = m->c.dim[1];
@@ -482,12 +495,14 @@ static void expect_rms_norm(qw_expect *x, qw_material *m, qw_device *oracle, con
     ask(x, oracle, QW_OP_rms_norm, &a);
     if (x->failed) return;
     const double sums = m->c.fill == QW_EXACT ? 5 * p->acc : gamma_of((double)n, p->acc) / 2;
-    const double relative = sums + p->fun + 3 * p->acc, walk = p->acc * sqrt((double)n) / 2;
-    const double r = 1 / sqrt(m->c.eps + 1e-30);
+    const double walk = p->acc * sqrt((double)n) / 2, r = 1 / sqrt(m->c.eps + 1e-30);
+    double gone = 0; /* of the row */
     for (int64_t o = 0; o < x->rows * n; o++) {
+        if (o % n == 0) gone = vanishing((const double *)a.x.data + o, n, 0, p->acc) / 2;
         const double Z = fabs(z[o]), flush = FLUSH * (1 + r * fabs(at(&a.w, o % n)));
-        double e = Z * relative + flush,
-               s = Z * sqrt(walk * walk + p->fun * p->fun + 9 * p->acc * p->acc) + flush;
+        double e = Z * (sums + gone + p->fun + 3 * p->acc) + flush,
+               s = Z * sqrt(walk * walk + gone * gone + p->fun * p->fun + 9 * p->acc * p->acc)
+                   + flush;
         if (a.act) {
             e = SLOPE * e + (p->fun + 3 * p->acc) * Z + 1024 * FLUSH;
             s = SLOPE * s + (p->fun + 3 * p->acc) * Z;
@@ -497,8 +512,8 @@ static void expect_rms_norm(qw_expect *x, qw_material *m, qw_device *oracle, con
     }
 }
 
-/* e: (gamma(n) mean|x| + acc (|x| + |mean|)) r |1 + scale| + |y - shift| (gamma(n) + fun) + 3 acc
- * (|y| + |shift|) */
+/* e: (gamma(n) mean|x| + acc (|x| + |mean|)) r |1 + scale|
+ *    + |y - shift| (gamma(n) + vanishing / 2 + fun) + 3 acc (|y| + |shift|) */
 static void expect_ln_mod(qw_expect *x, qw_material *m, qw_device *oracle, const promise *p)
 {
     const int64_t n = m->c.dim[1];
@@ -517,7 +532,7 @@ static void expect_ln_mod(qw_expect *x, qw_material *m, qw_device *oracle, const
         double mean = 0, size = 0, var = 0;
         for (int64_t j = 0; j < n; j++) mean += v[j] / (double)n, size += fabs(v[j]) / (double)n;
         for (int64_t j = 0; j < n; j++) var += (v[j] - mean) * (v[j] - mean) / (double)n;
-        const double r = 1 / sqrt(var + m->c.eps);
+        const double r = 1 / sqrt(var + m->c.eps), gone = vanishing(v, n, mean, p->acc) / 2;
         for (int64_t j = 0; j < n; j++) {
             const int64_t o = i * n + j;
             const double shift = fabs(at(&a.shift, j)), y = fabs(x->y[o]),
@@ -525,8 +540,9 @@ static void expect_ln_mod(qw_expect *x, qw_material *m, qw_device *oracle, const
             const double up = r * fabs(1 + at(&a.scale, j)), both = fabs(v[j]) + fabs(mean),
                          last = 3 * p->acc * (y + shift);
             const double flush = FLUSH * (2 + up);
-            x->e[o] = (g0 * size + p->acc * both) * up + part * (g + p->fun) + last + flush;
-            const double s1 = (walk * size + p->acc * both) * up, s2 = part * (walk / 2 + p->fun);
+            x->e[o] = (g0 * size + p->acc * both) * up + part * (g + gone + p->fun) + last + flush;
+            const double s1 = (walk * size + p->acc * both) * up,
+                         s2 = part * (walk / 2 + gone + p->fun);
             x->s[o] = sqrt(s1 * s1 + s2 * s2 + last * last) + flush;
         }
     }
@@ -559,9 +575,14 @@ static void expect_norm_rope(qw_expect *x, qw_material *m, qw_device *oracle, co
     if (x->failed) return;
     const int norm = qw_present(&a.w), halves = a.pairing == QW_HALVES;
     const double sums = m->c.fill == QW_EXACT ? 5 * p->acc : gamma_of((double)d, p->acc) / 2;
-    const double en = norm ? sums + p->fun + 3 * p->acc : 0,
-                 r = norm ? 1 / sqrt(m->c.eps + 1e-30) : 1;
+    const double r = norm ? 1 / sqrt(m->c.eps + 1e-30) : 1;
+    const qw_datum *given = qw_datum_named(m, "x");
+    double gone = 0; /* of the head */
     for (int64_t o = 0; o < n; o++) {
+        if (norm && o % d == 0)
+            gone = vanishing(given->v + x->row[o / (h * d)] * h * d + o % (h * d), d, 0, p->acc)
+                   / 2;
+        const double en = norm ? sums + gone + p->fun + 3 * p->acc : 0;
         const int64_t i = o / (h * d), c = o % d, pair = halves ? c % half : c / 2;
         const int second = halves ? c >= half : c % 2;
         const int64_t other = o + (halves ? (second ? -half : half) : second ? -1 : 1);
@@ -570,7 +591,7 @@ static void expect_norm_rope(qw_expect *x, qw_material *m, qw_device *oracle, co
         const double w = norm ? fabs(at(&a.w, c)) + fabs(at(&a.w, other % d)) : 1,
                      flush = FLUSH * (4 + 2 * r * w);
         x->e[o] = 2 * (en + 2 * p->acc) * size + flush;
-        x->s[o] = (norm ? p->acc * sqrt((double)d) / 2 + p->fun + 3 * p->acc : 0) * size
+        x->s[o] = (norm ? p->acc * sqrt((double)d) / 2 + gone + p->fun + 3 * p->acc : 0) * size
                   + 2 * p->acc * size + flush;
     }
 }

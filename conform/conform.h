@@ -62,7 +62,7 @@ typedef struct qw_material {
     int32_t *first, *last;
 } qw_material;
 
-/* --- cases.c ------------------------------------------------------------------------------- */
+/* --- cases.c, draw.c, fill.c ---------------------------------------------------------------- */
 /* 0, or an error sentence in why.  Without fill and seed: normal, seed 1. */
 int qw_case_parse(qw_case *c, const char *line, char *why, size_t size);
 void qw_case_print(const qw_case *c, char *out, size_t size);
@@ -108,8 +108,8 @@ typedef struct qw_verdict {
 } qw_verdict;
 void qw_judge(qw_device *dev, qw_device *oracle, const qw_case *c, qw_verdict *v);
 /* Draws cases of an op and a key until `asked` of them have been judged, which declined ones have
- * not, and hands each verdict to `each`; a nonzero answer stops and is returned.  A device that has
- * declined 2 asked + 8 cases more than it has taken is left in peace. */
+ * not, and hands each verdict to `each`; a nonzero answer stops and is returned.  Drawing ends too when
+ * the device has declined 2 asked + 8 cases and taken none, or 32 asked + 8 in all. */
 int qw_judge_key(qw_device *dev, qw_device *oracle, enum qw_op op, qw_dtype key, int asked,
                  uint64_t seed, double flops,
                  int (*each)(void *user, const qw_case *c, const qw_verdict *v), void *user);

@@ -347,7 +347,7 @@ int qw_judge_key(qw_device *dev, qw_device *oracle, enum qw_op op, qw_dtype key,
                  int (*each)(void *user, const qw_case *c, const qw_verdict *v), void *user)
 {
     int judged = 0, declined = 0;
-    for (int i = 0; judged < asked && declined < judged + 2 * asked + 8; i++) {
+    for (int i = 0; judged < asked && declined < (judged ? 32 : 2) * asked + 8; i++) {
         qw_case c;
         qw_verdict v;
         qw_case_draw(&c, op, key, i, seed, flops);

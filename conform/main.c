@@ -203,8 +203,15 @@ static void judge_devices(session *s)
         qw_verdict v;
         qw_judge_device(s->dev[i], &v);
         if (v.outcome != QW_FAILED) continue;
-        if (!s->json) printf("FAIL %s: %s\n", s->dev[i]->name, v.why);
         s->failures++;
+        if (!s->json) {
+            printf("FAIL %s: %s\n", s->dev[i]->name, v.why);
+            continue;
+        }
+        printf("{\"outcome\": \"failed\"");
+        print_string("device", s->dev[i]->name);
+        print_string("why", v.why);
+        puts("}");
     }
 }
 

@@ -47,6 +47,7 @@ static void one(qw_device *dev, const qw_attention_args *a, rooms r, int64_t i, 
     float scale = (float)a->scale, most = -INFINITY, total = 0;
     if (mutated(dev, M_attention_first) && a->first && first + 1 < last) first++;
     if (mutated(dev, M_attention_last) && a->last && first + 1 < last) last--;
+    if (mutated(dev, M_attention_next_key) && last < nk) last++;
     if (mutated(dev, M_attention_tail_key) && last % 8 == 1 && last - first > 1) last--;
     if (mutated(dev, M_attention_stale_keys) && !a->first) last = padded(nk);
     if (mutated(dev, M_attention_scale)) scale = 1 / sqrtf(exp2f(ceilf(log2f((float)d))));

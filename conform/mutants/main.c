@@ -1,10 +1,11 @@
 /* main.c - shows that the kit catches faults: each of a plain device's, with the default number of
  * cases, and that the device without one passes.
  *
- *     check-mutants [--seeds N] [NAME...]
+ *     mutants [--seeds N] [NAME...]
  *
  * Only the op that a fault belongs to is judged.  --seeds: how many sets of cases the device without
- * a fault has to pass (20).  Exit 1 where a fault slips through or the correct device fails. */
+ * a fault has to pass (20).  Exit 1 where a fault slips through or the correct device fails, 2 where
+ * there is no fault of that name. */
 #include "conform/conform.h"
 #include "mutant.h"
 #include <stdio.h>
@@ -47,7 +48,7 @@ static int judge(enum qw_op op, uint64_t seed, finding *f)
     qw_device *d = NULL, *oracle = NULL;
     qw_error e = { 0 };
     if (plain_open(&d) || qw_device_complete(d) || qw_device_open("ref64", NULL, &oracle, &e)) {
-        fprintf(stderr, "check-mutants: a device does not open: %s\n", e.text);
+        fprintf(stderr, "mutants: a device does not open: %s\n", e.text);
         return 1;
     }
     for (int k = 0; qw_case_key(op, k) && !f->failed; k++)
@@ -68,8 +69,27 @@ static int wanted(const char *name, int argc, char **argv)
     return !named;
 }
 
+/* A name that no fault has; NULL: there is none. */
+static const char *unknown(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        int known = 0;
+        if (!strcmp(argv[i], "--seeds")) {
+            i++;
+            continue;
+        }
+        for (int k = 0; k < COUNT; k++) known |= !strcmp(argv[i], mutant[k].name);
+        if (!known) return argv[i];
+    }
+    return NULL;
+}
+
 int main(int argc, char **argv)
 {
+    if (unknown(argc, argv)) {
+        fprintf(stderr, "mutants: there is no fault %s\n", unknown(argc, argv));
+        return 2;
+    }
     int seeds = 20, passed = 0, failed = 0;
     for (int i = 1; i + 1 < argc; i++)
         if (!strcmp(argv[i], "--seeds")) seeds = atoi(argv[i + 1]);

@@ -30,6 +30,7 @@
     X(gemm_codes_range, gemm, "rows of codes: the largest is looked for without the last")       \
     X(attention_first, attention, "the first key of a range is not seen")                        \
     X(attention_last, attention, "the last key of a range is not seen")                          \
+    X(attention_next_key, attention, "the key after the last of a range is seen too")            \
     X(attention_first_rescale, attention, "no rescale at the second tile of keys")               \
     X(attention_late_rescale, attention, "no rescale from the fifth tile of keys on")            \
     X(attention_scale, attention, "the scale of the next power of two of d")                     \
@@ -46,6 +47,7 @@
     X(rms_norm_silu, rms_norm, "silu is zero below -8")                                          \
     X(rms_norm_stride, rms_norm, "rows of y are as far apart as those of x")                     \
     X(ln_mod_one_pass, ln_mod, "the variance is the mean square minus the squared mean")         \
+    X(ln_mod_scale, ln_mod, "the shift is taken for the scale")                                  \
     X(ln_mod_eps, ln_mod, "eps is forgotten")                                                    \
     X(ln_mod_tail_mean, ln_mod, "the mean leaves out what is no multiple of 4")                  \
     X(norm_rope_last_head, norm_rope, "the last of several heads is not turned")                 \

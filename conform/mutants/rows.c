@@ -51,6 +51,7 @@ int plain_ln_mod(qw_device *d, const qw_ln_mod_args *a)
 {
     const int64_t m = a->x.dim[0], n = a->x.dim[1];
     const int64_t seen = mutated(d, M_ln_mod_tail_mean) && n > 4 ? n / 4 * 4 : n;
+    const qw_tensor *scale = mutated(d, M_ln_mod_scale) ? &a->shift : &a->scale;
 #pragma omp parallel for num_threads(plain_threads(d)) schedule(static)
     for (int64_t i = 0; i < m; i++) {
         float *x = own(d, n), s = 0;
@@ -60,7 +61,7 @@ int plain_ln_mod(qw_device *d, const qw_ln_mod_args *a)
         const double eps = mutated(d, M_ln_mod_eps) ? 0 : a->eps;
         const float r = (float)(1 / sqrt((double)var + eps));
         for (int64_t j = 0; j < n; j++) {
-            x[j] = (x[j] - mean) * r * (1 + plain_get(&a->scale, j, 0, 0))
+            x[j] = (x[j] - mean) * r * (1 + plain_get(scale, j, 0, 0))
                    + plain_get(&a->shift, j, 0, 0);
             if (a->y.dtype != QW_I8) plain_put(&a->y, i, j, 0, x[j]);
         }

@@ -3,5 +3,5 @@ conform_sources = conform/conform.h conform/trial.h conform/fill.h conform/cases
 	conform/bounds.c conform/trial.c conform/judge.c conform/judge_device.c
 
 # a plain device with a fault at a time, for make check-mutants
-mutants_sources = conform/mutants/mutant.h conform/mutants/main.c conform/mutants/plain.c conform/mutants/gemm.c \
+mutants_sources = conform/mutants/mutant.h conform/mutants/main.c conform/mutants/device.c conform/mutants/plain.c conform/mutants/gemm.c \
 	conform/mutants/attention.c conform/mutants/conv2d.c conform/mutants/rows.c

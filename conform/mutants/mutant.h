@@ -73,9 +73,11 @@ static inline int mutated(const qw_device *d, int fault)
     return ((const plain_device *)(const void *)d)->fault == fault;
 }
 
+/* --- device.c --- */
 /* Opens the device with the fault that QW_MUTANT names; QWEN_EARG: there is none of that name. */
 int plain_open(qw_device **out);
 
+/* --- a file each, or rows.c --- */
 #define X(op)                                              \
     int plain_##op(qw_device *d, const qw_##op##_args *a); \
     size_t plain_##op##_scratch(const qw_##op##_args *a);

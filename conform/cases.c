@@ -1,7 +1,7 @@
-/* cases.c - a case is a line and a line is a case: reading, printing, drawing shapes and options.
+/* cases.c - a case is a line and a line is a case: reading and printing.
  *
- * The grammar is that of lib/core/op.c's case lines, followed by /fill/seed.  conform/fill.c makes the
- * data. */
+ * The grammar is that of lib/core/op.c's case lines, whose types and sizes are data of the op table
+ * (qw_form), followed by /fill/seed. */
 #include "conform.h"
 #include "fill.h"
 #include <math.h>

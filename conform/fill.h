@@ -1,4 +1,4 @@
-/* fill.h - what cases.c and fill.c share: shapes of a case's operands, and random numbers. */
+/* fill.h - shapes of a case's operands and random numbers, for the files of the kit. */
 #ifndef QW_FILL_H
 #define QW_FILL_H
 #include "conform.h"

@@ -81,19 +81,11 @@ static int plan_lapse(qw_device *dev, uint64_t from, uint64_t to, double *second
     return QWEN_OK;
 }
 
+/* packed only computes a number, so `like` may be passed without its const. */
 static size_t plan_packed(qw_device *dev, const qw_pack_request *q)
 {
-    const qw_device *like = ((plan *)dev)->like;
-    /* packed only computes a number, so `like` may be passed without its const. */
-    if (like && like->packed) return like->packed((qw_device *)(uintptr_t)like, q);
-    size_t bytes = 0;
-    for (int i = 0; i < q->parts; i++) {
-        const qw_tensor *w = &q->w[i];
-        size_t rows = w->rank ? 1 : 0;
-        for (int d = 0; d + 1 < w->rank; d++) rows *= (size_t)w->dim[d];
-        bytes += rows ? rows * qw_row_bytes(w->dtype, w->dim[w->rank - 1]) : 0;
-    }
-    return bytes;
+    qw_device *like = (qw_device *)(uintptr_t)((plan *)dev)->like;
+    return like->packed(like, q);
 }
 
 static int plan_pack(qw_device *dev, int queue, qw_tensor *dst, void *memory,
@@ -153,8 +145,8 @@ int qw_plan_open(const qw_device *like, qw_device **out)
                           .wait = plan_wait,
                           .sync = plan_sync,
                           .lapse = plan_lapse,
-                          .packed = plan_packed,
-                          .pack = plan_pack,
+                          .packed = like && like->packed ? plan_packed : NULL,
+                          .pack = like && like->packed ? plan_pack : NULL,
                           .scratch = plan_scratch,
 #define X(name) .op.name = plan_##name,
                           QW_OPS(X)

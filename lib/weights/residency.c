@@ -33,7 +33,7 @@ struct qw_group {
     char name[48];
     packet *packet;
     int packets, room;
-    size_t plain, bytes; /* all in host memory; all on the device */
+    size_t plain, bytes; /* what is used as it lies in host memory; what is on the device */
     int kept;
     qw_group *next_streamed; /* in a ring */
 };
@@ -74,7 +74,7 @@ int qw_residency_new(qw_residency **out, qw_device *dev, uint64_t memory, qw_err
 void qw_residency_free(qw_residency *s)
 {
     if (!s) return;
-    if (s->slots) s->dev->sync(s->dev); /* a copy may still be queued */
+    if (s->blocks) s->dev->sync(s->dev); /* a copy may still be queued */
     for (int i = 0; i < s->groups; i++) {
         free(s->group[i]->packet);
         free(s->group[i]);
@@ -118,12 +118,20 @@ static void *device_block(qw_residency *s, size_t bytes, qw_error *err)
     return p;
 }
 
+/* Why a call of the device failed, for messages. */
+static const char *why(const qw_residency *s)
+{
+    const char *sentence = s->dev->failure ? s->dev->failure(s->dev) : NULL;
+    return sentence ? sentence : "it failed";
+}
+
 void *qw_residency_keep(qw_residency *s, const void *data, size_t bytes, qw_error *err)
 {
     void *p = device_block(s, bytes, err);
     if (!p) return NULL;
-    if (s->dev->put(s->dev, QW_COMPUTE, p, data, bytes) || s->dev->sync(s->dev)) {
-        qw_fail(err, QWEN_EDEVICE, "%s did not take %zu bytes of weights", s->dev->name, bytes);
+    if (s->dev->put(s->dev, QW_COMPUTE, p, data, bytes)) {
+        qw_fail(err, QWEN_EDEVICE, "%s did not take %zu bytes of weights: %s", s->dev->name, bytes,
+                why(s));
         return NULL;
     }
     s->kept += bytes;
@@ -164,7 +172,6 @@ int qw_residency_part(qw_residency *s, qw_group *g, const qw_store *store, qw_we
     p->host[i] = *t;
     p->mapped[i] = qw_store_maps(store, t->data);
     p->plain += plain;
-    g->plain += plain;
     if (!p->mapped[i]) s->copies += plain;
     return QWEN_OK;
 }
@@ -194,7 +201,6 @@ int qw_residency_conv(qw_residency *s, qw_tensor *t, const void *data, qw_error 
     p->host[0] = *t;
     p->parts = 1;
     p->plain = bytes;
-    s->outside->plain += bytes;
     s->copies += bytes;
     return err->status;
 }
@@ -223,7 +229,7 @@ static int packs(const qw_residency *s) { return s->dev->packed && s->dev->pack;
 /* Sizes and places of a group's packets. */
 static void measure(qw_residency *s, qw_group *g)
 {
-    g->bytes = 0;
+    g->plain = g->bytes = 0;
     for (int i = 0; i < g->packets; i++) {
         packet *p = &g->packet[i];
         const qw_pack_request q = request(p);
@@ -231,6 +237,7 @@ static void measure(qw_residency *s, qw_group *g)
         p->bytes = aligned(p->bytes);
         p->offset = g->bytes;
         g->bytes += p->bytes;
+        if (!p->bytes) g->plain += p->plain;
     }
 }
 
@@ -317,7 +324,7 @@ static void show(qw_group *g)
 static int join_biases(qw_residency *s, const packet *p, qw_error *err)
 {
     qw_weight *w = p->weight;
-    if (!w || p->parts < 2 || !packs(s)) return QWEN_OK;
+    if (!w || p->parts < 2 || !p->bytes || !packs(s)) return QWEN_OK;
     for (int i = 0; i < p->parts; i++)
         if (!qw_present(&w->part[i].bias)) return QWEN_OK;
     const size_t size = qw_block_bytes(s->dev->wide), bytes = (size_t)w->n * size;
@@ -328,7 +335,7 @@ static int join_biases(qw_residency *s, const packet *p, qw_error *err)
         status = s->dev->get(s->dev, QW_COMPUTE, at, w->part[i].bias.data, n);
         at += n;
     }
-    if (status) qw_fail(err, status, "%s did not give back a bias", s->dev->name);
+    if (status) qw_fail(err, status, "%s did not give back a bias: %s", s->dev->name, why(s));
     else w->joined_bias = qw_dense1(qw_residency_keep(s, host, bytes, err), s->dev->wide, w->n);
     free(host);
     return err->status;
@@ -349,7 +356,8 @@ static int keep_group(qw_residency *s, qw_group *g, qw_error *err)
     void *p = device_block(s, g->bytes, &full);
     if (!p) return 0;
     if (fill(s, g, p, QW_COMPUTE))
-        qw_fail(err, QWEN_EDEVICE, "%s did not take the weights of %s", s->dev->name, g->name);
+        qw_fail(err, QWEN_EDEVICE, "%s did not take the weights of %s: %s", s->dev->name, g->name,
+                why(s));
     show(g);
     s->kept += g->bytes;
     return 1;
@@ -403,7 +411,8 @@ static int commit_device(qw_residency *s, qw_error *err)
     }
     if (last) last->next_streamed = first;
     if (first && !s->slots) make_slots(s, 2, largest, err);
-    if (!err->status && s->dev->sync(s->dev)) qw_fail(err, QWEN_EDEVICE, "%s failed", s->dev->name);
+    if (!err->status && s->dev->sync(s->dev))
+        qw_fail(err, QWEN_EDEVICE, "%s did not take the weights: %s", s->dev->name, why(s));
     return err->status;
 }
 
@@ -452,7 +461,8 @@ static void fetch(qw_run *r, qw_residency *s, slot *to, qw_group *g)
     to->holds = g;
     if ((to->has_used && s->dev->wait(s->dev, QW_COPY, to->used)) || fill(s, g, to->memory, QW_COPY)
         || s->dev->mark(s->dev, QW_COPY, &to->ready))
-        qw_run_fail(r, QWEN_EDEVICE, "%s did not take the weights of %s", s->dev->name, g->name);
+        qw_run_fail(r, QWEN_EDEVICE, "%s did not take the weights of %s: %s", s->dev->name, g->name,
+                    why(s));
 }
 
 void qw_group_begin(qw_run *r, qw_group *g)
@@ -475,7 +485,8 @@ void qw_group_begin(qw_run *r, qw_group *g)
     at->open++;
     show(g);
     if (s->dev->wait(s->dev, QW_COMPUTE, at->ready))
-        qw_run_fail(r, QWEN_EDEVICE, "%s lost the weights of %s", s->dev->name, g->name);
+        qw_run_fail(r, QWEN_EDEVICE, "%s lost the weights of %s: %s", s->dev->name, g->name,
+                    why(s));
     s->turn = at == &s->slot[0];
 }
 
@@ -513,7 +524,7 @@ void qw_group_end(qw_run *r, qw_group *g)
     at->open--;
     at->has_used = 1;
     if (s->dev->mark(s->dev, QW_COMPUTE, &at->used)) {
-        qw_run_fail(r, QWEN_EDEVICE, "%s failed", s->dev->name);
+        qw_run_fail(r, QWEN_EDEVICE, "%s failed after %s: %s", s->dev->name, g->name, why(s));
         return;
     }
     slot *ahead = r->error.status || slot_of(s, g->next_streamed) ? NULL : free_slot(s);

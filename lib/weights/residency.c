@@ -162,7 +162,8 @@ int qw_residency_part(qw_residency *s, qw_group *g, const qw_store *store, qw_we
                       qw_error *err)
 {
     packet *p = g && g->packets ? &g->packet[g->packets - 1] : NULL;
-    if (!p || p->weight != w) p = g ? new_packet(g) : NULL;
+    /* A first part begins a packet: another weight may have had this address before. */
+    if (!p || p->weight != w || w->parts == 1) p = g ? new_packet(g) : NULL;
     if (!p) return qw_fail(err, QWEN_ENOMEM, "no memory for a group of weights");
     const int i = p->parts++;
     qw_tensor *t = &w->part[w->parts - 1].w;

@@ -178,8 +178,8 @@ struct qw_device {
     size_t (*scratch)(qw_device *, enum qw_op op, const void *args);
 
     /* Many ops as one piece of work; record NULL: the device records nothing.  Between BEGIN and
-     * END the device keeps the ops without computing them, and the core calls nothing else.  END
-     * stores the recording; DROP, and an END that fails, discard the kept ops.  QW_DECLINE from
+     * END the device keeps the ops without computing them, and the core calls only ops and scratch.
+     * END stores the recording; DROP, and an END that fails, discard the kept ops.  QW_DECLINE from
      * BEGIN: the device cannot record now.  replay computes the ops of a recording with the same
      * addresses and shapes and the values that lie there now. */
     int (*record)(qw_device *, int what, uint64_t *recording);

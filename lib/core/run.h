@@ -48,6 +48,9 @@ void qw_run_init(qw_run *r, qw_device *dev, qw_device *ref);
 int qw_run_reserve(qw_run *r, size_t bytes); /* grows the scratch block while it is unused */
 void qw_run_free(qw_run *r);
 void qw_run_fail(qw_run *r, int status, const char *format, ...) QW_PRINTF(3, 4);
+/* Fails the run with the sentence of dev->failure if it returns one, else with "device NAME failed
+ * while WHAT". */
+void qw_run_device_failed(qw_run *r, int status, const char *what);
 
 /* Scratch tensors, dense, uninitialised.  mark = r->used; ...; r->used = mark; gives them back.  A
  * tensor that does not fit the reserved block fails the run (QWEN_ENOMEM, with the peak). */

@@ -15,9 +15,6 @@ typedef struct qw_runs {
 qw_runs qw_runs_of(const qw_tensor *t);
 /* Address of run i. */
 unsigned char *qw_run_at(const qw_tensor *t, const qw_runs *s, int64_t i);
-/* Fails the run with the sentence of dev->failure if it returns one, else with "device NAME failed
- * while WHAT". */
-void qw_run_device_failed(qw_run *r, int status, const char *what);
 
 /* Takes bytes of the scratch stack; setting r->used back frees them.  When they do not fit, the run
  * fails and the address must not be dereferenced. */

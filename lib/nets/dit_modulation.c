@@ -38,8 +38,9 @@ static void fetch(qw_run *r, qw_tensor t, const qw_modulation *m, size_t at, voi
 {
     const size_t bytes = qw_row_bytes(t.dtype, t.dim[1]);
     if (r->error.status || qw_is_plan(r->dev) || qw_run_spoils(r)) return;
-    if (r->dev->get(r->dev, QW_COMPUTE, room, t.data, (size_t)m->rows * bytes)) {
-        qw_run_fail(r, QWEN_EDEVICE, "%s did not give back the modulation", r->dev->name);
+    const int status = r->dev->get(r->dev, QW_COMPUTE, room, t.data, (size_t)m->rows * bytes);
+    if (status) {
+        qw_run_device_failed(r, status, "giving the modulation back");
         return;
     }
     for (int i = 0; i < m->rows; i++)
@@ -166,8 +167,9 @@ qw_tensor qw_dit_new_row(qw_run *r, const qw_modulation *m)
 void qw_dit_put_row(qw_run *r, const qw_modulation *m, int row, qw_tensor to)
 {
     if (r->error.status || qw_run_spoils(r)) return;
-    if (r->dev->put(r->dev, QW_COMPUTE, to.data, row_of(m, row), row_size(m) * m->element))
-        qw_run_fail(r, QWEN_EDEVICE, "%s did not take a modulation", r->dev->name);
+    const int status =
+        r->dev->put(r->dev, QW_COMPUTE, to.data, row_of(m, row), row_size(m) * m->element);
+    if (status) qw_run_device_failed(r, status, "taking a modulation");
 }
 
 qw_tensor qw_dit_mod(qw_tensor row, int64_t width, int block, int stream)

@@ -67,7 +67,8 @@ typedef struct qw_dit qw_dit;
 int qw_dit_load(qw_dit **out, const qw_dit_config *c, qw_loader *l);
 void qw_dit_free(qw_dit *d);
 const qw_dit_config *qw_dit_config_of(const qw_dit *d);
-/* LoRA: every part of the net whose canonical module name matches gets its factors. */
+/* Calls each for every part [n][k] of every linear layer, where LoRA files may be laid, until it answers
+ * nonzero, which is returned. */
 int qw_dit_each_weight(qw_dit *d, int (*each)(void *user, qw_weight_part *p, int64_t n, int64_t k),
                        void *user);
 

@@ -15,37 +15,21 @@ int qw_fail(qw_error *e, int status, const char *format, ...)
     return status;
 }
 
-/* Length of the well-formed UTF-8 sequence at s, or 0. */
-static int sequence(const unsigned char *s)
-{
-    const int n = s[0] < 0x80   ? 1
-                  : s[0] < 0xc2 ? 0
-                  : s[0] < 0xe0 ? 2
-                  : s[0] < 0xf0 ? 3
-                  : s[0] < 0xf5 ? 4
-                                : 0;
-    for (int i = 1; i < n; i++)
-        if ((s[i] & 0xc0) != 0x80) return 0;
-    if (s[0] == 0xe0 && s[1] < 0xa0) return 0; /* overlong */
-    if (s[0] == 0xed && s[1] > 0x9f) return 0; /* a surrogate */
-    if (s[0] == 0xf0 && s[1] < 0x90) return 0;
-    if (s[0] == 0xf4 && s[1] > 0x8f) return 0; /* beyond U+10FFFF */
-    return n;
-}
-
 const char *qw_visible(char *dst, size_t size, const char *text)
 {
-    const unsigned char *s = (const unsigned char *)text;
+    const size_t bytes = strlen(text);
     size_t used = 0;
-    while (*s && used + 5 <= size) {
-        const int n = *s < 0x20 || *s == 0x7f ? 0 : sequence(s);
-        if (n == 0) {
-            used += (size_t)snprintf(dst + used, 5, *s == '\n' ? "\\n" : "\\x%02x", *s);
-            s++;
+    for (size_t at = 0; at < bytes && used + 5 <= size;) {
+        size_t next = at;
+        const int32_t c = qw_utf8_next(text, bytes, &next);
+        if (c < 0x20 || c == 0x7f) { /* -1: not UTF-8 */
+            used += (size_t)snprintf(dst + used, 5, c == '\n' ? "\\n" : "\\x%02x",
+                                     (unsigned)(unsigned char)text[at]);
+            at++;
         } else {
-            memcpy(dst + used, s, (size_t)n);
-            used += (size_t)n;
-            s += n;
+            memcpy(dst + used, text + at, next - at);
+            used += next - at;
+            at = next;
         }
     }
     if (size) dst[used] = 0;

@@ -107,8 +107,8 @@ static int keep_net(report *r, qwen *q, int status)
 /* The tower lies in the text encoder's files, or nowhere. */
 static int wants_vision(const qwen *q)
 {
-    return qw_has_tower(q->text_files.store) || q->variant == QW_EDIT || q->variant == QW_EDIT_2509
-           || q->variant == QW_EDIT_2511 || q->edit_class;
+    return qw_has_tower(q->files.net[QW_TEXT].store) || q->variant == QW_EDIT
+           || q->variant == QW_EDIT_2509 || q->variant == QW_EDIT_2511 || q->edit_class;
 }
 
 /* Loads every net that there are files for. */
@@ -116,8 +116,8 @@ static void check_nets(report *r, qwen *q)
 {
     static const char *const names[] = { "transformer: ", "text encoder: ", "VAE: ",
                                          "ControlNet: " };
-    qw_component *const files[] = { &q->dit_files, &q->text_files, &q->vae_files,
-                                    &q->control_files };
+    qw_component *const files[] = { &q->files.net[QW_DIT], &q->files.net[QW_TEXT],
+                                    &q->files.net[QW_VAE], &q->files.net[QW_CONTROL] };
     q->problem = say_problem;
     q->problem_user = r;
     for (int i = 0; i < 4; i++) {
@@ -138,10 +138,11 @@ static void check_nets(report *r, qwen *q)
             seen = keep_net(r, q, qw_need_vision(q));
         }
         if (seen && files[i]->store) qw_store_unused(files[i]->store, say_unknown, r);
-        if (i == 2 && q->vae && qw_vae_enlarges(q->vae) > 1)
-            say(r, "note", "the VAE draws at %" PRId64 " times the size", qw_vae_enlarges(q->vae));
+        if (i == 2 && q->nets.vae && qw_vae_enlarges(q->nets.vae) > 1)
+            say(r, "note", "the VAE draws at %" PRId64 " times the size",
+                qw_vae_enlarges(q->nets.vae));
     }
-    if (q->tokenizer_path || q->pipeline_class) {
+    if (q->files.tokenizer_path || q->pipeline_class) {
         qw_need_tokenizer(q);
         keep_error(r, q);
     }
@@ -149,22 +150,22 @@ static void check_nets(report *r, qwen *q)
 
 static void say_model(report *r, const qwen *q)
 {
-    const qw_dit_config *d = &q->dit_config;
-    if (q->dit_files.store || q->pipeline_class)
+    const qw_dit_config *d = &q->config.dit;
+    if (q->files.net[QW_DIT].store || q->pipeline_class)
         say(r, "variant", "%s", qw_variant_name(q->variant));
     if (q->pipeline_class) say(r, "pipeline", "%s", q->pipeline_class);
     if (q->edit_class) say(r, "edits with", "%s", q->edit_class);
     if (q->name) say(r, "name", "%s", q->name);
-    if (q->dit_files.store)
+    if (q->files.net[QW_DIT].store)
         say(r, "transformer", "%" PRId64 " layers, %" PRId64 " heads of %" PRId64 "%s%s", d->layers,
             d->heads, d->head, d->zero_cond_t ? ", references at t = 0" : "",
             d->layer3d ? ", layers" : "");
-    if (q->text_files.store)
-        say(r, "text encoder", "%" PRId64 " layers of width %" PRId64, q->text_config.layers,
-            q->text_config.width);
-    if (q->vae_files.store)
-        say(r, "VAE", "%" PRId64 " latent channels, %" PRId64 " picture channels", q->vae_config.z,
-            q->vae_config.channels);
+    if (q->files.net[QW_TEXT].store)
+        say(r, "text encoder", "%" PRId64 " layers of width %" PRId64, q->config.text.layers,
+            q->config.text.width);
+    if (q->files.net[QW_VAE].store)
+        say(r, "VAE", "%" PRId64 " latent channels, %" PRId64 " picture channels", q->config.vae.z,
+            q->config.vae.channels);
 }
 
 /* A model or a part of one: opened on the device that computes nothing. */
@@ -184,9 +185,10 @@ static void inspect_model(report *r, const char *path, qw_kind kind)
         q->problem = say_problem;
         q->problem_user = r;
         const int seen = keep_net(r, q, qw_need_vision(q));
-        if (q->vision_files.store) say_contents(r, "", q->vision_files.store);
-        if (seen && q->vision_files.store) qw_store_unused(q->vision_files.store, say_unknown, r);
-    } else if (q->dev) {
+        if (q->files.net[QW_VISION].store) say_contents(r, "", q->files.net[QW_VISION].store);
+        if (seen && q->files.net[QW_VISION].store)
+            qw_store_unused(q->files.net[QW_VISION].store, say_unknown, r);
+    } else if (q->devices.main) {
         say_model(r, q);
         check_nets(r, q);
     }

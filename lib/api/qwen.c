@@ -43,7 +43,7 @@ void qwen_close(qwen *q) { qw_model_free(q); }
 static int usable(qwen *q)
 {
     if (!q) return QWEN_EARG;
-    if (!q->dev)
+    if (!q->devices.main)
         return q->error.status ? q->error.status
                                : qw_fail(&q->error, QWEN_EARG, "the model is not open");
     return begin(q);
@@ -63,14 +63,14 @@ int qwen_info(qwen *q, qwen_model_info *out)
         .variant = qw_variant_name(q->variant),
         .pipeline = q->pipeline_class,
         .edit_class = q->edit_class,
-        .device = q->dev->name,
-        .width = q->width ? q->width : 1024,
-        .height = q->height ? q->height : 1024,
-        .steps = q->steps,
-        .guidance = q->guidance,
-        .negative = q->negative,
-        .distilled = q->distilled != NULL,
-        .text_width = q->dit_config.text_width,
+        .device = q->devices.main->name,
+        .width = q->defaults.width ? q->defaults.width : 1024,
+        .height = q->defaults.height ? q->defaults.height : 1024,
+        .steps = q->defaults.steps,
+        .guidance = q->defaults.guidance,
+        .negative = q->defaults.negative,
+        .distilled = q->defaults.distilled != NULL,
+        .text_width = q->config.dit.text_width,
         .recommended_negative = qw_recommended_negative(q),
     };
     qw_give_struct(out, size, &info, sizeof info);
@@ -116,7 +116,7 @@ int qwen_lora(qwen *q, const char *path, double strength, unsigned flags)
 
 void qwen_lora_clear(qwen *q)
 {
-    if (q && q->dev) qw_lora_drop(q);
+    if (q && q->devices.main) qw_lora_drop(q);
 }
 
 /* --- pictures --------------------------------------------------------------------------------- */
@@ -162,8 +162,8 @@ int qwen_generate(qwen *q, const qwen_request *req, qwen_result *out)
     memset(&mine, 0, sizeof mine);
     const char *const names[3] = { r.schedule, r.sampler, r.rng };
     for (int i = 0; i < 3; i++) {
-        memset(q->told[i], 0, sizeof q->told[i]);
-        if (names[i]) strncpy(q->told[i], names[i], sizeof q->told[i] - 1);
+        memset(q->names[i], 0, sizeof q->names[i]);
+        if (names[i]) strncpy(q->names[i], names[i], sizeof q->names[i] - 1);
     }
     if (qw_generate(q, &r, &mine)) {
         free_result(&mine);
@@ -261,7 +261,7 @@ int qwen_tokenize(qwen *q, const char *text, size_t bytes, qwen_array *ids)
     if (!ids || (!text && bytes))
         return qw_fail(&q->error, QWEN_EARG, "no text, or nowhere to put the ids");
     if (qw_need_tokenizer(q)
-        || qw_tokenize(q->tokenizer, text ? text : "", bytes, &list, &n, &q->error))
+        || qw_tokenize(q->files.tokenizer, text ? text : "", bytes, &list, &n, &q->error))
         return q->error.status;
     return qw_give_ids(&q->error, list, n, ids);
 }
@@ -294,8 +294,8 @@ int qwen_embed(qwen *q, const qwen_request *req, int negative, qwen_array *text)
     if (take_request(q, &r, req)) return q->error.status;
     if (!qw_job_init(&j, q, &r) && !qw_embed_prompt(&j, k)) {
         const qwen_array *given = k ? r.negative_embeds : r.embeds;
-        const int64_t width = given ? given->dim[1] : q->text_config.width;
-        give_numbers(q, q->text_dev, j.text[k], 2, (int64_t[]){ j.text_rows[k], width }, text);
+        const int64_t width = given ? given->dim[1] : q->config.text.width;
+        give_numbers(q, q->devices.text, j.text[k], 2, (int64_t[]){ j.text_rows[k], width }, text);
     }
     qw_job_free(&j);
     return q->error.status;
@@ -305,7 +305,7 @@ int qwen_embed(qwen *q, const qwen_request *req, int negative, qwen_array *text)
 static double *pack_latents(qwen *q, const qwen_array *latent, int latents, qw_grid *grid,
                             int64_t *rows)
 {
-    const int64_t z = q->vae_config.z ? q->vae_config.z : q->dit_config.out;
+    const int64_t z = q->config.vae.z ? q->config.vae.z : q->config.dit.out;
     double *all = NULL;
     *rows = 0;
     for (int i = 0; i < latents; i++) {
@@ -343,7 +343,7 @@ static void velocity_body(qw_run *r, void *arg)
     velocity_call *c = arg;
     qw_modulation_free(c->table);
     c->table = NULL;
-    if (qw_dit_modulate(r, c->work.q->dit, &c->t, 1, &c->table)) return;
+    if (qw_dit_modulate(r, c->work.q->nets.dit, &c->t, 1, &c->table)) return;
     c->work.mod = c->table;
     qw_velocity_body(r, &c->work);
 }
@@ -359,13 +359,13 @@ int qwen_velocity(qwen *q, const qwen_array *latent, int latents, double sigma,
     if (!latent || latents < 1 || latents > QW_MAX_PICTURES || !v || !(sigma >= 0 && sigma <= 1))
         return qw_fail(&q->error, QWEN_EARG, "velocity: %d latents, sigma %g", latents, sigma);
     if (qw_need_dit(q)) return q->error.status;
-    int64_t dim[2] = { -1, q->dit_config.text_width };
+    int64_t dim[2] = { -1, q->config.dit.text_width };
     double *words = take_numbers(q, text, 2, dim, "text");
     double *x = words ? pack_latents(q, latent, latents, grid, &rows) : NULL;
-    const int noises = q->dit_config.layer3d && latents > 1 ? latents - 1 : 1;
+    const int noises = q->config.dit.layer3d && latents > 1 ? latents - 1 : 1;
     int64_t noise_rows = 0;
     for (int i = 0; x && i < noises; i++) noise_rows += (int64_t)grid[i].rows * grid[i].cols;
-    const int64_t f = q->dit_config.in, z = f / 4, h = 2 * (int64_t)grid[0].rows,
+    const int64_t f = q->config.dit.in, z = f / 4, h = 2 * (int64_t)grid[0].rows,
                   w = 2 * (int64_t)grid[0].cols;
     double *out = x ? calloc((size_t)(noise_rows * f), sizeof *out) : NULL;
     double *latents_out = out ? calloc((size_t)(noise_rows * f), sizeof *out) : NULL;
@@ -381,7 +381,7 @@ int qwen_velocity(qwen *q, const qwen_array *latent, int latents, double sigma,
                                            .text = words,
                                            .text_rows = dim[0],
                                            .out = out };
-        qw_stage_begin(&s, q, NULL, q->dev, "denoise", 1, (int)q->dit_config.layers);
+        qw_stage_begin(&s, q, NULL, q->devices.main, "denoise", 1, (int)q->config.dit.layers);
         qw_stage_reserve(&s, velocity_body, &c);
         qw_stage_run(&s, velocity_body, &c, out, noise_rows * f);
         qw_stage_end(&s, NULL);
@@ -389,7 +389,7 @@ int qwen_velocity(qwen *q, const qwen_array *latent, int latents, double sigma,
         for (int i = 0; i < noises; i++)
             qw_unpack(out + i * h * w * z, z, h, w, latents_out + i * h * w * z);
         if (!q->error.status)
-            give_numbers(q, q->dev, latents_out, noises > 1 ? 4 : 3,
+            give_numbers(q, q->devices.main, latents_out, noises > 1 ? 4 : 3,
                          noises > 1 ? (int64_t[]){ noises, z, h, w } : (int64_t[]){ z, h, w, 0 },
                          v);
     }
@@ -407,24 +407,24 @@ int qwen_decode(qwen *q, const qwen_array *latent, qwen_array *picture)
     if (status) return status;
     if (!picture) return qw_fail(&q->error, QWEN_EARG, "nowhere to put the picture");
     if (qw_need_vae(q, QW_VAE_DECODER)) return q->error.status;
-    int64_t dim[3] = { q->vae_config.z, -1, -1 };
+    int64_t dim[3] = { q->config.vae.z, -1, -1 };
     double *x = take_numbers(q, latent, 3, dim, "latent");
     if (!x) return q->error.status;
-    const int64_t up = 8 * qw_vae_enlarges(q->vae), H = dim[1] * up, W = dim[2] * up,
-                  C = q->vae_config.channels;
+    const int64_t up = 8 * qw_vae_enlarges(q->nets.vae), H = dim[1] * up, W = dim[2] * up,
+                  C = q->config.vae.channels;
     double *out = calloc((size_t)(H * W * C), sizeof *out);
     if (!out) {
         free(x);
         return qw_fail(&q->error, QWEN_ENOMEM, "no memory for a picture of %lldx%lld", (long long)W,
                        (long long)H);
     }
-    qw_latent_raw(&q->vae_config, x, dim[1] * dim[2], x);
+    qw_latent_raw(&q->config.vae, x, dim[1] * dim[2], x);
     qw_decode_work w = { q, x, dim[1], dim[2], out, 0 };
-    qw_stage_begin(&s, q, NULL, q->vae_dev, "decode", 1, 0);
+    qw_stage_begin(&s, q, NULL, q->devices.vae, "decode", 1, 0);
     qw_stage_decode(&s, &w);
     if (!qw_stage_end(&s, NULL)) {
         for (int64_t i = 0; i < H * W * C; i++) out[i] = fmax(-1, fmin(1, out[i]));
-        give_numbers(q, q->vae_dev, out, 3, (int64_t[]){ H, W, C }, picture);
+        give_numbers(q, q->devices.vae, out, 3, (int64_t[]){ H, W, C }, picture);
     }
     free(x);
     free(out);
@@ -438,23 +438,23 @@ int qwen_encode(qwen *q, const qwen_array *picture, qwen_array *latent)
     if (status) return status;
     if (!latent) return qw_fail(&q->error, QWEN_EARG, "nowhere to put the latent");
     if (qw_need_vae(q, QW_VAE_ENCODER)) return q->error.status;
-    int64_t dim[3] = { -1, -1, q->vae_config.channels };
+    int64_t dim[3] = { -1, -1, q->config.vae.channels };
     double *x = take_numbers(q, picture, 3, dim, "picture");
     if (x && (dim[0] % 8 || dim[1] % 8))
         qw_fail(&q->error, QWEN_EARG, "picture: %lldx%lld is no multiple of 8", (long long)dim[1],
                 (long long)dim[0]);
-    const int64_t h = dim[0] / 8, w = dim[1] / 8, z = q->vae_config.z;
+    const int64_t h = dim[0] / 8, w = dim[1] / 8, z = q->config.vae.z;
     double *mean = q->error.status ? NULL : calloc((size_t)(2 * z * h * w), sizeof *mean);
     if (!mean) {
         free(x);
         return qw_fail(&q->error, QWEN_ENOMEM, "no memory for a latent");
     }
     qw_encode_work work = { q, x, dim[0], dim[1], mean, mean + z * h * w, 0 };
-    qw_stage_begin(&s, q, NULL, q->vae_dev, "encode", 1, 0);
+    qw_stage_begin(&s, q, NULL, q->devices.vae, "encode", 1, 0);
     qw_stage_encode(&s, &work);
     if (!qw_stage_end(&s, NULL)) {
-        qw_latent_normalise(&q->vae_config, mean, h * w, mean);
-        give_numbers(q, q->vae_dev, mean, 3, (int64_t[]){ z, h, w }, latent);
+        qw_latent_normalise(&q->config.vae, mean, h * w, mean);
+        give_numbers(q, q->devices.vae, mean, 3, (int64_t[]){ z, h, w }, latent);
     }
     free(x);
     free(mean);
@@ -488,12 +488,12 @@ static int hidden_states(qwen *q, const int32_t *ids, int64_t n, const double *f
                          int64_t rows, const qw_grid *merged, int pictures, qwen_array *hidden)
 {
     qw_stage s;
-    const int64_t width = q->text_config.width;
+    const int64_t width = q->config.text.width;
     int32_t *positions = malloc((size_t)n * 3 * sizeof *positions);
     double *out = calloc((size_t)(n * width), sizeof *out);
     if (!positions || !out)
         qw_fail(&q->error, QWEN_ENOMEM, "no memory for %lld hidden states", (long long)n);
-    else if (!qw_mrope_positions(&q->text_config, ids, n, merged, pictures, positions, &q->error)) {
+    else if (!qw_mrope_positions(&q->config.text, ids, n, merged, pictures, positions, &q->error)) {
         qw_text_work w = { .q = q,
                            .ids = ids,
                            .n = n,
@@ -501,11 +501,11 @@ static int hidden_states(qwen *q, const int32_t *ids, int64_t n, const double *f
                            .feature_rows = rows,
                            .positions = positions,
                            .out = out };
-        qw_stage_begin(&s, q, NULL, q->text_dev, "text", 1, (int)q->text_config.layers);
+        qw_stage_begin(&s, q, NULL, q->devices.text, "text", 1, (int)q->config.text.layers);
         qw_stage_reserve(&s, qw_text_body, &w);
         qw_stage_run(&s, qw_text_body, &w, out, n * width);
         if (!qw_stage_end(&s, NULL))
-            give_numbers(q, q->text_dev, out, 2, (int64_t[]){ n, width }, hidden);
+            give_numbers(q, q->devices.text, out, 2, (int64_t[]){ n, width }, hidden);
     }
     free(positions);
     free(out);
@@ -524,15 +524,15 @@ int qwen_hidden(qwen *q, const qwen_array *ids, const qwen_array *features, cons
     if (qw_need_text(q)) return q->error.status;
     int64_t images = 0;
     for (int64_t i = 0; i < ids->dim[0]; i++) {
-        if (list[i] < 0 || list[i] >= q->text_config.vocab)
+        if (list[i] < 0 || list[i] >= q->config.text.vocab)
             return qw_fail(&q->error, QWEN_EARG, "ids: %d is not in the vocabulary of %lld",
-                           list[i], (long long)q->text_config.vocab);
-        images += list[i] == q->text_config.image_token;
+                           list[i], (long long)q->config.text.vocab);
+        images += list[i] == q->config.text.image_token;
     }
     if (!features != !grid) return qw_fail(&q->error, QWEN_EARG, "features and grid go together");
     if (!features) return hidden_states(q, list, ids->dim[0], NULL, 0, NULL, 0, hidden);
-    int64_t dim[2] = { images, q->text_config.width };
-    const int64_t merge = q->vision_config.merge ? q->vision_config.merge : 2;
+    int64_t dim[2] = { images, q->config.text.width };
+    const int64_t merge = q->config.vision.merge ? q->config.vision.merge : 2;
     if (take_grids(q, grid, merge, patches, merged, &pictures)) return q->error.status;
     double *x = take_numbers(q, features, 2, dim, "features");
     if (x) hidden_states(q, list, ids->dim[0], x, images, merged, pictures, hidden);
@@ -549,9 +549,9 @@ int qwen_vision(qwen *q, const qwen_array *pixels, const qwen_array *grid, qwen_
     if (status) return status;
     if (!features) return qw_fail(&q->error, QWEN_EARG, "nowhere to put the features");
     if (qw_need_vision(q)
-        || take_grids(q, grid, q->vision_config.merge, patches, merged, &pictures))
+        || take_grids(q, grid, q->config.vision.merge, patches, merged, &pictures))
         return q->error.status;
-    const qw_vision_config *c = &q->vision_config;
+    const qw_vision_config *c = &q->config.vision;
     int64_t rows = 0, out_rows = 0;
     for (int i = 0; i < pictures; i++) {
         rows += (int64_t)patches[i].rows * patches[i].cols;
@@ -564,7 +564,7 @@ int qwen_vision(qwen *q, const qwen_array *pixels, const qwen_array *grid, qwen_
     if (out) {
         const double *in = x;
         double *to = out;
-        qw_stage_begin(&s, q, NULL, q->text_dev, "vision", pictures, (int)c->depth);
+        qw_stage_begin(&s, q, NULL, q->devices.text, "vision", pictures, (int)c->depth);
         for (int i = 0; i < pictures; i++) {
             qw_vision_work w = { q, in, patches[i], to };
             const int64_t n = (int64_t)merged[i].rows * merged[i].cols * c->out;
@@ -575,7 +575,7 @@ int qwen_vision(qwen *q, const qwen_array *pixels, const qwen_array *grid, qwen_
             to += n;
         }
         if (!qw_stage_end(&s, NULL))
-            give_numbers(q, q->text_dev, out, 2, (int64_t[]){ out_rows, c->out }, features);
+            give_numbers(q, q->devices.text, out, 2, (int64_t[]){ out_rows, c->out }, features);
     }
     free(x);
     free(out);

@@ -90,7 +90,7 @@ static void fit(const qwen_array *a, int64_t area, int64_t unit, int64_t *w, int
 int qw_comfy_view(qw_job *j, const qwen_array *a, int64_t area, qw_image *view, int64_t sizes[2])
 {
     qwen *q = j->q;
-    const qw_vision_config *c = &q->vision_config;
+    const qw_vision_config *c = &q->config.vision;
     qw_image scaled;
     int64_t w, h;
     fit(a, area, 1, &sizes[0], &sizes[1]);

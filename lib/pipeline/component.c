@@ -66,8 +66,8 @@ int qw_open_store(qwen *q, qw_component *c, qw_kind part, qw_kind *found)
         || qw_store_canonical(c->store, part, &kind, &q->error))
         return q->error.status;
     const qw_entry *e;
-    c->file_bytes = 0;
-    for (int64_t i = 0; (e = qw_store_entry(c->store, i)); i++) c->file_bytes += e->bytes;
+    c->bytes = 0;
+    for (int64_t i = 0; (e = qw_store_entry(c->store, i)); i++) c->bytes += e->bytes;
     if (found) *found = kind;
     return QWEN_OK;
 }
@@ -104,7 +104,6 @@ int qw_load_json(qwen *q, const char *path, json_t **out)
 
 void qw_close_component(qw_component *c)
 {
-    qw_residency_free(c->res);
     if (!c->borrowed) qw_store_free(c->store);
     free(c->path);
     free(c->config);

@@ -23,10 +23,10 @@ static int show_decoded(qw_job *j, decoding *d)
             for (int64_t i = 0; i < d->H * d->W; i++)
                 d->chw[(k * d->C + c) * d->H * d->W + i] =
                     d->picture[(k * d->H * d->W + i) * d->C + c];
-    qw_show(j, j->q->vae_dev, d->latent, rank, in + skip, "vae.dec.in");
-    qw_show(j, j->q->vae_dev, d->chw, rank, out + skip, "vae.dec.out");
+    qw_show(j, j->q->devices.vae, d->latent, rank, in + skip, "vae.dec.in");
+    qw_show(j, j->q->devices.vae, d->chw, rank, out + skip, "vae.dec.out");
     for (int64_t i = 0; i < n; i++) d->chw[i] = d->picture[i] * 0.5 + 0.5;
-    return qw_show(j, j->q->vae_dev, d->chw, rank, image + skip, "image");
+    return qw_show(j, j->q->devices.vae, d->chw, rank, image + skip, "image");
 }
 
 /* Result pictures: round(255 (x / 2 + 1/2)), halves to even. */
@@ -70,14 +70,14 @@ static int decode_frames(qw_job *j, decoding *d)
     qwen *q = j->q;
     const int64_t frame = j->z * j->h * j->w, size = d->H * d->W * d->C, first = j->frames - d->n;
     qw_stage s;
-    qw_stage_begin(&s, q, j->req, q->vae_dev, "decode", (int)d->n, 0);
+    qw_stage_begin(&s, q, j->req, q->devices.vae, "decode", (int)d->n, 0);
     s.run.tap = NULL;
     if (q->tally) q->tally->times = 1;
     for (int64_t k = 0; k < d->n; k++) {
         double *latent = d->latent + k * frame;
         qw_decode_work w = { q, latent, j->h, j->w, d->picture + k * size, 0 };
         qw_unpack(j->x + (first + k) * frame, j->z, j->h, j->w, latent);
-        qw_latent_raw(&q->vae_config, latent, j->h * j->w, latent);
+        qw_latent_raw(&q->config.vae, latent, j->h * j->w, latent);
         s.run.step = (int)k;
         if (qw_tiles_needed(j, j->width, j->height)) {
             qw_decode_tiled(&s, &w);
@@ -94,9 +94,9 @@ int qw_job_decode(qw_job *j, qwen_result *out)
 {
     qwen *q = j->q;
     if (qw_need_vae(q, QW_VAE_DECODER)) return q->error.status;
-    const int64_t up = 8 * qw_vae_enlarges(q->vae);
+    const int64_t up = 8 * qw_vae_enlarges(q->nets.vae);
     decoding d = {
-        .n = j->layers ? j->layers : 1, .H = j->h * up, .W = j->w * up, .C = q->vae_config.channels
+        .n = j->layers ? j->layers : 1, .H = j->h * up, .W = j->w * up, .C = q->config.vae.channels
     };
     d.latent = qw_doubles(q, d.n * j->z * j->h * j->w, "latents");
     d.picture = qw_doubles(q, d.n * d.H * d.W * d.C, "a picture");

@@ -17,20 +17,20 @@ static void modulate_body(qw_run *r, void *arg)
     const modulate_work *w = arg;
     qw_modulation_free(*w->out);
     *w->out = NULL;
-    qw_dit_modulate(r, w->q->dit, w->t, w->steps, w->out);
+    qw_dit_modulate(r, w->q->nets.dit, w->t, w->steps, w->out);
     if (!w->control) return;
     qw_modulation_free(*w->control);
     *w->control = NULL;
-    qw_control_modulate(r, w->q->control, w->q->dit, w->t, w->steps, w->control);
+    qw_control_modulate(r, w->q->nets.control, w->q->nets.dit, w->t, w->steps, w->control);
 }
 
 void qw_velocity_place(qw_run *r, qw_velocity_work *w)
 {
     const qwen *q = w->q;
-    qw_dit_place(r, q->dit, w->mod, w->seq, w->passes, q->comfy, 0, &w->picture);
+    qw_dit_place(r, q->nets.dit, w->mod, w->seq, w->passes, q->comfy, 0, &w->picture);
     if (!w->condition) return;
-    qw_control_place(r, q->control, w->control_mod, &w->picture, w->condition, w->strength,
-                     (int)q->dit_config.layers, &w->use[0]);
+    qw_control_place(r, q->nets.control, w->control_mod, &w->picture, w->condition, w->strength,
+                     (int)q->config.dit.layers, &w->use[0]);
     for (int p = 1; p < w->passes; p++) w->use[p] = w->use[0];
 }
 
@@ -41,9 +41,9 @@ static void step_ops(qw_run *r, void *arg)
     qw_velocity_work *w = arg;
     const size_t mark = r->used;
     for (int p = 0; p < w->passes && w->controlled; p++)
-        if (!p || w->each) qw_control_run(r, w->q->dit, &w->picture.pass[p], &w->use[p]);
+        if (!p || w->each) qw_control_run(r, w->q->nets.dit, &w->picture.pass[p], &w->use[p]);
         else w->use[p].samples = w->use[0].samples;
-    qw_dit_run(r, w->q->dit, &w->picture);
+    qw_dit_run(r, w->q->nets.dit, &w->picture);
     r->used = mark;
 }
 
@@ -270,7 +270,7 @@ static void set_control(denoising *d)
     const qw_job *j = d->j;
     const qwen *q = j->q;
     if (!j->condition) return;
-    const qw_control_kind kind = qw_control_kind_of(q->control);
+    const qw_control_kind kind = qw_control_kind_of(q->nets.control);
     d->work.condition = j->condition;
     d->work.each = kind == QW_CONTROL_FUN || (q->comfy && kind == QW_CONTROL_INSTANTX);
     d->work.strength = q->comfy && kind == QW_CONTROL_FUN ? sqrt(j->control_strength)
@@ -289,12 +289,13 @@ static int show_sequence(denoising *d)
                    (int32_t[]){ d->grid[k].frames, d->grid[k].rows, d->grid[k].cols },
                    3 * sizeof *shapes);
         qw_show_ints(j, shapes, 2, (int64_t[]){ grids, 3 }, "img_shapes");
-        if (!isnan(j->sched.mu)) qw_show(j, j->q->dev, &j->sched.mu, 1, (int64_t[]){ 1 }, "mu");
+        if (!isnan(j->sched.mu))
+            qw_show(j, j->q->devices.main, &j->sched.mu, 1, (int64_t[]){ 1 }, "mu");
         for (int i = 0; i <= n; i++) x[i] = j->sched.sigma[i];
-        qw_show(j, j->q->dev, x, 1, (int64_t[]){ n + 1 }, "sigmas");
+        qw_show(j, j->q->devices.main, x, 1, (int64_t[]){ n + 1 }, "sigmas");
         for (int i = 0; i < n; i++) x[i] = j->sched.timestep[i];
-        qw_show(j, j->q->dev, x, 1, (int64_t[]){ n }, "timesteps");
-        qw_show(j, j->q->dev, d->t, 1, (int64_t[]){ d->steps }, "step.t");
+        qw_show(j, j->q->devices.main, x, 1, (int64_t[]){ n }, "timesteps");
+        qw_show(j, j->q->devices.main, d->t, 1, (int64_t[]){ d->steps }, "step.t");
     } else {
         qw_fail(&j->q->error, QWEN_ENOMEM, "no memory for the sigmas");
     }
@@ -359,7 +360,8 @@ int qw_job_denoise(qw_job *j)
     set_control(&d);
     if (!set_sequence(&d) && !set_times(&d) && !show_sequence(&d)
         && !qw_rng_init(&d.rng, j->rng_name, j->req->seed, &q->error)) {
-        qw_stage_begin(&d.stage, q, j->req, q->dev, "denoise", d.steps, (int)q->dit_config.layers);
+        qw_stage_begin(&d.stage, q, j->req, q->devices.main, "denoise", d.steps,
+                       (int)q->config.dit.layers);
         denoise_steps(&d);
         qw_stage_end(&d.stage, &j->seconds_denoise);
     }

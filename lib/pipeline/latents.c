@@ -27,7 +27,7 @@ static int show_encoded(qw_job *j, int k, const char *part, const double *x, con
 {
     char name[64];
     snprintf(name, sizeof name, "vae.enc.%d.%s", k, part);
-    return qw_show(j, j->q->vae_dev, x, 3, dim, name);
+    return qw_show(j, j->q->devices.vae, x, 3, dim, name);
 }
 
 /* latent = normalised mean, or a sample of the posterior: mean + exp(logvar / 2) eps. */
@@ -35,7 +35,7 @@ int qw_settle(qw_job *j, int k)
 {
     qwen *q = j->q;
     qw_reference *f = &j->reference[k];
-    const int64_t h = f->image.h / 8, w = f->image.w / 8, n = h * w, z = q->vae_config.z;
+    const int64_t h = f->image.h / 8, w = f->image.w / 8, n = h * w, z = q->config.vae.z;
     const int64_t dim[3] = { z, h, w };
     double *sample = qw_doubles(q, z * n, "a latent");
     f->latent = qw_doubles(q, z * n, "a latent");
@@ -50,7 +50,7 @@ int qw_settle(qw_job *j, int k)
         for (int64_t i = 0; i < z * n; i++)
             sample[i] = f->mean[i] + exp(0.5 * f->logvar[i]) * sample[i];
     }
-    qw_latent_normalise(&q->vae_config, sample, n, f->latent);
+    qw_latent_normalise(&q->config.vae, sample, n, f->latent);
     free(sample);
     show_encoded(j, k, "norm", f->latent, dim);
     return q->error.status;
@@ -61,7 +61,7 @@ static int encode_one(qw_job *j, qw_stage *s, int k)
     qwen *q = j->q;
     qw_reference *f = &j->reference[k];
     const int64_t c = f->image.channels, H = f->image.h, W = f->image.w, n = H / 8 * (W / 8),
-                  z = q->vae_config.z;
+                  z = q->config.vae.z;
     const int shown = j->req->tap && !q->tally;
     double *picture = qw_doubles(q, H * W * c, "a picture"),
            *chw = qw_doubles(q, shown ? H * W * c : 0, "a picture");
@@ -88,7 +88,7 @@ static int encode_one(qw_job *j, qw_stage *s, int k)
         show_encoded(j, k, "mean", f->mean, dim);
         show_encoded(j, k, "logvar", f->logvar, dim);
         if (shown) {
-            qw_latent_normalise(&q->vae_config, f->mean, n,
+            qw_latent_normalise(&q->config.vae, f->mean, n,
                                 chw); /* z n <= c H W: 8 x 8 pixels a column */
             show_encoded(j, k, "mean_norm", chw, dim);
         }
@@ -123,7 +123,8 @@ static int pack_mask(qw_job *j)
                 for (int64_t x = 0; x < j->w; x++)
                     latent[(k * j->h + y) * j->w + x] = j->mask[8 * y * j->width + 8 * x];
         qw_pack(latent, j->z, j->h, j->w, j->mask_tokens);
-        qw_show(j, j->q->dev, j->mask_tokens, 2, (int64_t[]){ j->tokens, 4 * j->z }, "mask");
+        qw_show(j, j->q->devices.main, j->mask_tokens, 2, (int64_t[]){ j->tokens, 4 * j->z },
+                "mask");
     }
     free(latent);
     return j->q->error.status;
@@ -134,7 +135,7 @@ static int pack_mask(qw_job *j)
 static int make_condition(qw_job *j)
 {
     qwen *q = j->q;
-    const int64_t features = qw_control_features(q->control), n = j->h * j->w;
+    const int64_t features = qw_control_features(q->nets.control), n = j->h * j->w;
     double *latent = qw_doubles(q, n * features / 4, "a control latent");
     j->condition = qw_doubles(q, j->tokens * features, "a control latent");
     if (latent && j->condition) {
@@ -145,7 +146,7 @@ static int make_condition(qw_job *j)
             memcpy(latent + (j->z + 1) * n, j->reference[j->inpaint].latent,
                    (size_t)(j->z * n) * sizeof *latent);
         qw_pack(latent, features / 4, j->h, j->w, j->condition);
-        qw_show(j, q->dev, j->condition, 2, (int64_t[]){ j->tokens, features }, "control");
+        qw_show(j, q->devices.main, j->condition, 2, (int64_t[]){ j->tokens, features }, "control");
     }
     free(latent);
     return q->error.status;
@@ -161,7 +162,7 @@ int qw_job_encode(qw_job *j)
     const int own = j->references;
     if (inpaints(j) && j->req->tap && add_masked(j)) return q->error.status;
     qw_stage s;
-    qw_stage_begin(&s, q, j->req, q->vae_dev, "encode", j->references, 0);
+    qw_stage_begin(&s, q, j->req, q->devices.vae, "encode", j->references, 0);
     void (*const tap)(void *, const char *, const qwen_array *) = s.run.tap;
     s.run.tap = NULL;
     for (int k = 0; k < j->references && !s.run.error.status && !q->error.status; k++)
@@ -239,7 +240,8 @@ int qw_job_noise(qw_job *j)
         || (j->req->noise && given_noise(j, j->req->noise)))
         return q->error.status;
     const int64_t dim[4] = { j->frames, j->z, j->h, j->w };
-    qw_show(j, q->dev, j->noise, j->frames > 1 ? 4 : 3, j->frames > 1 ? dim : dim + 1, "noise");
+    qw_show(j, q->devices.main, j->noise, j->frames > 1 ? 4 : 3, j->frames > 1 ? dim : dim + 1,
+            "noise");
     for (int64_t f = 0; f < j->frames; f++)
         qw_pack(j->noise + f * frame, j->z, j->h, j->w, j->start + f * frame);
     for (int k = 0; k < j->references; k++) /* the masked picture's eps comes after the noise */

@@ -31,11 +31,11 @@ static void lora_notice(void *user, const char *line) { qw_say(user, 0, "%s", li
 static int lay(qwen *q, qw_lora *const *lora, int n, int partial, int quiet, qw_overlay **out)
 {
     sites s = { 0 };
-    qw_dit_each_weight(q->dit, add_site, &s);
+    qw_dit_each_weight(q->nets.dit, add_site, &s);
     if (s.failed) qw_fail(&q->error, QWEN_ENOMEM, "no memory for the list of layers");
     else
-        qw_overlay_new(out, lora, n, s.site, s.n, q->dev, partial, quiet ? NULL : lora_notice, q,
-                       &q->error);
+        qw_overlay_new(out, lora, n, s.site, s.n, q->devices.main, partial,
+                       quiet ? NULL : lora_notice, q, &q->error);
     free(s.site);
     return q->error.status;
 }
@@ -43,11 +43,11 @@ static int lay(qwen *q, qw_lora *const *lora, int n, int partial, int quiet, qw_
 /* A file distilled for few steps changes what a request's silence means. */
 static void lora_defaults(qwen *q, const char *path)
 {
-    if (!q->plain.steps) {
-        q->plain.steps = q->steps;
-        q->plain.guidance = q->guidance;
-        q->plain.flat_shift = q->flat_shift;
-        q->plain.distilled = q->distilled;
+    if (!q->defaults.plain.steps) {
+        q->defaults.plain.steps = q->defaults.steps;
+        q->defaults.plain.guidance = q->defaults.guidance;
+        q->defaults.plain.flat_shift = q->defaults.flat_shift;
+        q->defaults.plain.distilled = q->defaults.distilled;
     }
     qw_distilled(q, path);
 }
@@ -55,11 +55,11 @@ static void lora_defaults(qwen *q, const char *path)
 int qw_lora_add(qwen *q, const char *path, double strength, int partial)
 {
     qw_lora *l = NULL;
-    if (q->loras == QW_MAX_LORAS)
+    if (q->files.loras == QW_MAX_LORAS)
         return qw_fail(&q->error, QWEN_EARG, "%s: %d LoRA files are the most", path, QW_MAX_LORAS);
     if (qw_need_dit(q) || qw_lora_open(&l, path, strength, &q->error)) return q->error.status;
-    qw_overlay_free(q->overlay);
-    q->overlay = NULL;
+    qw_overlay_free(q->nets.overlay);
+    q->nets.overlay = NULL;
     qw_overlay *alone = NULL;
     lay(q, &l, 1, partial, 0, &alone);
     qw_overlay_free(alone);
@@ -67,25 +67,25 @@ int qw_lora_add(qwen *q, const char *path, double strength, int partial)
         qw_lora_free(l);
         const qw_error first = q->error;
         memset(&q->error, 0, sizeof q->error);
-        if (q->loras) lay(q, q->lora, q->loras, 1, 1, &q->overlay);
+        if (q->files.loras) lay(q, q->files.lora, q->files.loras, 1, 1, &q->nets.overlay);
         q->error = first;
         return first.status;
     }
-    q->lora[q->loras++] = l;
+    q->files.lora[q->files.loras++] = l;
     lora_defaults(q, path);
-    return lay(q, q->lora, q->loras, 1, 1, &q->overlay);
+    return lay(q, q->files.lora, q->files.loras, 1, 1, &q->nets.overlay);
 }
 
 void qw_lora_drop(qwen *q)
 {
-    qw_overlay_free(q->overlay);
-    q->overlay = NULL;
-    while (q->loras) qw_lora_free(q->lora[--q->loras]);
-    if (!q->plain.steps) return;
-    q->steps = q->plain.steps;
-    q->guidance = q->plain.guidance;
-    q->flat_shift = q->plain.flat_shift;
-    q->told_distilled = 0;
-    q->distilled = q->plain.distilled;
-    memset(&q->plain, 0, sizeof q->plain);
+    qw_overlay_free(q->nets.overlay);
+    q->nets.overlay = NULL;
+    while (q->files.loras) qw_lora_free(q->files.lora[--q->files.loras]);
+    if (!q->defaults.plain.steps) return;
+    q->defaults.steps = q->defaults.plain.steps;
+    q->defaults.guidance = q->defaults.plain.guidance;
+    q->defaults.flat_shift = q->defaults.plain.flat_shift;
+    q->told.distilled = 0;
+    q->defaults.distilled = q->defaults.plain.distilled;
+    memset(&q->defaults.plain, 0, sizeof q->defaults.plain);
 }

@@ -45,8 +45,10 @@ static int index_string(qwen *q, const json_t *block, const char *where, const c
 /* The block of defaults that a small checkpoint carries. */
 static int read_block(qwen *q, const json_t *block, const char *where)
 {
-    double width = q->width, height = q->height, steps = q->steps, guidance = q->guidance;
-    double reference = (double)q->reference_area, condition = (double)q->condition_area;
+    double width = q->defaults.width, height = q->defaults.height, steps = q->defaults.steps,
+           guidance = q->defaults.guidance;
+    double reference = (double)q->defaults.reference_area,
+           condition = (double)q->defaults.condition_area;
     if (!json_is_object(block))
         return qw_fail(&q->error, QWEN_EFORMAT, "%s: \"libqwen\" is not an object", where);
     if (index_number(q, block, where, "width", 16, 65536, 1, &width)
@@ -56,7 +58,7 @@ static int read_block(qwen *q, const json_t *block, const char *where)
         || index_number(q, block, where, "reference_area", 256, 4294967296.0, 1, &reference)
         || index_number(q, block, where, "condition_area", 256, 4294967296.0, 1, &condition)
         || index_string(q, block, where, "name", &q->name)
-        || index_string(q, block, where, "negative", &q->negative)
+        || index_string(q, block, where, "negative", &q->defaults.negative)
         || index_string(q, block, where, "edit_class", &q->edit_class))
         return q->error.status;
     if ((int)width % 16 || (int)height % 16)
@@ -69,12 +71,12 @@ static int read_block(qwen *q, const json_t *block, const char *where)
                        "%s: \"libqwen\": edit_class \"%s\" is not supported", where,
                        qw_visible(seen, sizeof seen, q->edit_class));
     }
-    q->width = (int)width;
-    q->height = (int)height;
-    q->steps = (int)steps;
-    q->guidance = guidance;
-    q->reference_area = (int64_t)reference;
-    q->condition_area = (int64_t)condition;
+    q->defaults.width = (int)width;
+    q->defaults.height = (int)height;
+    q->defaults.steps = (int)steps;
+    q->defaults.guidance = guidance;
+    q->defaults.reference_area = (int64_t)reference;
+    q->defaults.condition_area = (int64_t)condition;
     return QWEN_OK;
 }
 
@@ -128,13 +130,14 @@ static const char *where_of(const qw_component *c) { return c->config ? c->confi
 static int open_dit(qwen *q)
 {
     json_t *json;
-    if (!q->dit_files.path) return QWEN_OK;
-    if (qw_load_json(q, q->dit_files.config, &json)
-        || qw_open_store(q, &q->dit_files, QW_KIND_TRANSFORMER, NULL)) {
+    if (!q->files.net[QW_DIT].path) return QWEN_OK;
+    if (qw_load_json(q, q->files.net[QW_DIT].config, &json)
+        || qw_open_store(q, &q->files.net[QW_DIT], QW_KIND_TRANSFORMER, NULL)) {
         json_decref(json);
         return q->error.status;
     }
-    qw_dit_configure(&q->dit_config, json, q->dit_files.store, where_of(&q->dit_files), &q->error);
+    qw_dit_configure(&q->config.dit, json, q->files.net[QW_DIT].store,
+                     where_of(&q->files.net[QW_DIT]), &q->error);
     json_decref(json);
     return q->error.status;
 }
@@ -143,7 +146,7 @@ static int open_dit(qwen *q)
  * What tells them apart is the vision tower beside it, GGUF's architecture, or a config.json. */
 static int is_language_model(qwen *q)
 {
-    const qw_component *c = &q->text_files;
+    const qw_component *c = &q->files.net[QW_TEXT];
     if (q->opt.vision || qw_has_tower(c->store)
         || qw_store_metadata(c->store, "general.architecture"))
         return 0;
@@ -160,62 +163,64 @@ static int is_language_model(qwen *q)
 static int open_text(qwen *q)
 {
     json_t *json;
-    if (!q->text_files.path) return QWEN_OK;
-    if (qw_load_json(q, q->text_files.config, &json)
-        || qw_open_store(q, &q->text_files, QW_KIND_TEXT, NULL)) {
+    if (!q->files.net[QW_TEXT].path) return QWEN_OK;
+    if (qw_load_json(q, q->files.net[QW_TEXT].config, &json)
+        || qw_open_store(q, &q->files.net[QW_TEXT], QW_KIND_TEXT, NULL)) {
         json_decref(json);
         return q->error.status;
     }
-    q->text_files.file_bytes = qw_part_bytes(q->text_files.store, 0);
-    qw_text_configure(&q->text_config, json, q->text_files.store, where_of(&q->text_files),
-                      &q->error);
+    q->files.net[QW_TEXT].bytes = qw_part_bytes(q->files.net[QW_TEXT].store, 0);
+    qw_text_configure(&q->config.text, json, q->files.net[QW_TEXT].store,
+                      where_of(&q->files.net[QW_TEXT]), &q->error);
     json_decref(json);
     if (!q->error.status && is_language_model(q))
         qw_fail(&q->error, QWEN_EMODEL,
                 "%s is a language model without a vision tower (Qwen2), expected Qwen2.5-VL",
-                q->text_files.path);
-    if (!q->error.status && q->dit_files.store && q->text_config.width != q->dit_config.text_width)
+                q->files.net[QW_TEXT].path);
+    if (!q->error.status && q->files.net[QW_DIT].store
+        && q->config.text.width != q->config.dit.text_width)
         return qw_fail(&q->error, QWEN_EMODEL,
                        "%s: the text encoder is %lld wide, the transformer expects %lld",
-                       q->text_files.path, (long long)q->text_config.width,
-                       (long long)q->dit_config.text_width);
+                       q->files.net[QW_TEXT].path, (long long)q->config.text.width,
+                       (long long)q->config.dit.text_width);
     return q->error.status;
 }
 
 static int open_vae(qwen *q)
 {
     json_t *json;
-    if (!q->vae_files.path) return QWEN_OK;
-    if (qw_load_json(q, q->vae_files.config, &json)
-        || qw_open_store(q, &q->vae_files, QW_KIND_VAE, NULL)) {
+    if (!q->files.net[QW_VAE].path) return QWEN_OK;
+    if (qw_load_json(q, q->files.net[QW_VAE].config, &json)
+        || qw_open_store(q, &q->files.net[QW_VAE], QW_KIND_VAE, NULL)) {
         json_decref(json);
         return q->error.status;
     }
-    qw_vae_configure(&q->vae_config, json, q->vae_files.store, where_of(&q->vae_files), &q->error);
+    qw_vae_configure(&q->config.vae, json, q->files.net[QW_VAE].store,
+                     where_of(&q->files.net[QW_VAE]), &q->error);
     json_decref(json);
-    const int64_t patch = q->dit_config.patch;
-    if (!q->error.status && q->dit_files.store
-        && q->vae_config.z * patch * patch != q->dit_config.in)
+    const int64_t patch = q->config.dit.patch;
+    if (!q->error.status && q->files.net[QW_DIT].store
+        && q->config.vae.z * patch * patch != q->config.dit.in)
         return qw_fail(&q->error, QWEN_EMODEL,
                        "%s: the VAE has %lld latent channels, the transformer expects %lld",
-                       q->vae_files.path, (long long)q->vae_config.z,
-                       (long long)(q->dit_config.in / (patch * patch)));
+                       q->files.net[QW_VAE].path, (long long)q->config.vae.z,
+                       (long long)(q->config.dit.in / (patch * patch)));
     return q->error.status;
 }
 
 static int open_control(qwen *q)
 {
     json_t *json;
-    qw_component *c = &q->control_files;
+    qw_component *c = &q->files.net[QW_CONTROL];
     qw_kind kind = QW_KIND_UNKNOWN;
     if (!c->path) return QWEN_OK;
     if (qw_load_json(q, c->config, &json) || qw_open_store(q, c, QW_KIND_CONTROLNET, &kind)) {
         json_decref(json);
         return q->error.status;
     }
-    q->control_config = q->dit_config; /* of nets that stand on the main one */
+    q->config.control = q->config.dit; /* of nets that stand on the main one */
     if (kind == QW_KIND_CONTROLNET)
-        qw_dit_configure(&q->control_config, json, c->store, where_of(c), &q->error);
+        qw_dit_configure(&q->config.control, json, c->store, where_of(c), &q->error);
     json_decref(json);
     return q->error.status;
 }
@@ -227,7 +232,7 @@ static int open_schedule(qwen *q, const char *directory)
     char *path = scheduler ? qw_component_path(scheduler, "scheduler_config.json", &q->error)
                            : NULL;
     if (!q->error.status && !qw_load_json(q, path, &json))
-        qw_schedule_configure(&q->schedule_config, json, path ? path : "scheduler", &q->error);
+        qw_schedule_configure(&q->config.schedule, json, path ? path : "scheduler", &q->error);
     json_decref(json);
     free(scheduler);
     free(path);
@@ -241,10 +246,11 @@ static int open_tokenizer(qwen *q, const char *directory)
                     : NULL;
     char *processor = directory ? qw_component_path(directory, "processor", &q->error) : NULL;
     if (processor)
-        q->processor_path = qw_component_path(processor, "preprocessor_config.json", &q->error);
+        q->files.processor_path =
+            qw_component_path(processor, "preprocessor_config.json", &q->error);
     free(processor);
-    q->tokenizer_path = q->opt.tokenizer ? qw_strdup(q->opt.tokenizer) : own;
-    if (q->opt.tokenizer && !q->tokenizer_path) return qw_no_memory(q);
+    q->files.tokenizer_path = q->opt.tokenizer ? qw_strdup(q->opt.tokenizer) : own;
+    if (q->opt.tokenizer && !q->files.tokenizer_path) return qw_no_memory(q);
     return q->error.status;
 }
 
@@ -260,7 +266,7 @@ static int whole_file(qwen *q, const char *dit[1], const char *text[1], const ch
                                    | qw_store_has(probe.store, QW_KIND_TEXT) << 1
                                    | qw_store_has(probe.store, QW_KIND_VAE) << 2;
     qw_close_component(&probe);
-    q->whole = kind;
+    q->files.whole = kind;
     if (status) return status;
     switch (kind) {
     case QW_KIND_TRANSFORMER: *dit = q->opt.model; return QWEN_OK;
@@ -295,16 +301,17 @@ static int find_files(qwen *q)
         else if (!q->error.status) whole_file(q, &dit, &text, &vae);
     }
     if (q->error.status) return q->error.status;
-    if (qw_component_files(q, &q->dit_files, q->opt.transformer, directory, "transformer", dit)
-        || qw_component_files(q, &q->text_files, q->opt.text_encoder, directory, "text_encoder",
-                              text)
-        || qw_component_files(q, &q->vae_files, q->opt.vae, directory, "vae", vae)
-        || qw_component_files(q, &q->control_files, q->opt.controlnet, directory, "controlnet",
-                              NULL)
+    if (qw_component_files(q, &q->files.net[QW_DIT], q->opt.transformer, directory, "transformer",
+                           dit)
+        || qw_component_files(q, &q->files.net[QW_TEXT], q->opt.text_encoder, directory,
+                              "text_encoder", text)
+        || qw_component_files(q, &q->files.net[QW_VAE], q->opt.vae, directory, "vae", vae)
+        || qw_component_files(q, &q->files.net[QW_CONTROL], q->opt.controlnet, directory,
+                              "controlnet", NULL)
         || open_tokenizer(q, directory) || open_schedule(q, directory))
         return q->error.status;
-    if (!q->dit_files.path && !q->text_files.path && !q->vae_files.path && !q->tokenizer_path
-        && !q->opt.vision)
+    if (!q->files.net[QW_DIT].path && !q->files.net[QW_TEXT].path && !q->files.net[QW_VAE].path
+        && !q->files.tokenizer_path && !q->opt.vision)
         return qw_fail(&q->error, QWEN_EARG, "%s: no transformer, text encoder or VAE here",
                        model ? model : "no model given");
     return open_dit(q) || open_text(q) || open_vae(q) || open_control(q) || qw_open_vision(q)
@@ -317,10 +324,12 @@ static int find_files(qwen *q)
 /* Stand-ins that copy the types and sizes of another handle's devices. */
 static int open_plan(qwen *q, const qwen *of)
 {
-    int status = qw_plan_open(of->dev, &q->dev);
-    q->text_dev = q->vae_dev = q->dev;
-    if (!status && of->text_dev != of->dev) status = qw_plan_open(of->text_dev, &q->text_dev);
-    if (!status && of->vae_dev != of->dev) status = qw_plan_open(of->vae_dev, &q->vae_dev);
+    int status = qw_plan_open(of->devices.main, &q->devices.main);
+    q->devices.text = q->devices.vae = q->devices.main;
+    if (!status && of->devices.text != of->devices.main)
+        status = qw_plan_open(of->devices.text, &q->devices.text);
+    if (!status && of->devices.vae != of->devices.main)
+        status = qw_plan_open(of->devices.vae, &q->devices.vae);
     return status ? qw_no_memory(q) : QWEN_OK;
 }
 
@@ -336,13 +345,13 @@ static int open_devices(qwen *q)
     const qw_device_options how = {
         .threads = o->threads, .memory = o->memory, .notice = say_next, .user = q
     };
-    if (qw_device_open(o->device, &how, &q->dev, &q->error)) return q->error.status;
-    q->text_dev = q->vae_dev = q->dev;
-    if (o->text_device && qw_device_open(o->text_device, &how, &q->text_dev, &q->error))
+    if (qw_device_open(o->device, &how, &q->devices.main, &q->error)) return q->error.status;
+    q->devices.text = q->devices.vae = q->devices.main;
+    if (o->text_device && qw_device_open(o->text_device, &how, &q->devices.text, &q->error))
         return q->error.status;
-    if (o->vae_device && qw_device_open(o->vae_device, &how, &q->vae_dev, &q->error))
+    if (o->vae_device && qw_device_open(o->vae_device, &how, &q->devices.vae, &q->error))
         return q->error.status;
-    return qw_device_open("ref", &how, &q->ref, &q->error);
+    return qw_device_open("ref", &how, &q->devices.ref, &q->error);
 }
 
 int qw_model_open(qwen *q)
@@ -353,17 +362,17 @@ int qw_model_open(qwen *q)
     q->comfy = like && !strcmp(like, "comfyui");
     if (find_files(q) || qw_decide_variant(q) || qw_decide_defaults(q) || open_devices(q))
         return q->error.status;
-    qw_say(q, 1, "variant %s, device %s", qw_variant_name(q->variant), q->dev->name);
+    qw_say(q, 1, "variant %s, device %s", qw_variant_name(q->variant), q->devices.main->name);
     return QWEN_OK;
 }
 
 const char *qw_device_name(const qwen *q, const qw_device *dev)
 {
     const qwen *of = q->plan_of;
-    return !of                                   ? dev->name
-           : dev == q->vae_dev && dev != q->dev  ? of->vae_dev->name
-           : dev == q->text_dev && dev != q->dev ? of->text_dev->name
-                                                 : of->dev->name;
+    return !of                                                ? dev->name
+           : dev == q->devices.vae && dev != q->devices.main  ? of->devices.vae->name
+           : dev == q->devices.text && dev != q->devices.main ? of->devices.text->name
+                                                              : of->devices.main->name;
 }
 
 static void close_device(qw_device *dev)
@@ -378,27 +387,24 @@ void qw_model_close(qwen *q)
         free(q->embedding[i].rows);
     }
     qw_lora_drop(q);
-    qw_control_free(q->control);
-    qw_dit_free(q->dit);
-    qw_text_free(q->text);
-    qw_vision_free(q->vision);
-    qw_vae_free(q->vae);
-    qw_close_component(&q->vision_files);
-    qw_close_component(&q->text_files);
-    qw_close_component(&q->dit_files);
-    qw_close_component(&q->vae_files);
-    qw_close_component(&q->control_files);
-    qw_tokenizer_free(q->tokenizer);
-    if (q->vae_dev && q->vae_dev != q->dev) close_device(q->vae_dev);
-    if (q->text_dev && q->text_dev != q->dev) close_device(q->text_dev);
-    close_device(q->ref);
-    close_device(q->dev);
-    free(q->tokenizer_path);
-    free(q->processor_path);
+    qw_control_free(q->nets.control);
+    qw_dit_free(q->nets.dit);
+    qw_text_free(q->nets.text);
+    qw_vision_free(q->nets.vision);
+    qw_vae_free(q->nets.vae);
+    for (int i = 0; i < QW_NETS; i++) qw_residency_free(q->nets.weights[i]);
+    for (int i = 0; i < QW_NETS; i++) qw_close_component(&q->files.net[i]);
+    qw_tokenizer_free(q->files.tokenizer);
+    if (q->devices.vae && q->devices.vae != q->devices.main) close_device(q->devices.vae);
+    if (q->devices.text && q->devices.text != q->devices.main) close_device(q->devices.text);
+    close_device(q->devices.ref);
+    close_device(q->devices.main);
+    free(q->files.tokenizer_path);
+    free(q->files.processor_path);
     free(q->pipeline_class);
     free(q->edit_class);
     free(q->name);
-    free(q->negative);
+    free(q->defaults.negative);
 }
 
 static const char **option_strings(qwen_options *o, int i)

@@ -76,7 +76,7 @@ int64_t qw_reference_area(const qw_job *j)
     if (r->reference_area) return r->reference_area;
     if (j->variant == QW_EDIT && r->condition_area)
         return r->condition_area; /* the first Edit has one area for both */
-    if (j->q->reference_area) return j->q->reference_area;
+    if (j->q->defaults.reference_area) return j->q->defaults.reference_area;
     return j->variant == QW_LAYERED ? 640 * 640 : 1024 * 1024;
 }
 
@@ -84,7 +84,7 @@ static int64_t condition_area(const qw_job *j)
 {
     if (j->variant == QW_EDIT) return qw_reference_area(j);
     if (j->req->condition_area) return j->req->condition_area;
-    return j->q->condition_area ? j->q->condition_area : 384 * 384;
+    return j->q->defaults.condition_area ? j->q->defaults.condition_area : 384 * 384;
 }
 
 /* --- pictures of the tasks -------------------------------------------------------------------- */
@@ -101,7 +101,7 @@ static uint64_t hash_bytes(uint64_t h, const void *data, size_t n)
 static int add_view(qw_job *j, const qwen_array *a)
 {
     qwen *q = j->q;
-    const qw_vision_config *c = &q->vision_config;
+    const qw_vision_config *c = &q->config.vision;
     qw_image *v = &j->view[j->views];
     int64_t w, h, *area = j->view_area[j->views];
     if (q->comfy && j->task == QW_EDITING) {
@@ -257,11 +257,11 @@ static int prepare_control(qw_job *j)
         || !(j->control_end >= 0 && j->control_end <= 1))
         return qw_fail(&q->error, QWEN_EARG, "control: strength %g, from %g to %g",
                        r->control_strength, r->control_start, r->control_end);
-    const int64_t features = qw_control_features(q->control), plain = 4 * q->vae_config.z;
-    const qw_control_kind kind = qw_control_kind_of(q->control);
+    const int64_t features = qw_control_features(q->nets.control), plain = 4 * q->config.vae.z;
+    const qw_control_kind kind = qw_control_kind_of(q->nets.control);
     if (features != plain && features != plain + 4 && features != 2 * plain + 4)
         return qw_fail(&q->error, QWEN_EUNSUPPORTED, "%s: a ControlNet that reads %lld features",
-                       q->control_files.path, (long long)features);
+                       q->files.net[QW_CONTROL].path, (long long)features);
     if (features == plain + 4 && (!r->mask || r->inputs))
         return qw_fail(&q->error, QWEN_EARG,
                        r->inputs
@@ -270,7 +270,7 @@ static int prepare_control(qw_job *j)
                            : "this ControlNet inpaints: it takes a control picture and a mask");
     j->control = j->references;
     const int sampled = kind == QW_CONTROL_INSTANTX && !q->comfy;
-    if (add_reference(j, r->control, j->width, j->height, (int)q->vae_config.channels, sampled))
+    if (add_reference(j, r->control, j->width, j->height, (int)q->config.vae.channels, sampled))
         return q->error.status;
     if (features == 2 * plain + 4 && j->task == QW_INPAINT) return add_inpaint(j);
     if (features != plain + 4) return QWEN_OK;
@@ -281,7 +281,7 @@ static int prepare_control(qw_job *j)
 int qw_prepare_pictures(qw_job *j, const qwen_array *input, const qwen_array *original)
 {
     qwen *q = j->q;
-    const int channels = (int)q->vae_config.channels;
+    const int channels = (int)q->config.vae.channels;
     switch (j->task) {
     case QW_EDITING:
     case QW_EDIT_INPAINT:

@@ -14,12 +14,9 @@ static int prepare(qw_job *j)
 
 static uint64_t on_device(const qwen *q)
 {
-    const qw_component *c[] = { &q->text_files, &q->vision_files, &q->dit_files, &q->vae_files,
-                                &q->control_files };
     uint64_t bytes = 0;
-    for (size_t i = 0; i < sizeof c / sizeof *c; i++)
-        if (c[i]->res) bytes += qw_residency_bytes(c[i]->res, 0);
-    return bytes + qw_overlay_bytes(q->overlay);
+    for (int i = 0; i < QW_NETS; i++) bytes += qw_residency_bytes(q->nets.weights[i], 0);
+    return bytes + qw_overlay_bytes(q->nets.overlay);
 }
 
 /* The FLOPs counted since the last call. */
@@ -52,7 +49,10 @@ static int count_stages(qw_job *j, qw_tally *t, qwen_plan_report *out)
 }
 
 /* An embedding that is given or that another component makes has no weights here. */
-static uint64_t bytes_of(const qw_component *c) { return c->opened ? c->file_bytes : 0; }
+static uint64_t bytes_of(const qwen *q, qw_net n)
+{
+    return q->nets.loaded >> n & 1 ? q->files.net[n].bytes : 0;
+}
 
 static void report(const qwen *q, const qw_job *j, const qw_tally *t, qwen_plan_report *out)
 {
@@ -64,18 +64,16 @@ static void report(const qwen *q, const qw_job *j, const qw_tally *t, qwen_plan_
     out->text_tokens = j->text_rows[0];
     for (int k = 0; k < j->sequence_references; k++)
         out->reference_tokens += qw_reference_tokens(&j->reference[k]);
-    out->weights_text = bytes_of(&q->text_files);
-    out->weights_vision = bytes_of(&q->vision_files);
-    out->weights_transformer = bytes_of(&q->dit_files);
-    out->weights_vae = bytes_of(&q->vae_files);
-    const qw_component *c[] = { &q->text_files, &q->vision_files, &q->dit_files, &q->vae_files,
-                                &q->control_files };
-    for (size_t i = 0; i < sizeof c / sizeof *c; i++) {
-        out->resident += c[i]->res ? qw_residency_bytes(c[i]->res, 0) : 0;
-        out->streamed += c[i]->res ? qw_residency_bytes(c[i]->res, 1) : 0;
-        out->copies += c[i]->res ? qw_residency_bytes(c[i]->res, 2) : 0;
+    out->weights_text = bytes_of(q, QW_TEXT);
+    out->weights_vision = bytes_of(q, QW_VISION);
+    out->weights_transformer = bytes_of(q, QW_DIT);
+    out->weights_vae = bytes_of(q, QW_VAE);
+    for (int i = 0; i < QW_NETS; i++) {
+        out->resident += qw_residency_bytes(q->nets.weights[i], 0);
+        out->streamed += qw_residency_bytes(q->nets.weights[i], 1);
+        out->copies += qw_residency_bytes(q->nets.weights[i], 2);
     }
-    out->copies += qw_overlay_bytes(q->overlay);
+    out->copies += qw_overlay_bytes(q->nets.overlay);
     out->scratch = t->scratch;
     out->bands_decode = q->bands[0];
     out->bands_encode = q->bands[1];
@@ -85,11 +83,12 @@ static void report(const qwen *q, const qw_job *j, const qw_tally *t, qwen_plan_
 /* What a distilled model does when the request leaves it open is said once. */
 static void tell_distilled(qwen *q, const qwen_request *r)
 {
-    if (!q->distilled || q->told_distilled || ((r->steps || r->n_sigmas) && r->guidance > 0))
+    if (!q->defaults.distilled || q->told.distilled
+        || ((r->steps || r->n_sigmas) && r->guidance > 0))
         return;
-    q->told_distilled = 1;
+    q->told.distilled = 1;
     qw_say(q, 0, "a distilled model (\"%s\"): %d steps, guidance %g unless said otherwise",
-           q->distilled, q->steps, q->guidance);
+           q->defaults.distilled, q->defaults.steps, q->defaults.guidance);
 }
 
 /* What will be needed is there and whole: said before hours of work, not after them. */
@@ -98,7 +97,7 @@ static int require(qw_job *j)
     qwen *q = j->q;
     const qwen_request *r = j->req;
     const int words = !r->embeds || (j->passes > 1 && !r->negative_embeds);
-    if (!q->dev->host) /* there not all may fit at once */
+    if (!q->devices.main->host) /* there not all may fit at once */
         return QWEN_OK;
     return qw_need_dit(q) || (words && (qw_need_tokenizer(q) || qw_need_text(q)))
                    || qw_need_vae(q, QW_VAE_DECODER | (j->references ? QW_VAE_ENCODER : 0))
@@ -112,12 +111,12 @@ static int walk(qwen *q, const qwen_request *req, qw_tally *t, qwen_plan_report 
     qw_job j = { 0 };
     qwen *p = NULL;
     int status = qw_model_new(&p, &q->opt, q);
-    for (int i = 0; !status && i < q->loras; i++)
-        status = qw_lora_add(p, q->lora[i]->path, q->lora[i]->strength, 1);
+    for (int i = 0; !status && i < q->files.loras; i++)
+        status = qw_lora_add(p, q->files.lora[i]->path, q->files.lora[i]->strength, 1);
     if (!status) {
         p->tally = t;
-        p->steps = q->steps;
-        p->guidance = q->guidance;
+        p->defaults.steps = q->defaults.steps;
+        p->defaults.guidance = q->defaults.guidance;
         status = qw_job_init(&j, p, req) || require(&j) || count_stages(&j, t, out);
     }
     if (!p) qw_fail(&q->error, QWEN_ENOMEM, "no memory for a plan");
@@ -178,9 +177,11 @@ int qw_generate(qwen *q, const qwen_request *req, qwen_result *out)
         out->steps = j.steps;
         out->guidance = j.guidance;
         out->variant = qw_variant_name(j.variant);
-        out->schedule = req->schedule ? q->told[0] : q->flat_shift > 0 ? "lightning" : "auto";
-        out->sampler = req->sampler ? q->told[1] : "euler";
-        out->rng = req->rng ? q->told[2] : "torch-cpu";
+        out->schedule = req->schedule                ? q->names[0]
+                        : q->defaults.flat_shift > 0 ? "lightning"
+                                                     : "auto";
+        out->sampler = req->sampler ? q->names[1] : "euler";
+        out->rng = req->rng ? q->names[2] : "torch-cpu";
         out->seconds_text = j.seconds_text;
         out->seconds_vision = j.seconds_vision;
         out->seconds_encode = j.seconds_encode;

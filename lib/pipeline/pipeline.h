@@ -20,14 +20,69 @@ int qw_variant_named(const char *name, qw_variant *out); /* nonzero: found */
 int qw_class_named(const char *name, qw_variant *out);   /* a pipeline class; nonzero: found */
 
 /* --- model.c: opening; which files make a model ----------------------------------------------- */
-typedef struct qw_component { /* a net's files and weights, on a device */
-    qw_store *store;
-    qw_residency *res;
-    char *path, *config; /* the files; their config.json, or NULL */
-    uint64_t file_bytes;
-    int opened;   /* loaded and committed */
-    int borrowed; /* the store is another component's */
+typedef enum qw_net { QW_TEXT, QW_VISION, QW_DIT, QW_VAE, QW_CONTROL, QW_NETS } qw_net;
+
+typedef struct qw_component { /* the files of a net */
+    qw_store *store;          /* NULL: there are none */
+    char *path, *config;      /* config: their config.json, or NULL */
+    uint64_t bytes;           /* of its tensors */
+    int borrowed;             /* the store is another component's */
 } qw_component;
+
+enum { QW_MAX_LORAS = 64 };
+typedef struct qw_files {
+    qw_component net[QW_NETS];
+    char *tokenizer_path, *processor_path; /* preprocessor_config.json; either may be NULL */
+    qw_tokenizer *tokenizer;               /* read when first needed */
+    qw_lora *lora[QW_MAX_LORAS];           /* in the order they were added */
+    int loras;
+    qw_kind whole; /* kind of the model if it is a single file */
+} qw_files;
+
+typedef struct qw_configs { /* of the files, else the published ones */
+    qw_text_config text;
+    qw_vision_config vision;
+    qw_dit_config dit, control;
+    qw_vae_config vae;
+    qw_schedule_config schedule;
+} qw_configs;
+
+typedef struct qw_devices { /* text and vae may equal main */
+    qw_device *main, *text, *vae;
+    qw_device *ref; /* computes what the others decline */
+} qw_devices;
+
+typedef struct qw_nets { /* NULL: not loaded */
+    qw_text *text;
+    qw_vision *vision;
+    qw_dit *dit;
+    qw_vae *vae;
+    qw_control *control;
+    qw_residency *weights[QW_NETS];
+    int vae_parts;       /* of the loaded VAE */
+    unsigned loaded;     /* 1 << QW_TEXT ...: also those that have made room since */
+    qw_overlay *overlay; /* all LoRA files over the transformer, or NULL */
+} qw_nets;
+
+typedef struct qw_defaults {  /* of a request's fields that are 0 or NULL */
+    int width, height, steps; /* width, height 0: computed */
+    double guidance;
+    int64_t reference_area, condition_area; /* pixels; 0: the variant's */
+    char *negative;
+    const char *distilled; /* the word of a name that says so; NULL: it is not */
+    double flat_shift;     /* of the schedule at every size; 0: none */
+    struct {               /* without the LoRA files; steps 0: there are none */
+        int steps;
+        const char *distilled;
+        double guidance, flat_shift;
+    } plain;
+} qw_defaults;
+
+typedef struct qw_told { /* notices that were given and are not repeated */
+    int distilled, control;
+    uint64_t scratch; /* the most bytes that were more than options.memory */
+    double maps[2];   /* bytes of the largest picture in bands: decoded, encoded */
+} qw_told;
 
 typedef struct qw_embedding { /* of one prompt, kept for the next picture */
     char *key;                /* what it was made from */
@@ -35,59 +90,29 @@ typedef struct qw_embedding { /* of one prompt, kept for the next picture */
     int64_t n;
 } qw_embedding;
 
-enum { QW_MAX_LORAS = 64 };
-
 struct qwen {
     qw_error error;
     qwen_options opt; /* strings copied */
     qw_variant variant;
-    char *pipeline_class, *edit_class, *name, *negative;
-    int width, height, steps; /* defaults; 0: computed */
-    double guidance;
-    int64_t reference_area, condition_area;
-    int comfy;
-    const char *distilled; /* by what: a word of its name; NULL: it is not */
-    int told_distilled, told_control;
-    uint64_t told_scratch; /* the most that was told to be more than options.memory */
-    /* the shift of every size that the distillation wants; 0: none */
-    double flat_shift;
-    qw_kind whole; /* what the model is if it is a single file */
+    char *pipeline_class, *edit_class, *name; /* of model_index.json, or NULL */
+    int comfy;                                /* options.like is "comfyui" */
+    qw_files files;
+    qw_configs config;
+    qw_devices devices;
+    qw_nets nets;
+    qw_defaults defaults;
+    qw_told told;
+    qw_embedding embedding[2]; /* positive, negative */
+    char names[3][64];         /* of the last result: schedule, sampler, rng */
 
-    qw_device *dev, *text_dev, *vae_dev, *ref; /* the last two may equal the first */
-    qw_component text_files, vision_files, dit_files, vae_files, control_files;
-    qw_text_config text_config;
-    qw_vision_config vision_config;
-    qw_dit_config dit_config, control_config;
-    qw_vae_config vae_config;
-    qw_schedule_config schedule_config;
-    char *tokenizer_path, *processor_path;
-    qw_tokenizer *tokenizer;
-    qw_text *text;
-    qw_vision *vision; /* loaded when first needed */
-    qw_dit *dit;
-    qw_control *control;
-    qw_vae *vae;
-    int vae_parts;               /* of the loaded VAE */
-    qw_embedding embedding[2];   /* positive, negative */
-    qw_lora *lora[QW_MAX_LORAS]; /* in the order they were added */
-    int loras;
-    qw_overlay *overlay; /* all of them over the transformer */
-    /* without them */
-    struct {
-        int steps;
-        const char *distilled;
-        double guidance, flat_shift;
-    } plain;
     const qwen *plan_of;    /* computes nothing: stands for that handle's devices */
     struct qw_tally *tally; /* qwen_plan: stages are walked and counted, not run */
     /* inspect: a loader's `each` */
     void (*problem)(void *user, const char *missing, const char *sentence);
     void *problem_user;
-    char told[3][64];      /* names of the last result: schedule, sampler, rng */
     uint64_t peak_scratch; /* of the stages of this request, for device_bytes */
     /* of the VAE in this request, decoder and encoder; 0: whole */
     int bands[2];
-    double told_maps[2]; /* bytes of the largest picture of which bands were told */
 };
 int qw_model_new(qwen **out, const qwen_options *opt, const qwen *plan_of); /* as qwen_open */
 void qw_model_free(qwen *q);                                                /* NULL is fine */

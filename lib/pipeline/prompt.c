@@ -12,7 +12,7 @@ void qw_text_body(qw_run *r, void *arg)
     const qw_text_work *w = arg;
     const char *names = r->names;
     r->names = w->names;
-    qw_text_forward(r, w->q->text, w->ids, w->n, w->features, w->feature_rows, w->positions,
+    qw_text_forward(r, w->q->nets.text, w->ids, w->n, w->features, w->feature_rows, w->positions,
                     w->out);
     r->names = names;
 }
@@ -20,7 +20,7 @@ void qw_text_body(qw_run *r, void *arg)
 void qw_vision_body(qw_run *r, void *arg)
 {
     const qw_vision_work *w = arg;
-    qw_vision_forward(r, w->q->vision, w->pixels, &w->grid, w->out);
+    qw_vision_forward(r, w->q->nets.vision, w->pixels, &w->grid, w->out);
 }
 
 int qw_sees_pictures(const qw_job *j)
@@ -40,8 +40,8 @@ int qw_job_prompt(qw_job *j, int negative, qw_prompt *out)
         return out->text ? QWEN_OK : qw_fail(&q->error, QWEN_ENOMEM, "no memory for the prompt");
     }
     if (qw_need_tokenizer(q)) return q->error.status;
-    return qw_prompt_make(out, name, j->req->system, text, j->view_tokens, j->views, q->tokenizer,
-                          &q->error);
+    return qw_prompt_make(out, name, j->req->system, text, j->view_tokens, j->views,
+                          q->files.tokenizer, &q->error);
 }
 
 /* ComfyUI's rule: up to the second "<|im_start|>", and three more if "user\n" follows it. */
@@ -50,8 +50,8 @@ static int64_t comfy_drop(const qwen *q, const int32_t *ids, int64_t n)
     int32_t *start = NULL, *user = NULL;
     int64_t ns = 0, nu = 0, drop = -1, found = 0;
     qw_error err = { 0 };
-    if (!qw_tokenize(q->tokenizer, "<|im_start|>", 12, &start, &ns, &err)
-        && !qw_tokenize(q->tokenizer, "user\n", 5, &user, &nu, &err) && ns == 1 && nu == 2)
+    if (!qw_tokenize(q->files.tokenizer, "<|im_start|>", 12, &start, &ns, &err)
+        && !qw_tokenize(q->files.tokenizer, "user\n", 5, &user, &nu, &err) && ns == 1 && nu == 2)
         for (int64_t i = 0; i < n && found < 2; i++)
             if (ids[i] == start[0]) {
                 drop = i;
@@ -70,7 +70,7 @@ static int make_features(qw_job *j)
     qwen *q = j->q;
     if (j->features || !j->views) return QWEN_OK;
     if (qw_need_vision(q)) return q->error.status;
-    const qw_vision_config *c = &q->vision_config;
+    const qw_vision_config *c = &q->config.vision;
     const int64_t width = c->channels * c->temporal * c->patch * c->patch,
                   unit = c->merge * c->merge;
     double *pixels = qw_doubles(q, j->feature_rows * unit * width, "pixels");
@@ -82,7 +82,7 @@ static int make_features(qw_job *j)
         free(pixels);
         return q->error.status;
     }
-    qw_stage_begin(&s, q, j->req, q->text_dev, "vision", j->views, (int)c->depth);
+    qw_stage_begin(&s, q, j->req, q->devices.text, "vision", j->views, (int)c->depth);
     void (*const tap)(void *, const char *, const qwen_array *) = s.run.tap;
     s.run.tap = NULL; /* the tower's own taps are for single stages */
     for (int i = 0; i < j->views; i++) {
@@ -127,7 +127,7 @@ static int64_t cut_rows(qw_job *j, int64_t rows)
 static int run_text(qw_job *j, int negative, const int32_t *ids, int64_t n, double *hidden)
 {
     qwen *q = j->q;
-    const int64_t m = q->vision_config.merge ? q->vision_config.merge : 1;
+    const int64_t m = q->config.vision.merge ? q->config.vision.merge : 1;
     qw_grid merged[QW_MAX_PICTURES];
     qw_stage s;
     int32_t *positions = malloc((size_t)n * 3 * sizeof *positions),
@@ -137,7 +137,7 @@ static int run_text(qw_job *j, int negative, const int32_t *ids, int64_t n, doub
                                (int32_t)(j->view_grid[i].cols / m) };
     if (!positions || !ones)
         qw_fail(&q->error, QWEN_ENOMEM, "no memory for %lld positions", (long long)n);
-    else qw_mrope_positions(&q->text_config, ids, n, merged, j->views, positions, &q->error);
+    else qw_mrope_positions(&q->config.text, ids, n, merged, j->views, positions, &q->error);
     if (q->error.status) {
         free(positions);
         free(ones);
@@ -152,11 +152,11 @@ static int run_text(qw_job *j, int negative, const int32_t *ids, int64_t n, doub
                        .positions = positions,
                        .out = hidden,
                        .names = negative ? "neg." : "text." };
-    qw_stage_begin(&s, q, j->req, q->text_dev, "text", j->passes, (int)q->text_config.layers);
+    qw_stage_begin(&s, q, j->req, q->devices.text, "text", j->passes, (int)q->config.text.layers);
     s.run.step = negative;
     qw_tap_ints(&s.run, ones, 1, &n, "%smask", w.names);
     qw_stage_reserve(&s, qw_text_body, &w);
-    qw_stage_run(&s, qw_text_body, &w, hidden, n * q->text_config.width);
+    qw_stage_run(&s, qw_text_body, &w, hidden, n * q->config.text.width);
     free(positions);
     free(ones);
     return qw_stage_end(&s, &j->seconds_text);
@@ -169,11 +169,11 @@ static int encode_prompt(qw_job *j, int negative, const qw_prompt *p)
     int32_t *ids = NULL;
     int64_t n = 0, drop = p->drop;
     if (qw_need_tokenizer(q) || qw_need_text(q)
-        || qw_tokenize(q->tokenizer, p->text, p->bytes, &ids, &n, &q->error))
+        || qw_tokenize(q->files.tokenizer, p->text, p->bytes, &ids, &n, &q->error))
         return q->error.status;
     if (q->comfy) drop = comfy_drop(q, ids, n);
     n = cut_tokens(j, n, drop);
-    const int64_t width = q->text_config.width;
+    const int64_t width = q->config.text.width;
     double *hidden = n > drop ? qw_doubles(q, n * width, "hidden states") : NULL;
     if (n <= drop)
         qw_fail(&q->error, QWEN_EARG, "the prompt has %lld tokens, of which %lld are dropped",
@@ -196,9 +196,9 @@ static int given_embedding(qw_job *j, int negative, const qwen_array *a)
 {
     qwen *q = j->q;
     const char *what = negative ? "negative_embeds" : "embeds";
-    const int64_t width = q->dit_files.store ? q->dit_config.text_width
-                          : a->rank == 2     ? a->dim[1]
-                                             : 0;
+    const int64_t width = q->files.net[QW_DIT].store ? q->config.dit.text_width
+                          : a->rank == 2             ? a->dim[1]
+                                                     : 0;
     if (!a->data || a->rank != 2 || a->dim[0] < 1 || a->dim[0] > 1 << 24 || a->dim[1] != width
         || (a->dtype != QWEN_F32 && a->dtype != QWEN_F64))
         return qw_fail(&q->error, QWEN_EARG, "%s: not numbers of [rows][%lld]", what,
@@ -222,7 +222,7 @@ static int remembered(qw_job *j, int negative, const char *key)
     for (int i = 0; i < 2 && !j->req->tap; i++) { /* who taps wants to see it computed */
         const qw_embedding *e = &q->embedding[i];
         if (!e->key || strcmp(e->key, key)) continue;
-        const int64_t n = e->n * q->text_config.width;
+        const int64_t n = e->n * q->config.text.width;
         if (!(j->text[negative] = qw_doubles(q, n, "embeddings"))) return 0;
         memcpy(j->text[negative], e->rows, (size_t)n * sizeof *e->rows);
         j->text_rows[negative] = e->n;
@@ -234,7 +234,7 @@ static int remembered(qw_job *j, int negative, const char *key)
 static void remember(qw_job *j, int negative, char *key)
 {
     qw_embedding *e = &j->q->embedding[negative];
-    const size_t bytes = (size_t)(j->text_rows[negative] * j->q->text_config.width)
+    const size_t bytes = (size_t)(j->text_rows[negative] * j->q->config.text.width)
                          * sizeof *e->rows;
     free(e->key);
     free(e->rows);
@@ -275,8 +275,8 @@ int qw_embed_prompt(qw_job *j, int negative)
         else remember(j, negative, key);
     }
     if (q->error.status) return q->error.status;
-    const int64_t width = given ? given->dim[1] : q->text_config.width;
-    return qw_show(j, q->text_dev, j->text[negative], 2,
+    const int64_t width = given ? given->dim[1] : q->config.text.width;
+    return qw_show(j, q->devices.text, j->text[negative], 2,
                    (int64_t[]){ j->text_rows[negative], width },
                    negative ? "neg.embeds" : "text.embeds");
 }

@@ -36,7 +36,7 @@ static int check_picture(qwen *q, const qwen_array *a, const char *role, int num
 static qw_variant edit_variant(const qwen *q)
 {
     if (q->edit_class && !strcmp(q->edit_class, "QwenImageEditPlusPipeline"))
-        return q->dit_config.zero_cond_t ? QW_EDIT_2511 : QW_EDIT_2509;
+        return q->config.dit.zero_cond_t ? QW_EDIT_2511 : QW_EDIT_2509;
     return q->edit_class ? QW_EDIT : QW_T2I;
 }
 
@@ -73,9 +73,9 @@ static int layered_task(qw_job *j)
 /* A ControlNet for inpainting reads the mask itself; nothing is mixed after a step. */
 static int control_takes_mask(const qw_job *j)
 {
-    const int64_t plain = 4 * j->q->vae_config.z;
-    return j->req->control && !j->req->inputs && j->q->control
-           && qw_control_features(j->q->control) == plain + 4;
+    const int64_t plain = 4 * j->q->config.vae.z;
+    return j->req->control && !j->req->inputs && j->q->nets.control
+           && qw_control_features(j->q->nets.control) == plain + 4;
 }
 
 static int decide_task(qw_job *j)
@@ -146,8 +146,8 @@ static int decide_size(qw_job *j)
     if (check_size(q, "width", r->width) || check_size(q, "height", r->height))
         return q->error.status;
     if (j->task == QW_DRAW) {
-        w = w ? w : q->width ? q->width : 1024;
-        h = h ? h : q->height ? q->height : 1024;
+        w = w ? w : q->defaults.width ? q->defaults.width : 1024;
+        h = h ? h : q->defaults.height ? q->defaults.height : 1024;
     } else if (j->task == QW_REDRAW || j->task == QW_INPAINT) {
         w = w ? w : own_size(last->dim[1]);
         h = h ? h : own_size(last->dim[0]);
@@ -181,15 +181,16 @@ static int check_memory(qw_job *j)
 {
     qwen *q = j->q;
     const double pixels = (double)j->width * j->height, rows = pixels / 256 * (double)j->frames;
-    const double stream = rows * (double)q->dit_config.width * 4
+    const double stream = rows * (double)q->config.dit.width * 4
                           * 6; /* x, q k v, attention, branch */
     const double picture =
-        pixels * (8.0 * 3 + 4.0 * 2 * (double)(q->vae_config.base ? q->vae_config.base : 1) / 8);
-    const double need = stream > picture ? stream : picture, have = (double)q->dev->memory;
-    if (rows < 4294967296.0 && (q->dev->memory == 0 || need <= have) && need < 1e15) return QWEN_OK;
+        pixels * (8.0 * 3 + 4.0 * 2 * (double)(q->config.vae.base ? q->config.vae.base : 1) / 8);
+    const double need = stream > picture ? stream : picture, have = (double)q->devices.main->memory;
+    if (rows < 4294967296.0 && (q->devices.main->memory == 0 || need <= have) && need < 1e15)
+        return QWEN_OK;
     return qw_fail(&q->error, QWEN_ENOMEM,
                    "a picture of %dx%d needs at least %.1f GB, device %s has %.1f GB", j->width,
-                   j->height, need / 1e9, qw_device_name(q, q->dev), have / 1e9);
+                   j->height, need / 1e9, qw_device_name(q, q->devices.main), have / 1e9);
 }
 
 static int no_sampler(qwen *q, const char *name)
@@ -227,11 +228,11 @@ static int decide_numbers(qw_job *j)
     if (r->n_sigmas && r->steps && !raw && r->steps != r->n_sigmas)
         return qw_fail(&q->error, QWEN_EARG, "steps is %d, but %d sigmas are given", r->steps,
                        r->n_sigmas);
-    j->steps = r->steps ? r->steps : r->n_sigmas ? r->n_sigmas : q->steps;
-    j->guidance = r->guidance > 0 ? r->guidance : q->guidance;
+    j->steps = r->steps ? r->steps : r->n_sigmas ? r->n_sigmas : q->defaults.steps;
+    j->guidance = r->guidance > 0 ? r->guidance : q->defaults.guidance;
     j->passes = j->guidance > 1 ? 2 : 1;
     j->norm = r->guidance_norm ? r->guidance_norm == 1 : j->variant != QW_LAYERED && !q->comfy;
-    j->negative = r->negative ? r->negative : q->negative;
+    j->negative = r->negative ? r->negative : q->defaults.negative;
     j->schedule = r->schedule ? r->schedule : "auto";
     j->sampler = r->sampler ? r->sampler : "euler";
     j->rng_name = r->rng ? r->rng : "torch-cpu";
@@ -278,8 +279,8 @@ int qw_job_init(qw_job *j, qwen *q, const qwen_request *req)
                            (long long)at);
     }
     const int other = q->variant != QW_T2I && !(req->strength > 0);
-    if (!req->control && q->control_files.store && !q->told_control) {
-        q->told_control = 1;
+    if (!req->control && q->files.net[QW_CONTROL].store && !q->told.control) {
+        q->told.control = 1;
         qw_say(q, 0, "the ControlNet is not used: there is no control picture (control)");
     }
     if (check_inputs(j) || (req->control && !other && qw_need_control(q)) || decide_task(j)
@@ -301,7 +302,7 @@ int qw_job_init(qw_job *j, qwen *q, const qwen_request *req)
     if (sized) return sized;
     j->h = j->height / 8;
     j->w = j->width / 8;
-    j->z = q->vae_config.z ? q->vae_config.z : q->dit_config.out;
+    j->z = q->config.vae.z ? q->config.vae.z : q->config.dit.out;
     j->tokens = (j->h / 2) * (j->w / 2);
     j->frames = j->task == QW_LAYERS ? j->layers + 1 : 1;
     if (check_memory(j) || qw_prepare_pictures(j, input, original)) return q->error.status;
@@ -345,11 +346,11 @@ int qw_job_schedule(qw_job *j)
     const qwen_request *r = j->req;
     const int raw = r->schedule && !strcmp(r->schedule, "raw");
     const qw_schedule_request s = {
-        .name = r->schedule         ? r->schedule
-                : q->flat_shift > 0 ? "lightning"
-                                    : NULL,
-        .flat = q->flat_shift,
-        .config = &q->schedule_config,
+        .name = r->schedule                  ? r->schedule
+                : q->defaults.flat_shift > 0 ? "lightning"
+                                             : NULL,
+        .flat = q->defaults.flat_shift,
+        .config = &q->config.schedule,
         .steps = raw ? r->steps : j->steps,
         .tokens = j->tokens,
         .condition_tokens = j->task == QW_LAYERS ? j->tokens : 0,

@@ -69,7 +69,7 @@ int qw_stage_begin(qw_stage *s, qwen *q, const qwen_request *req, qw_device *dev
     s->steps = steps;
     s->blocks = blocks;
     s->started = now();
-    qw_run_init(&s->run, dev, strncmp(dev->name, "ref", 3) ? q->ref : NULL);
+    qw_run_init(&s->run, dev, strncmp(dev->name, "ref", 3) ? q->devices.ref : NULL);
     s->run.stage = name;
     s->run.strict = q->opt.strict;
     s->run.user = s;
@@ -121,8 +121,8 @@ static void require_room(qw_stage *s, uint64_t bytes)
         qw_run_fail(&s->run, QWEN_ENOMEM, "%s needs %.1f GB of scratch, device %s has %.1f GB free",
                     s->name, (double)bytes / 1e9, qw_device_name(q, dev),
                     (double)dev->memory / 1e9);
-    else if (q->opt.memory && bytes > q->opt.memory && bytes > q->told_scratch) {
-        q->told_scratch = bytes;
+    else if (q->opt.memory && bytes > q->opt.memory && bytes > q->told.scratch) {
+        q->told.scratch = bytes;
         qw_say(q, 0, "%s needs %.4g MB of scratch, more than the memory of %.4g MB to stay under",
                s->name, (double)bytes / 1e6, (double)q->opt.memory / 1e6);
     }
@@ -237,7 +237,7 @@ int qw_show_ints(qw_job *j, const int32_t *x, int rank, const int64_t *dim, cons
 {
     qw_stage s = { .q = j->q, .req = j->req };
     if (!j->req->tap || j->q->tally) return QWEN_OK;
-    qw_run_init(&s.run, j->q->dev, NULL);
+    qw_run_init(&s.run, j->q->devices.main, NULL);
     s.run.tap = stage_tap;
     s.run.user = &s;
     qw_tap_ints(&s.run, x, rank, dim, "%s", name);

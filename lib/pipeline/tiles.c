@@ -54,7 +54,7 @@ typedef struct coder {
 static tile decode_tile(coder *k, int64_t y, int64_t x)
 {
     const qw_decode_work *w = k->decode;
-    const int64_t z = w->q->vae_config.z, h = least(TILE / SCALE, w->h - y),
+    const int64_t z = w->q->config.vae.z, h = least(TILE / SCALE, w->h - y),
                   n = least(TILE / SCALE, w->w - x);
     tile t = { .h = h * SCALE, .w = n * SCALE, .c = k->channels };
     double *latent = malloc((size_t)(z * h * n) * sizeof *latent);
@@ -78,7 +78,7 @@ static tile decode_tile(coder *k, int64_t y, int64_t x)
 static tile encode_tile(coder *k, int64_t y, int64_t x)
 {
     const qw_encode_work *w = k->encode;
-    const int64_t z = w->q->vae_config.z, C = w->q->vae_config.channels, H = least(TILE, w->h - y),
+    const int64_t z = w->q->config.vae.z, C = w->q->config.vae.channels, H = least(TILE, w->h - y),
                   W = least(TILE, w->w - x);
     tile t = { .h = H / SCALE, .w = W / SCALE, .c = 2 * z };
     const int64_t n = t.h * t.w;
@@ -131,8 +131,8 @@ static void code(coder *k, tile (*one)(coder *, int64_t, int64_t), int64_t h, in
 
 int qw_decode_tiled(qw_stage *s, const qw_decode_work *w)
 {
-    const int64_t C = w->q->vae_config.channels;
-    if (qw_vae_enlarges(w->q->vae) != 1) {
+    const int64_t C = w->q->config.vae.channels;
+    if (qw_vae_enlarges(w->q->nets.vae) != 1) {
         qw_run_fail(&s->run, QWEN_EUNSUPPORTED, "tiling \"reference\" with a VAE that enlarges");
         return s->run.error.status;
     }
@@ -145,7 +145,7 @@ int qw_decode_tiled(qw_stage *s, const qw_decode_work *w)
 
 int qw_encode_tiled(qw_stage *s, const qw_encode_work *w)
 {
-    const int64_t z = w->q->vae_config.z, h = w->h / SCALE, n = w->w / SCALE;
+    const int64_t z = w->q->config.vae.z, h = w->h / SCALE, n = w->w / SCALE;
     coder k = { .stage = s, .encode = w };
     tile out = { calloc((size_t)(h * n * 2 * z), sizeof(double)), h, n, 2 * z };
     if (!out.data) {

@@ -7,7 +7,7 @@
 /* The mmproj file beside a language GGUF: the one whose merger is as wide as the language model. */
 static int find_mmproj(qwen *q)
 {
-    char *directory = qw_strdup(q->text_files.path);
+    char *directory = qw_strdup(q->files.net[QW_TEXT].path);
     if (!directory) return qw_no_memory(q);
     char *slash = strrchr(directory, '/');
     if (slash) slash[slash == directory] = 0;
@@ -20,14 +20,14 @@ static int find_mmproj(qwen *q)
         const qw_entry *out = NULL;
         if (c.path && !qw_open_store(&probe, &c, QW_KIND_VISION, NULL))
             out = qw_store_find(c.store, "visual.merger.mlp.2.weight");
-        if (!out || out->rank < 1 || out->dim[0] != q->text_config.width) {
+        if (!out || out->rank < 1 || out->dim[0] != q->config.text.width) {
             qw_close_component(&c);
-        } else if (q->vision_files.store) {
+        } else if (q->files.net[QW_VISION].store) {
             qw_fail(&q->error, QWEN_EARG, "%s and %s both fit the text encoder: say which (vision)",
-                    q->vision_files.path, c.path);
+                    q->files.net[QW_VISION].path, c.path);
             qw_close_component(&c);
         } else {
-            q->vision_files = c;
+            q->files.net[QW_VISION] = c;
         }
     }
     if (d) closedir(d);
@@ -46,10 +46,11 @@ int qw_has_tower(const qw_store *s)
 
 int qw_open_vision(qwen *q)
 {
-    qw_component *c = &q->vision_files;
+    qw_component *c = &q->files.net[QW_VISION];
     if (q->opt.vision) {
         if (qw_component_files(q, c, q->opt.vision, NULL, NULL, NULL)) return q->error.status;
-        if (!c->config && q->text_files.config && !(c->config = qw_strdup(q->text_files.config)))
+        if (!c->config && q->files.net[QW_TEXT].config
+            && !(c->config = qw_strdup(q->files.net[QW_TEXT].config)))
             return qw_no_memory(q); /* beside the text encoder, or the model's */
         return qw_open_store(q, c, QW_KIND_VISION, NULL);
     }
@@ -58,14 +59,16 @@ int qw_open_vision(qwen *q)
 
 int qw_vision_store(qwen *q)
 {
-    qw_component *c = &q->vision_files;
+    qw_component *c = &q->files.net[QW_VISION];
     if (c->store) return QWEN_OK;
-    if (q->text_files.store && qw_has_tower(q->text_files.store)) {
-        c->store = q->text_files.store;
+    if (q->files.net[QW_TEXT].store && qw_has_tower(q->files.net[QW_TEXT].store)) {
+        c->store = q->files.net[QW_TEXT].store;
         c->borrowed = 1;
-        c->file_bytes = qw_part_bytes(c->store, 1);
-        c->config = qw_strdup(q->text_files.config);
-        return !c->config && q->text_files.config ? qw_no_memory(q) : QWEN_OK;
+        c->bytes = qw_part_bytes(c->store, 1);
+        c->config = qw_strdup(q->files.net[QW_TEXT].config);
+        return !c->config && q->files.net[QW_TEXT].config ? qw_no_memory(q) : QWEN_OK;
     }
-    return q->text_files.path && !qw_is_directory(q->text_files.path) ? find_mmproj(q) : QWEN_OK;
+    return q->files.net[QW_TEXT].path && !qw_is_directory(q->files.net[QW_TEXT].path)
+               ? find_mmproj(q)
+               : QWEN_OK;
 }

@@ -10,13 +10,13 @@
  * those of every net that is there.  0: no bound is known. */
 static uint64_t room(const qwen *q, const qw_device *dev)
 {
-    const qw_component *c[] = { &q->vae_files, &q->text_files, &q->vision_files, &q->dit_files,
-                                &q->control_files };
     const uint64_t bound = q->opt.memory ? q->opt.memory : dev->memory - dev->memory / 4;
     uint64_t weights = 0;
-    for (size_t i = 0; i < sizeof c / sizeof *c; i++)
-        if (c[i]->res && qw_residency_device(c[i]->res) == dev && (i == 0 || !dev->host))
-            weights += qw_residency_bytes(c[i]->res, 0);
+    for (int i = 0; i < QW_NETS; i++) {
+        const qw_residency *res = q->nets.weights[i];
+        if (res && qw_residency_device(res) == dev && (i == QW_VAE || !dev->host))
+            weights += qw_residency_bytes(res, 0);
+    }
     return !bound ? 0 : bound > weights ? bound - weights : 1;
 }
 
@@ -26,11 +26,11 @@ static int64_t choose(const qwen *q, const qw_device *dev, int encoder, int64_t 
 {
     enum { LEAST = 8 };
     const uint64_t most = room(q, dev), size = qw_row_bytes(dev->prefer, 1);
-    if (!most || (uint64_t)qw_vae_scratch(q->vae, encoder, h, w, 0) * size <= most) return 0;
+    if (!most || (uint64_t)qw_vae_scratch(q->nets.vae, encoder, h, w, 0) * size <= most) return 0;
     int64_t good = LEAST, bad = h;
     while (bad - good > 1) {
         const int64_t rows = good + (bad - good) / 2;
-        if ((uint64_t)qw_vae_scratch(q->vae, encoder, h, w, rows) * size <= most) good = rows;
+        if ((uint64_t)qw_vae_scratch(q->nets.vae, encoder, h, w, rows) * size <= most) good = rows;
         else bad = rows;
     }
     if (good >= h) return 0;
@@ -44,15 +44,15 @@ static int64_t settle(qw_stage *s, int encoder, int64_t h, int64_t w)
     qwen *q = s->q;
     const int64_t rows = s->run.error.status ? 0 : choose(q, s->run.dev, encoder, h, w);
     const int bands = rows ? (int)((h + rows - 1) / rows) : 0;
-    const double whole = (double)qw_vae_scratch(q->vae, encoder, h, w, 0)
+    const double whole = (double)qw_vae_scratch(q->nets.vae, encoder, h, w, 0)
                          * (double)qw_row_bytes(s->run.dev->prefer, 1);
     s->blocks = bands;
     if (bands > q->bands[encoder]) q->bands[encoder] = bands;
-    if (rows && whole > q->told_maps[encoder]) {
+    if (rows && whole > q->told.maps[encoder]) {
         qw_say(q, 0, "the VAE %s in %d bands of %lld rows: the whole needs %.4g %s of maps",
                encoder ? "encodes" : "decodes", bands, (long long)(8 * rows),
                whole < 1e9 ? whole / 1e6 : whole / 1e9, whole < 1e9 ? "MB" : "GB");
-        q->told_maps[encoder] = whole;
+        q->told.maps[encoder] = whole;
     }
     return rows;
 }
@@ -60,22 +60,22 @@ static int64_t settle(qw_stage *s, int encoder, int64_t h, int64_t w)
 void qw_decode_body(qw_run *r, void *arg)
 {
     const qw_decode_work *w = arg;
-    qw_vae_decode(r, w->q->vae, w->latent, w->h, w->w, w->rows, w->picture);
+    qw_vae_decode(r, w->q->nets.vae, w->latent, w->h, w->w, w->rows, w->picture);
 }
 
 void qw_encode_body(qw_run *r, void *arg)
 {
     const qw_encode_work *w = arg;
-    qw_vae_encode(r, w->q->vae, w->picture, w->h, w->w, w->rows, w->mean, w->logvar);
+    qw_vae_encode(r, w->q->nets.vae, w->picture, w->h, w->w, w->rows, w->mean, w->logvar);
 }
 
 int qw_stage_decode(qw_stage *s, qw_decode_work *w)
 {
-    const int64_t up = 8 * qw_vae_enlarges(w->q->vae);
+    const int64_t up = 8 * qw_vae_enlarges(w->q->nets.vae);
     w->rows = settle(s, 0, w->h, w->w);
     qw_stage_reserve(s, qw_decode_body, w);
     return qw_stage_run(s, qw_decode_body, w, w->picture,
-                        w->h * w->w * up * up * w->q->vae_config.channels);
+                        w->h * w->w * up * up * w->q->config.vae.channels);
 }
 
 int qw_stage_encode(qw_stage *s, qw_encode_work *w)
@@ -83,5 +83,5 @@ int qw_stage_encode(qw_stage *s, qw_encode_work *w)
     w->rows = settle(s, 1, w->h / 8, w->w / 8);
     qw_stage_reserve(s, qw_encode_body, w);
     return qw_stage_run(s, qw_encode_body, w, w->mean,
-                        w->q->vae_config.z * (w->h / 8) * (w->w / 8));
+                        w->q->config.vae.z * (w->h / 8) * (w->w / 8));
 }

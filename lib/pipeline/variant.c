@@ -95,7 +95,7 @@ static int steps_in_name(const char *path)
 
 int qw_decide_variant(qwen *q)
 {
-    const char *path = q->dit_files.path;
+    const char *path = q->files.net[QW_DIT].path;
     if (q->opt.variant) {
         if (!qw_variant_named(q->opt.variant, &q->variant))
             return qw_fail(&q->error, QWEN_EARG,
@@ -103,20 +103,20 @@ int qw_decide_variant(qwen *q)
                            q->opt.variant);
     } else if (!q->pipeline_class) {
         q->variant = path ? variant_of_file(path) : QW_T2I;
-        if (q->dit_config.zero_cond_t) q->variant = QW_EDIT_2511;
-        if (q->dit_config.layer3d || q->dit_config.additional_t) q->variant = QW_LAYERED;
-    } else if (q->variant == QW_EDIT_2509 && q->dit_config.zero_cond_t) {
+        if (q->config.dit.zero_cond_t) q->variant = QW_EDIT_2511;
+        if (q->config.dit.layer3d || q->config.dit.additional_t) q->variant = QW_LAYERED;
+    } else if (q->variant == QW_EDIT_2509 && q->config.dit.zero_cond_t) {
         q->variant = QW_EDIT_2511;
     }
-    const int layered = q->dit_config.layer3d || q->dit_config.additional_t;
-    if (path && q->variant == QW_EDIT_2511 && !q->dit_config.zero_cond_t) {
-        q->dit_config.zero_cond_t = 1;
+    const int layered = q->config.dit.layer3d || q->config.dit.additional_t;
+    if (path && q->variant == QW_EDIT_2511 && !q->config.dit.zero_cond_t) {
+        q->config.dit.zero_cond_t = 1;
         qw_say(q, 0,
                "%s has no mark of 2511; references are modulated at t = 0 all the same, as "
                "%s",
                path, q->opt.variant ? "the variant asks" : "its name says");
     }
-    if (path && q->dit_config.zero_cond_t && (q->variant == QW_EDIT || q->variant == QW_EDIT_2509))
+    if (path && q->config.dit.zero_cond_t && (q->variant == QW_EDIT || q->variant == QW_EDIT_2509))
         return qw_fail(&q->error, QWEN_EMODEL,
                        "%s: the variant is %s, but the transformer is that of edit-2511", path,
                        qw_variant_name(q->variant));
@@ -124,10 +124,10 @@ int qw_decide_variant(qwen *q)
         return qw_fail(&q->error, QWEN_EMODEL,
                        "%s: the variant is %s, but the transformer is %s of Layered", path,
                        qw_variant_name(q->variant), layered ? "that" : "not that");
-    if (path && q->vae_files.store && (q->vae_config.channels == 4) != layered)
+    if (path && q->files.net[QW_VAE].store && (q->config.vae.channels == 4) != layered)
         return qw_fail(&q->error, QWEN_EMODEL,
                        "%s: the VAE has %lld picture channels, a transformer %s Layered expects %d",
-                       q->vae_files.path, (long long)q->vae_config.channels,
+                       q->files.net[QW_VAE].path, (long long)q->config.vae.channels,
                        layered ? "of" : "that is not of", layered ? 4 : 3);
     return QWEN_OK;
 }
@@ -135,11 +135,12 @@ int qw_decide_variant(qwen *q)
 /* Publishers' advice; 2512's has its own text, known by its name. */
 const char *qw_recommended_negative(const qwen *q)
 {
-    return qw_name_has(q->dit_files.path, "2512") || qw_name_has(q->opt.model, "2512")
-                   || (q->dit_files.path && strstr(q->dit_files.path, "Qwen-Image-2512"))
+    return qw_name_has(q->files.net[QW_DIT].path, "2512") || qw_name_has(q->opt.model, "2512")
+                   || (q->files.net[QW_DIT].path
+                       && strstr(q->files.net[QW_DIT].path, "Qwen-Image-2512"))
                ? "低分辨率，低画质，肢体畸形，手指畸形，画面过饱和，蜡像感，"
                  "人脸无细节，过度光滑，画面具有AI感。构图混乱。文字模糊，扭曲。"
-               : q->negative;
+               : q->defaults.negative;
 }
 
 /* Words in a name that tell of few steps and no guidance; the schedule's one shift, or 0 for the
@@ -157,11 +158,11 @@ int qw_distilled(qwen *q, const char *path)
 {
     for (size_t i = 0; i < sizeof distilled / sizeof *distilled; i++) {
         if (!in_name(path, distilled[i].word, distilled[i].whole)) continue;
-        q->distilled = distilled[i].word;
-        q->told_distilled = 0;
-        q->flat_shift = distilled[i].shift;
-        q->steps = steps_in_name(path) ? steps_in_name(path) : distilled[i].steps;
-        q->guidance = 1;
+        q->defaults.distilled = distilled[i].word;
+        q->told.distilled = 0;
+        q->defaults.flat_shift = distilled[i].shift;
+        q->defaults.steps = steps_in_name(path) ? steps_in_name(path) : distilled[i].steps;
+        q->defaults.guidance = 1;
         return 1;
     }
     return 0;
@@ -169,22 +170,22 @@ int qw_distilled(qwen *q, const char *path)
 
 int qw_decide_defaults(qwen *q)
 {
-    const qw_schedule_config *s = &q->schedule_config;
-    const char *name = q->dit_files.path, *model = q->opt.model;
+    const qw_schedule_config *s = &q->config.schedule;
+    const char *name = q->files.net[QW_DIT].path, *model = q->opt.model;
     const int plus = q->variant == QW_EDIT_2509 || q->variant == QW_EDIT_2511;
     /* Lightning's own scheduler has one shift for every size and no terminal. */
     const int flat = s->dynamic && s->terminal == 0 && s->base_shift == s->max_shift;
-    const int steps = q->steps, said = steps_in_name(model);
-    const double guidance = q->guidance; /* of the block in model_index.json */
-    q->steps = plus ? 40 : 50;
-    q->guidance = 4;
+    const int steps = q->defaults.steps, said = steps_in_name(model);
+    const double guidance = q->defaults.guidance; /* of the block in model_index.json */
+    q->defaults.steps = plus ? 40 : 50;
+    q->defaults.guidance = 4;
     if (!qw_distilled(q, name) && !qw_distilled(q, model) && flat) {
-        q->distilled = "its scheduler";
-        q->steps = said ? said : 8;
-        q->guidance = 1;
+        q->defaults.distilled = "its scheduler";
+        q->defaults.steps = said ? said : 8;
+        q->defaults.guidance = 1;
     }
-    if (steps) q->steps = steps;
-    if (guidance > 0) q->guidance = guidance;
-    if (!q->negative && !(q->negative = qw_strdup(" "))) return qw_no_memory(q);
+    if (steps) q->defaults.steps = steps;
+    if (guidance > 0) q->defaults.guidance = guidance;
+    if (!q->defaults.negative && !(q->defaults.negative = qw_strdup(" "))) return qw_no_memory(q);
     return QWEN_OK;
 }

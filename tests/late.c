@@ -290,42 +290,60 @@ static size_t aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
 
 static size_t late_packed(qw_device *d, const qw_pack_request *q)
 {
-    (void)d;
     size_t bytes = 0;
     for (int i = 0; i < q->parts; i++) {
         const qw_tensor *w = &q->w[i];
-        bytes += aligned(qw_extent(w)) + aligned(qw_scales(w) * sizeof(float))
+        const size_t scales = late_of(d)->joins ? (size_t)w->dim[0] : qw_scales(w);
+        bytes += aligned(qw_extent(w)) + aligned(scales * sizeof(float))
                  + aligned(qw_block_scale_bytes(w));
     }
     return bytes;
 }
 
-/* Parts of one type, dense, with nothing beside their data. */
+/* Dense parts of one type in one basis, without scales of blocks. */
 static int joinable(const qw_pack_request *q)
 {
     const qw_tensor *a = q->w;
     for (int i = 0; i < q->parts; i++) {
         const qw_tensor *b = &q->w[i];
-        if (b->dtype != a->dtype || b->scale || b->block_scale || b->rotated || b->rank != 2
+        if (b->dtype != a->dtype || b->block_scale || b->rotated != a->rotated || b->rank != 2
             || b->stride[0] != b->dim[1])
             return 0;
     }
     return q->parts > 1;
 }
 
+/* One matrix of all rows, with a scale for each where a part has any. */
 static void pack_joined(late_device *f, int queue, qw_tensor *dst, unsigned char *memory,
                         const qw_pack_request *q)
 {
+    float *scale = NULL;
+    int64_t n = 0;
+    size_t scales = 0;
     dst[0].data = memory;
     dst[0].layout = JOINED;
-    dst[0].dim[0] = 0;
     for (int i = 0; i < q->parts; i++) {
-        const size_t bytes = qw_extent(&q->w[i]);
-        issue_copy(f, queue, memory, q->w[i].data, bytes, 1);
+        const qw_tensor *w = &q->w[i];
+        const size_t bytes = qw_extent(w);
+        scales += qw_scales(w);
+        issue_copy(f, queue, memory, w->data, bytes, 1);
         memory += bytes;
-        dst[0].dim[0] += q->w[i].dim[0];
+        scale = realloc(scale, (size_t)(n + w->dim[0]) * sizeof *scale);
+        for (int64_t k = 0; k < w->dim[0]; k++, n++) {
+            scale[n] = 1;
+            if (w->scale)
+                memcpy(&scale[n], (const char *)w->scale + (k * w->scale_stride) * 4,
+                       sizeof *scale);
+        }
         if (i) dst[i] = (qw_tensor){ 0 };
     }
+    memory = (unsigned char *)dst[0].data
+             + aligned((size_t)(memory - (unsigned char *)dst[0].data));
+    if (scales) issue_copy(f, queue, memory, scale, (size_t)n * sizeof *scale, 0);
+    if (scales) dst[0].scale = (float *)(void *)memory;
+    if (scales) dst[0].scale_stride = 1;
+    dst[0].dim[0] = n;
+    free(scale);
     f->joined++;
 }
 

@@ -168,13 +168,14 @@ struct qw_device {
      * their bytes by put.  packed returns the bytes of device memory that pack needs, or 0: the
      * weight is used where it lies.  pack writes dst [parts], copies of the originals before, each
      * with an address in `memory` and a layout of the device's own, not 0; the core sets `host`.  A
-     * device may join the parts to one matrix: then dst[0] is that matrix, the other parts are
+     * device may join parts of one `rotated` to one matrix: then dst[0] is that matrix, the other parts are
      * absent, and gemm gets their biases and gates joined too. */
     size_t (*packed)(qw_device *, const qw_pack_request *);
     int (*pack)(qw_device *, int queue, qw_tensor *dst, void *memory, const qw_pack_request *);
 
     /* Bytes of `room` that this call of an op needs.  NULL: no op needs any.  Ops allocate no
-     * device memory. */
+     * device memory.  The plan asks too, with addresses of nothing, and with a layout that no device
+     * has where a weight would be packed. */
     size_t (*scratch)(qw_device *, enum qw_op op, const void *args);
 
     /* Many ops as one piece of work; record NULL: the device records nothing.  Between BEGIN and

@@ -27,6 +27,15 @@ static qw_tensor low_rank(qw_run *r, qw_tensor x, const qw_weight_part *p)
     return y;
 }
 
+/* x in a rotated basis; as codes where the device has these. */
+static qw_tensor rotated(qw_run *r, qw_tensor x, int basis)
+{
+    const qw_dtype t = r->dev->quant == QW_I8 ? QW_I8 : x.dtype;
+    const qw_tensor y = qw_new2(r, t, x.dim[0], x.dim[1]);
+    qw_convert(r, (qw_convert_args){ .y = y, .x = x, .rotate = basis });
+    return y;
+}
+
 /* All parts as one; the LoRAs of parts are added to their columns afterwards, which is the same
  * because joined parts have no activation. */
 static void apply_joined(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, const use *u)
@@ -34,6 +43,7 @@ static void apply_joined(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w
     qw_gemm_args a = { .y = y, .x = x, .w = w->joined, .bias = w->joined_bias, .act = u->act };
     a.gate = u->gate;
     if (u->add) a.res = y;
+    if (w->joined.rotated) a.x = rotated(r, x, w->joined.rotated);
     qw_gemm(r, a);
     int64_t first = 0;
     for (int i = 0; i < w->parts; i++) {
@@ -59,9 +69,7 @@ static void apply_parts(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w,
         const int64_t n = p->w.dim[0];
         if (p->w.rotated && p->w.rotated != basis) {
             basis = p->w.rotated;
-            const qw_dtype t = r->dev->quant == QW_I8 ? QW_I8 : x.dtype;
-            turned = qw_new2(r, t, x.dim[0], x.dim[1]);
-            qw_convert(r, (qw_convert_args){ .y = turned, .x = x, .rotate = basis });
+            turned = rotated(r, x, basis);
         }
         qw_gemm_args a = { .y = qw_cols(y, first, n),
                            .x = p->w.rotated ? turned : x,
@@ -84,7 +92,7 @@ static void apply(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, use u
         qw_run_fail(r, QWEN_EUNSUPPORTED, "rows of codes from a layer of %d parts", w->parts);
         return;
     }
-    int joined = qw_present(&w->joined) && !w->joined.rotated;
+    int joined = qw_present(&w->joined);
     for (int i = 0; i < w->parts; i++) {
         joined = joined && !w->part[i].patched;
         joined = joined && qw_present(&w->part[i].bias) == qw_present(&w->joined_bias);
@@ -120,9 +128,9 @@ void qw_linear_residual(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w,
 /* A rotated part quantises what it has rotated, so it wants numbers. */
 qw_dtype qw_input_type(const qw_run *r, const qw_weight *w)
 {
-    int rotated = 0;
-    for (int i = 0; i < w->parts; i++) rotated |= w->part[i].w.rotated != 0;
-    return r->dev->quant == QW_I8 && !rotated ? QW_I8 : r->dev->prefer;
+    int turned = 0;
+    for (int i = 0; i < w->parts; i++) turned |= w->part[i].w.rotated != 0;
+    return r->dev->quant == QW_I8 && !turned ? QW_I8 : r->dev->prefer;
 }
 
 qw_dtype qw_output_type(const qw_run *r, const qw_weight *w, const qw_weight *next)

@@ -165,6 +165,42 @@ START_TEST(lora_streamed)
 }
 END_TEST
 
+/* Weights of every format on the device, packed, joined, or as they lie. */
+START_TEST(formats)
+{
+    static const char *const file[] = {
+        COMFY "diffusion_models/qwen_image_medium_bf16.safetensors",
+        COMFY "diffusion_models/qwen_image_medium_fp8_rows.safetensors",
+        COMFY "diffusion_models/qwen_image_medium_fp8mixed.safetensors",
+        COMFY "diffusion_models/qwen_image_medium_fp8_e4m3fn_scaled.safetensors",
+        COMFY "diffusion_models/qwen-image-medium-mixed.gguf",
+        COMFY "diffusion_models/qwen-image-medium-Q4_K.gguf",
+        "comfyquant/models/diffusion_models/qwen_image_medium_convrot_w4a4.safetensors",
+        "comfyquant/models/diffusion_models/qwen_image_medium_int8_convrot.safetensors",
+        "comfyquant/models/diffusion_models/qwen_image_medium_int8_tensorwise.safetensors",
+        "comfyquant/models/diffusion_models/qwen_image_medium_mxfp8.safetensors",
+        "comfyquant/models/diffusion_models/qwen_image_medium_nvfp4.safetensors",
+    };
+    for (size_t k = 0; k < sizeof file / sizeof file[0]; k++) {
+        model m;
+        ck_assert(!open_model(&m, open_device("ref"), testdata(file[k]), NULL, 0));
+        double *want = forward(&m);
+        close_model(&m);
+        qw_device *d = open_late(k + 1);
+        late_of(d)->joins = _i == 1;
+        if (_i == 2) d->packed = NULL, d->pack = NULL;
+        ck_assert(!open_model(&m, d, testdata(file[k]), NULL, 0));
+        ck_assert(k || (late_of(d)->joined > 0) == (_i == 1));
+        double *x = forward(&m);
+        ck_assert_msg(difference(x, want, OUTPUT) == 0, "%s, %d", file[k], _i);
+        for (int i = 0; i < QW_NOPS; i++) ck_assert_uint_eq(m.run.declined[i], 0);
+        free(x);
+        free(want);
+        close_model(&m);
+    }
+}
+END_TEST
+
 int main(void)
 {
     const int rows = open_loras(&loras);
@@ -175,6 +211,7 @@ int main(void)
     tcase_add_checked_fixture(c, make_folder, remove_folder);
     tcase_add_test(c, streamed);
     tcase_add_test(c, bound_host);
+    tcase_add_loop_test(c, formats, 0, 3);
     tcase_add_loop_test(c, lora_streamed, 0, rows);
     suite_add_tcase(s, c);
     const int failed = run_suite(s);

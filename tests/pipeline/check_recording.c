@@ -9,9 +9,9 @@ enum { STEPS = 6 };
 /* A model whose three devices are one that is late. */
 static late_device *make_late(qwen *q)
 {
-    q->dev->close(q->dev);
-    q->dev = q->text_dev = q->vae_dev = open_late(3);
-    return late_of(q->dev);
+    q->devices.main->close(q->devices.main);
+    q->devices.main = q->devices.text = q->devices.vae = open_late(3);
+    return late_of(q->devices.main);
 }
 
 static qwen_request six_steps(void)
@@ -251,7 +251,7 @@ START_TEST(streamed)
     late_device *f = make_late(q);
     qwen_result got = drawn(q, &r);
     ck_assert(same_picture(&got.image[0], &want.image[0]));
-    ck_assert_uint_gt(qw_residency_bytes(q->dit_files.res, 1), 0);
+    ck_assert_uint_gt(qw_residency_bytes(q->nets.weights[QW_DIT], 1), 0);
     ck_assert_uint_eq(f->replays, 0);
     qwen_result_free(&got);
     qwen_result_free(&want);

@@ -16,7 +16,7 @@ static int print_device(void *user, const qwen_device_info *d)
                                             d->identity, "memory", (json_int_t)d->memory, "default",
                                             d->is_default, "why_not", d->why_not));
     if (!l->s->json)
-        printf("%-16s %s%s%s%s\n", d->name, d->what, d->is_default ? " (the default)" : "",
+        printf("%-20s %s%s%s%s\n", d->name, d->what, d->is_default ? " (the default)" : "",
                d->why_not ? "; not here: " : "", d->why_not ? d->why_not : "");
     return 0;
 }

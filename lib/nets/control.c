@@ -25,16 +25,29 @@ struct qw_control {
     qw_tensor *x_rms, *y_rms;
 };
 
-static int64_t columns(const qw_loader *l, const char *name)
+int qw_control_look(const qw_store *s, qw_control_kind *kind, int64_t *features, qw_error *err)
 {
-    const qw_entry *e = qw_store_find(l->store, name);
-    return e && e->rank == 2 ? e->dim[1] : 0;
+    static const char *const entrance[] = { [QW_CONTROL_INSTANTX] = "controlnet_x_embedder.weight",
+                                            [QW_CONTROL_BLOCKWISE] = "img_in.weight",
+                                            [QW_CONTROL_FUN] = "control_img_in.weight" };
+    char found[200];
+    *kind = qw_store_find(s, entrance[QW_CONTROL_FUN])             ? QW_CONTROL_FUN
+            : qw_store_find(s, "controlnet_blocks.0.x_rms.weight") ? QW_CONTROL_BLOCKWISE
+                                                                   : QW_CONTROL_INSTANTX;
+    const char *name = entrance[*kind];
+    const qw_entry *e = qw_store_find(s, name);
+    *features = e && e->rank == 2 ? e->dim[1] : 0;
+    if (!e)
+        return qw_fail(err, QWEN_EMODEL, "%s: tensor \"%s\" is missing", qw_store_path(s, 0), name);
+    if (e->rank == 2) return QWEN_OK;
+    qw_shape_text(e, found, sizeof found);
+    return qw_fail(err, QWEN_EMODEL, "%s: tensor \"%s\" is %s, expected [any, any]",
+                   qw_store_path(s, 0), name, found);
 }
 
 static void load_instantx(qw_loader *l, qw_control *k)
 {
     const int64_t C = k->c.width;
-    k->features = columns(l, "controlnet_x_embedder.weight");
     qw_load_part(l, &k->img_in, C, k->c.in, 1, "img_in");
     qw_load_part(l, &k->txt_in, C, k->c.text_width, 1, "txt_in");
     qw_load_vector(l, &k->txt_norm, k->c.text_width, "txt_norm.weight");
@@ -52,7 +65,6 @@ static void load_instantx(qw_loader *l, qw_control *k)
 static void load_fun(qw_loader *l, qw_control *k)
 {
     const int64_t C = k->c.width;
-    k->features = columns(l, "control_img_in.weight");
     qw_load_part(l, &k->embed, C, k->features, 1, "control_img_in");
     qw_load_part(l, &k->before, C, C, 1, "control_blocks.0.before_proj");
     qw_dit_new_groups(l, k->block, k->n, "control_blocks");
@@ -66,7 +78,6 @@ static void load_fun(qw_loader *l, qw_control *k)
 static void load_blockwise(qw_loader *l, qw_control *k)
 {
     const int64_t C = k->c.width;
-    k->features = columns(l, "img_in.weight");
     qw_load_part(l, &k->embed, C, k->features, 1, "img_in");
     for (int i = 0; i < k->n && !l->err->status; i++) {
         qw_load_vector(l, &k->x_rms[i], C, "controlnet_blocks.%d.x_rms.weight", i);
@@ -82,9 +93,8 @@ int qw_control_load(qw_control **out, const qw_dit_config *c, qw_loader *l)
     qw_control *k = calloc(1, sizeof *k);
     if (!k) return qw_fail(l->err, QWEN_ENOMEM, "no memory for a ControlNet");
     k->c = *c;
-    k->kind = qw_store_find(l->store, "control_img_in.weight")              ? QW_CONTROL_FUN
-              : qw_store_find(l->store, "controlnet_blocks.0.x_rms.weight") ? QW_CONTROL_BLOCKWISE
-                                                                            : QW_CONTROL_INSTANTX;
+    qw_error ignored = { 0 }; /* the parts that are loaded below repeat it */
+    qw_control_look(l->store, &k->kind, &k->features, &ignored);
     k->n = qw_store_count(l->store,
                           k->kind == QW_CONTROL_FUN ? "control_blocks." : "controlnet_blocks.");
     const size_t n = (size_t)k->n + 1;

@@ -10,8 +10,9 @@ typedef enum qw_control_kind {
     QW_CONTROL_FUN        /* five blocks that share the main network's entrances */
 } qw_control_kind;
 typedef struct qw_control qw_control;
-/* c: InstantX's own configuration; for the others that of the main network.  The keys tell the
- * kind. */
+/* Kind, by the keys of its files, and features of a ControlNet that is not loaded. */
+int qw_control_look(const qw_store *s, qw_control_kind *kind, int64_t *features, qw_error *err);
+/* c: InstantX's own configuration; for the others that of the main network. */
 int qw_control_load(qw_control **out, const qw_dit_config *c, qw_loader *l);
 void qw_control_free(qw_control *c);
 qw_control_kind qw_control_kind_of(const qw_control *c);

@@ -21,11 +21,11 @@ nets_sources = \
 	lib/nets/net.h lib/nets/control.h lib/nets/linear.c lib/nets/rope.c lib/nets/text.c lib/nets/vision.c lib/nets/dit.h \
 	lib/nets/dit.c lib/nets/dit_block.c lib/nets/dit_modulation.c lib/nets/vae.h lib/nets/vae.c lib/nets/vae_bands.c lib/nets/control.c
 pipeline_sources = \
-	lib/pipeline/pipeline.h lib/pipeline/model.c lib/pipeline/component.c lib/pipeline/log.c \
-	lib/pipeline/tower.c lib/pipeline/variant.c lib/pipeline/load_nets.c lib/pipeline/lora_use.c \
-	lib/pipeline/request.c lib/pipeline/pictures.c lib/pipeline/comfy.c lib/pipeline/geometry.c lib/pipeline/stage.c \
-	lib/pipeline/prompt.c lib/pipeline/latents.c lib/pipeline/denoise.c lib/pipeline/decode.c \
-	lib/pipeline/vae_stage.c lib/pipeline/tiles.c lib/pipeline/pipeline.c
-api_sources = lib/api/qwen.c lib/api/api_files.c lib/api/inspect.c
+	lib/pipeline/pipeline.h lib/pipeline/model.h lib/pipeline/job.h lib/pipeline/stage.h lib/pipeline/log.c \
+	lib/pipeline/component.c lib/pipeline/tower.c lib/pipeline/variant.c lib/pipeline/model.c lib/pipeline/load_nets.c lib/pipeline/lora_use.c \
+	lib/pipeline/job.c lib/pipeline/request.c lib/pipeline/pictures.c lib/pipeline/comfy.c lib/pipeline/geometry.c lib/pipeline/stage.c \
+	lib/pipeline/prompt.c lib/pipeline/latents.c lib/pipeline/denoise.c lib/pipeline/vae_stage.c lib/pipeline/tiles.c lib/pipeline/decode.c \
+	lib/pipeline/pipeline.c lib/pipeline/count.c lib/pipeline/generate.c
+api_sources = lib/api/api.h lib/api/handle.c lib/api/generate.c lib/api/stages.c lib/api/api_files.c lib/api/inspect.c
 lib_sources = $(core_sources) $(files_sources) $(host_sources) $(weights_sources) $(nets_sources) \
 	$(pipeline_sources) $(api_sources)

@@ -1,5 +1,7 @@
 /* api_files.c - public functions without a model: UTF-8, tokenizer, file of tensors, sizes. */
-#include "pipeline/pipeline.h"
+#include "api/api.h"
+#include "files/store.h"
+#include "host/text.h"
 #include <stdlib.h>
 #include <string.h>
 

@@ -3,6 +3,7 @@
  * The report uses what opening uses: the store's kind, the configurations, and the nets' own load
  * functions on the device that computes nothing, so that it cannot disagree with a later run. */
 #include "files/lora.h"
+#include "nets/control.h"
 #include "pipeline/pipeline.h"
 #include <inttypes.h>
 #include <stdarg.h>
@@ -86,86 +87,76 @@ static void say_problem(void *user, const char *missing, const char *sentence)
 /* The first error is the report's, with the number of others of its kind; later ones are lines. */
 static void keep_error(report *r, qwen *q)
 {
+    qw_error *err = qw_model_error(q);
     char more[40] = "";
-    if (!q->error.status) return;
+    if (!err->status) return;
     if (r->problems > 1)
         snprintf(more, sizeof more, " (and %" PRId64 " more like it)", r->problems - 1);
-    if (r->error.status) say(r, "error", "%s%s", q->error.text, more);
-    else qw_fail(&r->error, q->error.status, "%s%s", q->error.text, more);
-    memset(&q->error, 0, sizeof q->error);
+    if (r->error.status) say(r, "error", "%s%s", err->text, more);
+    else qw_fail(&r->error, err->status, "%s%s", err->text, more);
+    memset(err, 0, sizeof *err);
     r->problems = 0;
 }
 
-/* After a net was asked for: was all of it looked at, so that what no one took is unknown? */
-static int keep_net(report *r, qwen *q, int status)
+/* Loads a net.  Was all of it looked at, so that what no one took is unknown? */
+static int check_net(report *r, qwen *q, unsigned needs)
 {
-    const int seen = !status || r->problems;
+    const int status = qw_model_load(q, needs, say_problem, r), seen = !status || r->problems;
     keep_error(r, q);
     return seen;
 }
 
-/* The tower lies in the text encoder's files, or nowhere. */
-static int wants_vision(const qwen *q)
-{
-    return qw_has_tower(q->files.net[QW_TEXT].store) || q->variant == QW_EDIT
-           || q->variant == QW_EDIT_2509 || q->variant == QW_EDIT_2511 || q->edit_class;
-}
-
 /* Loads every net that there are files for. */
-static void check_nets(report *r, qwen *q)
+static void check_nets(report *r, qwen *q, int is_directory)
 {
-    static const char *const names[] = { "transformer: ", "text encoder: ", "VAE: ",
-                                         "ControlNet: " };
-    qw_component *const files[] = { &q->files.net[QW_DIT], &q->files.net[QW_TEXT],
-                                    &q->files.net[QW_VAE], &q->files.net[QW_CONTROL] };
-    q->problem = say_problem;
-    q->problem_user = r;
-    for (int i = 0; i < 4; i++) {
-        if (!files[i]->store && (i == 3 || !q->pipeline_class))
+    static const struct {
+        qw_net net;
+        unsigned needs;
+        const char *name;
+    } nets[] = { { QW_DIT, QW_NEED_DIT, "transformer: " },
+                 { QW_TEXT, QW_NEED_TEXT, "text encoder: " },
+                 { QW_VAE, QW_NEED_DECODER | QW_NEED_ENCODER, "VAE: " },
+                 { QW_CONTROL, QW_NEED_CONTROL, "ControlNet: " } };
+    for (size_t i = 0; i < sizeof nets / sizeof *nets; i++) {
+        const qw_net n = nets[i].net;
+        const qw_store *store = qw_model_store(q, n);
+        if (!store && (n == QW_CONTROL || !is_directory))
             continue; /* a directory has the first three, a file what it has */
-        if (files[i]->store) {
-            say(r, "component", "%s%s", names[i], files[i]->path);
-            say_contents(r, names[i], files[i]->store);
+        if (store) {
+            say(r, "component", "%s%s", nets[i].name, qw_model_path(q, n));
+            say_contents(r, nets[i].name, store);
         }
-        r->part = names[i];
-        int seen = keep_net(r, q,
-                            i == 0   ? qw_need_dit(q)
-                            : i == 1 ? qw_need_text(q)
-                            : i == 2 ? qw_need_vae(q, QW_VAE_DECODER | QW_VAE_ENCODER)
-                                     : qw_need_control(q));
-        if (seen && i == 1 && wants_vision(q)) {
+        r->part = nets[i].name;
+        int seen = check_net(r, q, nets[i].needs);
+        if (seen && n == QW_TEXT && qw_model_wants_vision(q)) {
             r->part = "vision tower: ";
-            seen = keep_net(r, q, qw_need_vision(q));
+            seen = check_net(r, q, QW_NEED_VISION);
         }
-        if (seen && files[i]->store) qw_store_unused(files[i]->store, say_unknown, r);
-        if (i == 2 && q->nets.vae && qw_vae_enlarges(q->nets.vae) > 1)
-            say(r, "note", "the VAE draws at %" PRId64 " times the size",
-                qw_vae_enlarges(q->nets.vae));
+        if (seen && store) qw_store_unused(store, say_unknown, r);
+        if (n == QW_VAE && qw_model_enlarges(q) > 1)
+            say(r, "note", "the VAE draws at %" PRId64 " times the size", qw_model_enlarges(q));
     }
-    if (q->files.tokenizer_path || q->pipeline_class) {
-        qw_need_tokenizer(q);
-        keep_error(r, q);
-    }
+    if (qw_model_wants_tokenizer(q)) check_net(r, q, QW_NEED_TOKENIZER);
 }
 
-static void say_model(report *r, const qwen *q)
+static void say_model(report *r, const qwen *q, const qwen_model_info *info)
 {
-    const qw_dit_config *d = &q->config.dit;
-    if (q->files.net[QW_DIT].store || q->pipeline_class)
-        say(r, "variant", "%s", qw_variant_name(q->variant));
-    if (q->pipeline_class) say(r, "pipeline", "%s", q->pipeline_class);
-    if (q->edit_class) say(r, "edits with", "%s", q->edit_class);
-    if (q->name) say(r, "name", "%s", q->name);
-    if (q->files.net[QW_DIT].store)
+    const qw_configs *c = qw_model_configs(q);
+    const qw_dit_config *d = &c->dit;
+    if (qw_model_store(q, QW_DIT) || info->pipeline) say(r, "variant", "%s", info->variant);
+    if (info->pipeline) say(r, "pipeline", "%s", info->pipeline);
+    if (info->edit_class) say(r, "edits with", "%s", info->edit_class);
+    if (info->name) say(r, "name", "%s", info->name);
+    if (qw_model_store(q, QW_DIT))
         say(r, "transformer", "%" PRId64 " layers, %" PRId64 " heads of %" PRId64 "%s%s", d->layers,
             d->heads, d->head, d->zero_cond_t ? ", references at t = 0" : "",
             d->layer3d ? ", layers" : "");
-    if (q->files.net[QW_TEXT].store)
-        say(r, "text encoder", "%" PRId64 " layers of width %" PRId64, q->config.text.layers,
-            q->config.text.width);
-    if (q->files.net[QW_VAE].store)
-        say(r, "VAE", "%" PRId64 " latent channels, %" PRId64 " picture channels", q->config.vae.z,
-            q->config.vae.channels);
+    if (qw_model_store(q, QW_TEXT))
+        say(r, "text encoder", "%" PRId64 " layers of width %" PRId64, c->text.layers,
+            c->text.width);
+    if (qw_model_store(q, QW_VAE))
+        say(r, "VAE", "%" PRId64 " latent channels, %" PRId64 " picture channels", c->vae.z,
+            c->vae.channels);
 }
 
 /* A model or a part of one: opened on the device that computes nothing. */
@@ -175,24 +166,24 @@ static void inspect_model(report *r, const char *path, qw_kind kind)
     qwen_options opt = { .size = sizeof opt, .device = "plan" };
     if (kind == QW_KIND_VISION) opt.vision = path;
     else opt.model = path;
-    qwen_open(&q, &opt);
+    qw_model_new(&q, &opt);
     if (!q) {
         qw_fail(&r->error, QWEN_ENOMEM, "no memory");
         return;
     }
     keep_error(r, q);
     if (!r->error.status && kind == QW_KIND_VISION) {
-        q->problem = say_problem;
-        q->problem_user = r;
-        const int seen = keep_net(r, q, qw_need_vision(q));
-        if (q->files.net[QW_VISION].store) say_contents(r, "", q->files.net[QW_VISION].store);
-        if (seen && q->files.net[QW_VISION].store)
-            qw_store_unused(q->files.net[QW_VISION].store, say_unknown, r);
-    } else if (q->devices.main) {
-        say_model(r, q);
-        check_nets(r, q);
+        const int seen = check_net(r, q, QW_NEED_VISION);
+        const qw_store *store = qw_model_store(q, QW_VISION);
+        if (store) say_contents(r, "", store);
+        if (seen && store) qw_store_unused(store, say_unknown, r);
+    } else if (qw_model_is_open(q)) {
+        qwen_model_info info;
+        qw_model_info(q, &info);
+        say_model(r, q, &info);
+        check_nets(r, q, info.pipeline != NULL);
     }
-    qwen_close(q);
+    qw_model_free(q);
 }
 
 /* Is a module's name one of the transformer's, joined by dots or underscores? */

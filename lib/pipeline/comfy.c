@@ -4,7 +4,7 @@
  * and interpolated from there to the vision tower's size.  TextEncodeQwenImageEdit makes one copy
  * of the area, cropped to multiples of 8 by the VAE; ...EditPlus one for each, the VAE's in
  * multiples of 8 (comfy_extras/nodes_qwen.py, comfy/text_encoders/qwen_vl.py). */
-#include "pipeline/pipeline.h"
+#include "pipeline/job.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* component.c - the files of one component of a model: found, opened, closed. */
-#include "pipeline/pipeline.h"
+#include "pipeline/model.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -59,12 +59,12 @@ uint64_t qw_part_bytes(const qw_store *s, int tower)
     return bytes;
 }
 
-int qw_open_store(qwen *q, qw_component *c, qw_kind part, qw_kind *found)
+int qw_open_store(qw_component *c, qw_kind part, qw_kind *found, qw_error *err)
 {
     qw_kind kind = QW_KIND_UNKNOWN;
-    if (qw_store_new(&c->store, &q->error) || qw_store_add(c->store, c->path, &q->error)
-        || qw_store_canonical(c->store, part, &kind, &q->error))
-        return q->error.status;
+    if (qw_store_new(&c->store, err) || qw_store_add(c->store, c->path, err)
+        || qw_store_canonical(c->store, part, &kind, err))
+        return err->status;
     const qw_entry *e;
     c->bytes = 0;
     for (int64_t i = 0; (e = qw_store_entry(c->store, i)); i++) c->bytes += e->bytes;
@@ -96,10 +96,10 @@ int qw_component_files(qwen *q, qw_component *c, const char *piece, const char *
     return q->error.status;
 }
 
-int qw_load_json(qwen *q, const char *path, json_t **out)
+int qw_load_json(const char *path, json_t **out, qw_error *err)
 {
     *out = NULL;
-    return path ? qw_json_file(path, out, &q->error) : QWEN_OK;
+    return path ? qw_json_file(path, out, err) : QWEN_OK;
 }
 
 void qw_close_component(qw_component *c)
@@ -108,4 +108,35 @@ void qw_close_component(qw_component *c)
     free(c->path);
     free(c->config);
     memset(c, 0, sizeof *c);
+}
+
+int qw_require_net(qwen *q, qw_net n)
+{
+    /* what it is, and the option that gives it */
+    static const char *const names[QW_NETS][2] = { { "text encoder", "text_encoder" },
+                                                   { "vision tower", "vision" },
+                                                   { "transformer", "transformer" },
+                                                   { "VAE", "vae" },
+                                                   { "ControlNet", "controlnet" } };
+    const char *what = names[n][0], *option = names[n][1], *model = q->opt.model;
+    const qw_error *why = n == QW_VISION    ? &q->files.no_vision
+                          : n == QW_CONTROL ? &q->files.no_control
+                                            : NULL;
+    if (why && why->status) {
+        q->error = *why;
+        return q->error.status;
+    }
+    if (q->files.net[n].store) return QWEN_OK;
+    if (n == QW_CONTROL)
+        return qw_fail(&q->error, QWEN_EARG, "a control picture needs a ControlNet (controlnet)");
+    if (n == QW_VISION && q->opt.text_encoder) model = q->opt.text_encoder;
+    else if (model && q->files.whole && q->files.whole != QW_KIND_CHECKPOINT)
+        return qw_fail(&q->error, QWEN_EMODEL,
+                       "%s is %s %s: a %s is missing, and none was given (%s)", model,
+                       qw_kind_article(q->files.whole), qw_kind_name(q->files.whole), what, option);
+    if (!model)
+        return qw_fail(&q->error, QWEN_EARG, "no %s: the model has none and none was given (%s)",
+                       what, option);
+    return qw_fail(&q->error, QWEN_EMODEL, "%s has no %s, and none was given (%s)", model, what,
+                   option);
 }

@@ -1,5 +1,5 @@
 /* decode.c - latents to pictures of 8 bits. */
-#include "pipeline/pipeline.h"
+#include "pipeline/stage.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,10 +23,10 @@ static int show_decoded(qw_job *j, decoding *d)
             for (int64_t i = 0; i < d->H * d->W; i++)
                 d->chw[(k * d->C + c) * d->H * d->W + i] =
                     d->picture[(k * d->H * d->W + i) * d->C + c];
-    qw_show(j, j->q->devices.vae, d->latent, rank, in + skip, "vae.dec.in");
-    qw_show(j, j->q->devices.vae, d->chw, rank, out + skip, "vae.dec.out");
+    qw_show(j, QW_PHASE_DECODE, d->latent, rank, in + skip, "vae.dec.in");
+    qw_show(j, QW_PHASE_DECODE, d->chw, rank, out + skip, "vae.dec.out");
     for (int64_t i = 0; i < n; i++) d->chw[i] = d->picture[i] * 0.5 + 0.5;
-    return qw_show(j, j->q->devices.vae, d->chw, rank, image + skip, "image");
+    return qw_show(j, QW_PHASE_DECODE, d->chw, rank, image + skip, "image");
 }
 
 /* Result pictures: round(255 (x / 2 + 1/2)), halves to even. */
@@ -65,42 +65,61 @@ static int give_pictures(qw_job *j, const decoding *d, qwen_result *out)
     return QWEN_OK;
 }
 
+/* One latent [z][h][w], which becomes raw, to a picture in -1..1. */
+static void decode_one(qw_stage *s, double *latent, int64_t h, int64_t w, double *picture)
+{
+    const qw_job *j = s->job;
+    const qw_vae *net = j->nets->vae;
+    const qw_vae_config *c = qw_vae_config_of(net);
+    const int64_t up = 8 * qw_vae_enlarges(net), n = h * w * up * up * c->channels;
+    qw_decode_work work = { net, latent, h, w, picture, 0 };
+    qw_latent_raw(c, latent, h * w, latent);
+    if (qw_tiles_needed(j, 8 * w, 8 * h)) qw_decode_tiled(s, &work);
+    else qw_stage_decode(s, &work);
+    for (int64_t i = 0; i < n; i++) picture[i] = fmax(-1, fmin(1, picture[i]));
+}
+
+int qw_decode_latent(qwen *q, const qw_latent *latent, double *picture)
+{
+    const int64_t n = q->config.vae.z * latent->h * latent->w;
+    double *raw = qw_doubles(q, n, "latents");
+    qw_job j;
+    qw_stage s;
+    if (!raw) return q->error.status;
+    qw_job_start(&j, q, NULL);
+    memcpy(raw, latent->x, (size_t)n * sizeof *raw);
+    qw_stage_begin(&s, &j, QW_PHASE_DECODE, 1, 0);
+    decode_one(&s, raw, latent->h, latent->w, picture);
+    qw_stage_end(&s);
+    qw_job_free(&j);
+    free(raw);
+    return q->error.status;
+}
+
 static int decode_frames(qw_job *j, decoding *d)
 {
-    qwen *q = j->q;
     const int64_t frame = j->z * j->h * j->w, size = d->H * d->W * d->C, first = j->frames - d->n;
     qw_stage s;
-    qw_stage_begin(&s, q, j->req, q->devices.vae, "decode", (int)d->n, 0);
+    qw_stage_begin(&s, j, QW_PHASE_DECODE, (int)d->n, 0);
     s.run.tap = NULL;
-    if (q->tally) q->tally->times = 1;
     for (int64_t k = 0; k < d->n; k++) {
-        double *latent = d->latent + k * frame;
-        qw_decode_work w = { q, latent, j->h, j->w, d->picture + k * size, 0 };
-        qw_unpack(j->x + (first + k) * frame, j->z, j->h, j->w, latent);
-        qw_latent_raw(&q->config.vae, latent, j->h * j->w, latent);
+        qw_unpack(j->x + (first + k) * frame, j->z, j->h, j->w, d->latent + k * frame);
         s.run.step = (int)k;
-        if (qw_tiles_needed(j, j->width, j->height)) {
-            qw_decode_tiled(&s, &w);
-        } else {
-            qw_stage_decode(&s, &w);
-        }
-        for (int64_t i = 0; i < size; i++)
-            w.picture[i] = w.picture[i] < -1 ? -1 : w.picture[i] > 1 ? 1 : w.picture[i];
+        decode_one(&s, d->latent + k * frame, j->h, j->w, d->picture + k * size);
     }
-    return qw_stage_end(&s, &j->seconds_decode);
+    return qw_stage_end(&s);
 }
 
 int qw_job_decode(qw_job *j, qwen_result *out)
 {
     qwen *q = j->q;
-    if (qw_need_vae(q, QW_VAE_DECODER)) return q->error.status;
-    const int64_t up = 8 * qw_vae_enlarges(q->nets.vae);
+    const int64_t up = 8 * qw_vae_enlarges(j->nets->vae);
     decoding d = {
         .n = j->layers ? j->layers : 1, .H = j->h * up, .W = j->w * up, .C = q->config.vae.channels
     };
     d.latent = qw_doubles(q, d.n * j->z * j->h * j->w, "latents");
     d.picture = qw_doubles(q, d.n * d.H * d.W * d.C, "a picture");
-    if (d.latent && d.picture && !decode_frames(j, &d) && !q->tally && !show_decoded(j, &d))
+    if (d.latent && d.picture && !decode_frames(j, &d) && !j->tally && !show_decoded(j, &d))
         give_pictures(j, &d, out);
     free(d.latent);
     free(d.picture);

@@ -1,15 +1,32 @@
 /* denoise.c - from noise to a latent: the transformer as the sampler's velocity. */
-#include "pipeline/pipeline.h"
+#include "pipeline/stage.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+/* The transformer over a picture: one step, all passes. */
+typedef struct velocity_work {
+    const qw_nets *nets;
+    int comfy;
+    qw_modulation *mod, *control_mod;
+    int step, passes;
+    const double *condition; /* of the ControlNet, or NULL: there is none */
+    double strength;
+    int controlled; /* it takes part in this step */
+    int each;       /* it runs in every pass with its own text, else in the first alone */
+    qw_dit_sequence seq[QW_PASSES];
+    qw_dit_picture picture; /* on the device, from place */
+    qw_control_use use[QW_PASSES];
+    qw_dit_hook hook[QW_PASSES];
+    qw_recording recording[2]; /* of a step without and with the ControlNet */
+} velocity_work;
+
 typedef struct modulate_work {
-    qwen *q;
+    const qw_nets *nets;
     const double *t; /* [steps] */
     int steps;
     qw_modulation **out, **control; /* control NULL: there is no ControlNet */
-    qw_velocity_work *placed;       /* of between_body */
+    velocity_work *placed;          /* of between_body */
 } modulate_work;
 
 static void modulate_body(qw_run *r, void *arg)
@@ -17,20 +34,22 @@ static void modulate_body(qw_run *r, void *arg)
     const modulate_work *w = arg;
     qw_modulation_free(*w->out);
     *w->out = NULL;
-    qw_dit_modulate(r, w->q->nets.dit, w->t, w->steps, w->out);
+    qw_dit_modulate(r, w->nets->dit, w->t, w->steps, w->out);
     if (!w->control) return;
     qw_modulation_free(*w->control);
     *w->control = NULL;
-    qw_control_modulate(r, w->q->nets.control, w->q->nets.dit, w->t, w->steps, w->control);
+    qw_control_modulate(r, w->nets->control, w->nets->dit, w->t, w->steps, w->control);
 }
 
-void qw_velocity_place(qw_run *r, qw_velocity_work *w)
+/* Takes scratch for the picture and puts what its steps share; then any number of steps, whose
+ * recordings are the caller's to forget. */
+static void place(qw_run *r, velocity_work *w)
 {
-    const qwen *q = w->q;
-    qw_dit_place(r, q->nets.dit, w->mod, w->seq, w->passes, q->comfy, 0, &w->picture);
+    const qw_nets *nets = w->nets;
+    qw_dit_place(r, nets->dit, w->mod, w->seq, w->passes, w->comfy, 0, &w->picture);
     if (!w->condition) return;
-    qw_control_place(r, q->nets.control, w->control_mod, &w->picture, w->condition, w->strength,
-                     (int)q->config.dit.layers, &w->use[0]);
+    qw_control_place(r, nets->control, w->control_mod, &w->picture, w->condition, w->strength,
+                     (int)qw_dit_config_of(nets->dit)->layers, &w->use[0]);
     for (int p = 1; p < w->passes; p++) w->use[p] = w->use[0];
 }
 
@@ -38,18 +57,18 @@ void qw_velocity_place(qw_run *r, qw_velocity_work *w)
  * then the transformer. */
 static void step_ops(qw_run *r, void *arg)
 {
-    qw_velocity_work *w = arg;
+    velocity_work *w = arg;
     const size_t mark = r->used;
     for (int p = 0; p < w->passes && w->controlled; p++)
-        if (!p || w->each) qw_control_run(r, w->q->nets.dit, &w->picture.pass[p], &w->use[p]);
+        if (!p || w->each) qw_control_run(r, w->nets->dit, &w->picture.pass[p], &w->use[p]);
         else w->use[p].samples = w->use[0].samples;
-    qw_dit_run(r, w->q->nets.dit, &w->picture);
+    qw_dit_run(r, w->nets->dit, &w->picture);
     r->used = mark;
 }
 
-void qw_velocity_step(qw_run *r, void *arg)
+static void step_body(qw_run *r, void *arg)
 {
-    qw_velocity_work *w = arg;
+    velocity_work *w = arg;
     int tapped = 0;
     for (int p = 0; p < w->passes; p++) {
         tapped |= w->seq[p].tap != NULL;
@@ -63,12 +82,13 @@ void qw_velocity_step(qw_run *r, void *arg)
     qw_dit_get(r, &w->picture);
 }
 
-void qw_velocity_body(qw_run *r, void *arg)
+/* Both, for one step. */
+static void velocity_body(qw_run *r, void *arg)
 {
-    qw_velocity_work *w = arg;
+    velocity_work *w = arg;
     const size_t mark = r->used;
-    qw_velocity_place(r, w);
-    qw_velocity_step(r, w);
+    place(r, w);
+    step_body(r, w);
     qw_run_forget(r, &w->recording[w->controlled]);
     r->used = mark;
 }
@@ -78,7 +98,7 @@ static void between_body(qw_run *r, void *arg)
 {
     modulate_work *w = arg;
     const size_t mark = r->used;
-    qw_velocity_place(r, w->placed);
+    place(r, w->placed);
     modulate_body(r, w);
     r->used = mark;
 }
@@ -86,7 +106,7 @@ static void between_body(qw_run *r, void *arg)
 typedef struct denoising {
     qw_job *j;
     qw_stage stage;
-    qw_velocity_work work;
+    velocity_work work;
     qw_modulation *table, *extra; /* of the steps; of one sigma that a sampler put between them */
     qw_modulation *control_table, *control_extra;
     double *in;        /* [rows][4 z]: noise and references */
@@ -102,7 +122,7 @@ static int64_t step_rows(const qw_job *j) { return j->frames * j->tokens; }
 
 static modulate_work between(denoising *d, const double *t)
 {
-    return (modulate_work){ d->j->q, t, 1, &d->extra, d->j->condition ? &d->control_extra : NULL,
+    return (modulate_work){ d->j->nets, t, 1, &d->extra, d->j->condition ? &d->control_extra : NULL,
                             &d->work };
 }
 
@@ -159,8 +179,7 @@ static int velocity(void *user, const double *x, double sigma, int step, double 
     if (find_modulation(d, sigma, step)) return d->stage.run.error.status;
     d->work.controlled = controlled(j, step);
     d->work.seq[0].tap = first && step == 0 && d->stage.run.tap ? "step0." : NULL;
-    if (qw_stage_run(&d->stage, qw_velocity_step, &d->work, d->pos, n))
-        return d->stage.run.error.status;
+    if (qw_stage_run(&d->stage, step_body, &d->work, d->pos, n)) return d->stage.run.error.status;
     memcpy(v, d->pos, (size_t)n * sizeof *v);
     if (j->passes > 1) {
         if (first) {
@@ -259,7 +278,8 @@ static int set_sequence(denoising *d)
                                             .text = j->text[p],
                                             .text_rows = j->text_rows[p],
                                             .out = p ? d->neg : d->pos };
-    d->work.q = q;
+    d->work.nets = j->nets;
+    d->work.comfy = q->comfy;
     d->work.passes = j->passes;
     return QWEN_OK;
 }
@@ -270,7 +290,7 @@ static void set_control(denoising *d)
     const qw_job *j = d->j;
     const qwen *q = j->q;
     if (!j->condition) return;
-    const qw_control_kind kind = qw_control_kind_of(q->nets.control);
+    const qw_control_kind kind = q->files.control_kind;
     d->work.condition = j->condition;
     d->work.each = kind == QW_CONTROL_FUN || (q->comfy && kind == QW_CONTROL_INSTANTX);
     d->work.strength = q->comfy && kind == QW_CONTROL_FUN ? sqrt(j->control_strength)
@@ -290,12 +310,12 @@ static int show_sequence(denoising *d)
                    3 * sizeof *shapes);
         qw_show_ints(j, shapes, 2, (int64_t[]){ grids, 3 }, "img_shapes");
         if (!isnan(j->sched.mu))
-            qw_show(j, j->q->devices.main, &j->sched.mu, 1, (int64_t[]){ 1 }, "mu");
+            qw_show(j, QW_PHASE_DENOISE, &j->sched.mu, 1, (int64_t[]){ 1 }, "mu");
         for (int i = 0; i <= n; i++) x[i] = j->sched.sigma[i];
-        qw_show(j, j->q->devices.main, x, 1, (int64_t[]){ n + 1 }, "sigmas");
+        qw_show(j, QW_PHASE_DENOISE, x, 1, (int64_t[]){ n + 1 }, "sigmas");
         for (int i = 0; i < n; i++) x[i] = j->sched.timestep[i];
-        qw_show(j, j->q->devices.main, x, 1, (int64_t[]){ n }, "timesteps");
-        qw_show(j, j->q->devices.main, d->t, 1, (int64_t[]){ d->steps }, "step.t");
+        qw_show(j, QW_PHASE_DENOISE, x, 1, (int64_t[]){ n }, "timesteps");
+        qw_show(j, QW_PHASE_DENOISE, d->t, 1, (int64_t[]){ d->steps }, "step.t");
     } else {
         qw_fail(&j->q->error, QWEN_ENOMEM, "no memory for the sigmas");
     }
@@ -321,26 +341,22 @@ static int set_times(denoising *d)
 
 static void denoise_steps(denoising *d)
 {
-    qw_job *j = d->j;
-    qwen *q = j->q;
+    const qw_job *j = d->j;
     qw_run *r = &d->stage.run;
-    modulate_work m = {
-        q, d->t, d->steps, &d->table, j->condition ? &d->control_table : NULL, NULL
-    };
-    qw_tally *tally = q->tally;
-    if (tally) tally->times = 1;
+    modulate_work m = { j->nets, d->t, d->steps, &d->table, j->condition ? &d->control_table : NULL,
+                        NULL };
     qw_stage_reserve(&d->stage, modulate_body, &m);
     qw_stage_run(&d->stage, modulate_body, &m, NULL, 0);
     d->work.mod = d->table;
     d->work.control_mod = d->control_table;
     d->work.controlled = j->condition != NULL;
     d->work.step = 0;
-    if (tally) tally->times = d->steps;
-    qw_stage_reserve(&d->stage, qw_velocity_body, &d->work);
-    if (r->error.status || tally) return;
+    d->stage.times = d->steps;
+    qw_stage_reserve(&d->stage, velocity_body, &d->work);
+    if (r->error.status || j->tally) return;
     m = between(d, d->t);
     qw_stage_reserve(&d->stage, between_body, &m);
-    qw_velocity_place(r, &d->work);
+    place(r, &d->work);
     const qw_sampler s = { velocity, fresh_noise, after_step, d };
     qw_error err = { 0 };
     qw_sample(j->sampler, &s, j->sched.sigma + j->first_step, d->steps, j->x,
@@ -352,28 +368,91 @@ static void denoise_steps(denoising *d)
     r->used = 0;
 }
 
+static void free_denoising(denoising *d)
+{
+    qw_modulation_free(d->table);
+    qw_modulation_free(d->extra);
+    qw_modulation_free(d->control_table);
+    qw_modulation_free(d->control_extra);
+    free(d->grid);
+    free(d->in);
+    free(d->pos);
+    free(d->neg);
+    free(d->fresh);
+    free(d->t);
+}
+
 int qw_job_denoise(qw_job *j)
 {
     qwen *q = j->q;
-    if (qw_need_dit(q)) return q->error.status;
     denoising d = { .j = j, .shown = -1 };
     set_control(&d);
     if (!set_sequence(&d) && !set_times(&d) && !show_sequence(&d)
         && !qw_rng_init(&d.rng, j->rng_name, j->req->seed, &q->error)) {
-        qw_stage_begin(&d.stage, q, j->req, q->devices.main, "denoise", d.steps,
-                       (int)q->config.dit.layers);
+        qw_stage_begin(&d.stage, j, QW_PHASE_DENOISE, d.steps, (int)q->config.dit.layers);
         denoise_steps(&d);
-        qw_stage_end(&d.stage, &j->seconds_denoise);
+        qw_stage_end(&d.stage);
     }
-    qw_modulation_free(d.table);
-    qw_modulation_free(d.extra);
-    qw_modulation_free(d.control_table);
-    qw_modulation_free(d.control_extra);
-    free(d.grid);
-    free(d.in);
-    free(d.pos);
-    free(d.neg);
-    free(d.fresh);
-    free(d.t);
+    free_denoising(&d);
+    return q->error.status;
+}
+
+/* --- a single velocity ------------------------------------------------------------------------ */
+
+int qw_noises(const qwen *q, int latents)
+{
+    return q->config.dit.layer3d && latents > 1 ? latents - 1 : 1;
+}
+
+/* The first latents are the job's noise, the others its references, which stay the caller's. */
+static void set_latents(qw_job *j, const qw_latent *latent, int latents)
+{
+    j->frames = qw_noises(j->q, latents);
+    j->z = j->q->config.dit.in / 4;
+    j->h = latent[0].h;
+    j->w = latent[0].w;
+    j->tokens = (j->h / 2) * (j->w / 2);
+    j->sequence_references = latents - (int)j->frames;
+    for (int i = 0; i < j->sequence_references; i++) {
+        const qw_latent *from = &latent[j->frames + i];
+        j->reference[i].image.w = 8 * from->w;
+        j->reference[i].image.h = 8 * from->h;
+        j->reference[i].latent = from->x;
+    }
+}
+
+/* v [frames][z][h][w] */
+static void one_velocity(denoising *d, const qw_latent *latent, double sigma, double *v)
+{
+    const qw_job *j = d->j;
+    const int64_t frame = j->z * j->h * j->w;
+    modulate_work m = { j->nets, &sigma, 1, &d->table, NULL, NULL };
+    for (int64_t i = 0; i < j->frames; i++)
+        qw_pack(latent[i].x, j->z, j->h, j->w, d->in + i * frame);
+    qw_stage_reserve(&d->stage, modulate_body, &m);
+    qw_stage_run(&d->stage, modulate_body, &m, NULL, 0);
+    d->work.mod = d->table;
+    qw_stage_reserve(&d->stage, velocity_body, &d->work);
+    qw_stage_run(&d->stage, velocity_body, &d->work, d->pos, j->frames * frame);
+    for (int64_t i = 0; i < j->frames; i++)
+        qw_unpack(d->pos + i * frame, j->z, j->h, j->w, v + i * frame);
+}
+
+int qw_velocity(qwen *q, const qw_latent *latent, int latents, double sigma, const double *text,
+                int64_t text_rows, double *out)
+{
+    qw_job j;
+    qw_job_start(&j, q, NULL);
+    denoising d = { .j = &j, .shown = -1 };
+    set_latents(&j, latent, latents);
+    if (!set_sequence(&d)) {
+        d.work.seq[0].text = text;
+        d.work.seq[0].text_rows = text_rows;
+        qw_stage_begin(&d.stage, &j, QW_PHASE_DENOISE, 1, (int)q->config.dit.layers);
+        one_velocity(&d, latent, sigma, out);
+        qw_stage_end(&d.stage);
+    }
+    free_denoising(&d);
+    qw_job_free(&j);
     return q->error.status;
 }

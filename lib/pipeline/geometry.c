@@ -1,5 +1,5 @@
-/* geometry.c - which sizes a request's pictures get: told with -v and by qwen_plan. */
-#include "pipeline/pipeline.h"
+/* geometry.c - the sizes that a request's pictures get, for the log and for qwen_plan. */
+#include "pipeline/job.h"
 
 /* "130x70" */
 static const char *size_text(char out[32], int64_t w, int64_t h)
@@ -10,18 +10,16 @@ static const char *size_text(char out[32], int64_t w, int64_t h)
 
 static void tell(qw_job *j, const qwen_geometry *g)
 {
-    qwen *q = j->q;
     char given[32], area[32], seen[32], coded[32], views[120] = "", number[16] = "";
-    if (q->tally && q->tally->geometry) q->tally->geometry(q->tally->user, g);
-    if (q->tally) return;
+    if (j->tally && j->tally->geometry) j->tally->geometry(j->tally->user, g);
     if (j->req->inputs > 1 && g->role[0] == 'i') snprintf(number, sizeof number, " %d", g->index);
     if (g->seen_width)
         snprintf(views, sizeof views, "vision tower %s, then %s; ",
                  size_text(area, g->area_width, g->area_height),
                  size_text(seen, g->seen_width, g->seen_height));
-    qw_say(q, 1, "%s%s %s: %s%s %s", g->role, number, size_text(given, g->width, g->height), views,
-           g->role[0] == 'm' ? "used as" : "VAE",
-           size_text(coded, g->coded_width, g->coded_height));
+    qw_note(j, 1, "%s%s %s: %s%s %s", g->role, number, size_text(given, g->width, g->height), views,
+            g->role[0] == 'm' ? "used as" : "VAE",
+            size_text(coded, g->coded_width, g->coded_height));
 }
 
 static qwen_geometry of(const char *role, int index, const qwen_array *a)
@@ -61,8 +59,6 @@ void qw_tell_geometry(qw_job *j)
         g.coded_height = (int)j->reference[j->control].image.h;
         tell(j, &g);
     }
-    if (!j->q->tally)
-        qw_say(j->q, 1, "output %s: latent %lldx%lld, %lld tokens",
-               size_text(size, j->width, j->height), (long long)j->w, (long long)j->h,
-               (long long)(j->frames * j->tokens));
+    qw_note(j, 1, "output %s: latent %lldx%lld, %lld tokens", size_text(size, j->width, j->height),
+            (long long)j->w, (long long)j->h, (long long)(j->frames * j->tokens));
 }

@@ -1,5 +1,5 @@
 /* latents.c - what denoising starts from: encoded pictures, a mask, a control picture, noise. */
-#include "pipeline/pipeline.h"
+#include "pipeline/stage.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,11 +27,11 @@ static int show_encoded(qw_job *j, int k, const char *part, const double *x, con
 {
     char name[64];
     snprintf(name, sizeof name, "vae.enc.%d.%s", k, part);
-    return qw_show(j, j->q->devices.vae, x, 3, dim, name);
+    return qw_show(j, QW_PHASE_ENCODE, x, 3, dim, name);
 }
 
 /* latent = normalised mean, or a sample of the posterior: mean + exp(logvar / 2) eps. */
-int qw_settle(qw_job *j, int k)
+static int use_posterior(qw_job *j, int k)
 {
     qwen *q = j->q;
     qw_reference *f = &j->reference[k];
@@ -62,7 +62,7 @@ static int encode_one(qw_job *j, qw_stage *s, int k)
     qw_reference *f = &j->reference[k];
     const int64_t c = f->image.channels, H = f->image.h, W = f->image.w, n = H / 8 * (W / 8),
                   z = q->config.vae.z;
-    const int shown = j->req->tap && !q->tally;
+    const int shown = j->req->tap && !j->tally;
     double *picture = qw_doubles(q, H * W * c, "a picture"),
            *chw = qw_doubles(q, shown ? H * W * c : 0, "a picture");
     f->mean = qw_doubles(q, z * n, "a latent");
@@ -76,13 +76,10 @@ static int encode_one(qw_job *j, qw_stage *s, int k)
                                                               : f->image.value[i * c + m] * 2 - 1;
         for (int64_t i = 0; shown && i < H * W; i++)
             for (int64_t m = 0; m < c; m++) chw[m * H * W + i] = picture[i * c + m];
-        qw_encode_work w = { q, picture, H, W, f->mean, f->logvar, 0 };
+        qw_encode_work w = { j->nets->vae, picture, H, W, f->mean, f->logvar, 0 };
         s->run.step = k;
-        if (qw_tiles_needed(j, W, H)) {
-            qw_encode_tiled(s, &w);
-        } else {
-            qw_stage_encode(s, &w);
-        }
+        if (qw_tiles_needed(j, W, H)) qw_encode_tiled(s, &w);
+        else qw_stage_encode(s, &w);
         const int64_t dim[3] = { z, H / 8, W / 8 };
         show_encoded(j, k, "in", chw, (int64_t[]){ c, H, W });
         show_encoded(j, k, "mean", f->mean, dim);
@@ -123,8 +120,7 @@ static int pack_mask(qw_job *j)
                 for (int64_t x = 0; x < j->w; x++)
                     latent[(k * j->h + y) * j->w + x] = j->mask[8 * y * j->width + 8 * x];
         qw_pack(latent, j->z, j->h, j->w, j->mask_tokens);
-        qw_show(j, j->q->devices.main, j->mask_tokens, 2, (int64_t[]){ j->tokens, 4 * j->z },
-                "mask");
+        qw_show(j, QW_PHASE_DENOISE, j->mask_tokens, 2, (int64_t[]){ j->tokens, 4 * j->z }, "mask");
     }
     free(latent);
     return j->q->error.status;
@@ -135,7 +131,7 @@ static int pack_mask(qw_job *j)
 static int make_condition(qw_job *j)
 {
     qwen *q = j->q;
-    const int64_t features = qw_control_features(q->nets.control), n = j->h * j->w;
+    const int64_t features = q->files.control_features, n = j->h * j->w;
     double *latent = qw_doubles(q, n * features / 4, "a control latent");
     j->condition = qw_doubles(q, j->tokens * features, "a control latent");
     if (latent && j->condition) {
@@ -146,7 +142,8 @@ static int make_condition(qw_job *j)
             memcpy(latent + (j->z + 1) * n, j->reference[j->inpaint].latent,
                    (size_t)(j->z * n) * sizeof *latent);
         qw_pack(latent, features / 4, j->h, j->w, j->condition);
-        qw_show(j, q->devices.main, j->condition, 2, (int64_t[]){ j->tokens, features }, "control");
+        qw_show(j, QW_PHASE_DENOISE, j->condition, 2, (int64_t[]){ j->tokens, features },
+                "control");
     }
     free(latent);
     return q->error.status;
@@ -158,19 +155,16 @@ int qw_job_encode(qw_job *j)
 {
     qwen *q = j->q;
     if (!j->references) return QWEN_OK;
-    if (qw_need_vae(q, QW_VAE_ENCODER)) return q->error.status;
     const int own = j->references;
     if (inpaints(j) && j->req->tap && add_masked(j)) return q->error.status;
     qw_stage s;
-    qw_stage_begin(&s, q, j->req, q->devices.vae, "encode", j->references, 0);
-    void (*const tap)(void *, const char *, const qwen_array *) = s.run.tap;
+    qw_stage_begin(&s, j, QW_PHASE_ENCODE, j->references, 0);
     s.run.tap = NULL;
     for (int k = 0; k < j->references && !s.run.error.status && !q->error.status; k++)
         encode_one(j, &s, k);
-    s.run.tap = tap;
-    if (qw_stage_end(&s, &j->seconds_encode)) return q->error.status;
+    if (qw_stage_end(&s)) return q->error.status;
     for (int k = 0; k < own; k++)
-        if (qw_settle(j, k)) return q->error.status;
+        if (use_posterior(j, k)) return q->error.status;
     if ((inpaints(j) && pack_mask(j)) || (j->control >= 0 && make_condition(j)))
         return q->error.status;
     if (j->task == QW_REDRAW || inpaints(j)) {
@@ -178,6 +172,24 @@ int qw_job_encode(qw_job *j)
         qw_pack(j->reference[0].latent, j->z, j->h, j->w, j->kept);
     }
     return QWEN_OK;
+}
+
+int qw_encode_picture(qwen *q, const double *picture, qw_latent *latent)
+{
+    const qw_vae_config *c = &q->config.vae;
+    const int64_t n = latent->h * latent->w;
+    double *logvar = qw_doubles(q, c->z * n, "a latent");
+    qw_job j;
+    qw_stage s;
+    if (!logvar) return q->error.status;
+    qw_job_start(&j, q, NULL);
+    qw_encode_work w = { j.nets->vae, picture, 8 * latent->h, 8 * latent->w, latent->x, logvar, 0 };
+    qw_stage_begin(&s, &j, QW_PHASE_ENCODE, 1, 0);
+    qw_stage_encode(&s, &w);
+    if (!qw_stage_end(&s)) qw_latent_normalise(c, latent->x, n, latent->x);
+    qw_job_free(&j);
+    free(logvar);
+    return q->error.status;
 }
 
 /* --- noise ------------------------------------------------------------------------------------ */
@@ -234,18 +246,18 @@ int qw_job_noise(qw_job *j)
     j->noise = qw_doubles(q, n, "noise");
     j->start = qw_doubles(q, n, "noise");
     j->x = qw_doubles(q, n, "latents");
-    if (!j->noise || !j->start || !j->x || q->tally) return q->error.status;
+    if (!j->noise || !j->start || !j->x || j->tally) return q->error.status;
     if (qw_rng_normal(&j->rng, qw_noise_type(j), n, j->noise, &q->error)
         || (q->comfy && j->frames > 1 && reorder_frames(j))
         || (j->req->noise && given_noise(j, j->req->noise)))
         return q->error.status;
     const int64_t dim[4] = { j->frames, j->z, j->h, j->w };
-    qw_show(j, q->devices.main, j->noise, j->frames > 1 ? 4 : 3, j->frames > 1 ? dim : dim + 1,
+    qw_show(j, QW_PHASE_DENOISE, j->noise, j->frames > 1 ? 4 : 3, j->frames > 1 ? dim : dim + 1,
             "noise");
     for (int64_t f = 0; f < j->frames; f++)
         qw_pack(j->noise + f * frame, j->z, j->h, j->w, j->start + f * frame);
     for (int k = 0; k < j->references; k++) /* the masked picture's eps comes after the noise */
-        if (!j->reference[k].latent && qw_settle(j, k)) return q->error.status;
+        if (!j->reference[k].latent && use_posterior(j, k)) return q->error.status;
     const double sigma = j->sched.sigma[j->first_step];
     for (int64_t i = 0; i < n; i++)
         j->x[i] = j->kept ? sigma * j->start[i] + (1 - sigma) * j->kept[i] : j->start[i];

@@ -1,78 +1,199 @@
-/* load_nets.c - loading a net when it is first needed, and LoRA files over the transformer. */
-#include "pipeline/pipeline.h"
-#include <dirent.h>
-#include <stdlib.h>
+/* load_nets.c - the one place where nets get their weights: those that a job needs, before its
+ * stages.
+ *
+ * A job that is counted uses what the model has loaded as it is, and describes the rest on plan
+ * devices: addresses without memory. */
+#include "pipeline/job.h"
 #include <string.h>
 
-/* Half of a VAE that no one asked for is no news. */
-static int wanted_half(const qwen *q, const qw_entry *e)
+/* --- a set of nets ---------------------------------------------------------------------------- */
+
+static int has(const qw_nets *nets, qw_net n)
+{
+    switch (n) {
+    case QW_TEXT: return nets->text != NULL;
+    case QW_VISION: return nets->vision != NULL;
+    case QW_DIT: return nets->dit != NULL;
+    case QW_VAE: return nets->vae != NULL;
+    default: return nets->control != NULL;
+    }
+}
+
+/* to gets the net of from, or none. */
+static void set(qw_nets *to, qw_net n, const qw_nets *from)
+{
+    static const qw_nets none = { .text = NULL };
+    if (!from) from = &none;
+    switch (n) {
+    case QW_TEXT: to->text = from->text; break;
+    case QW_VISION: to->vision = from->vision; break;
+    case QW_DIT:
+        to->dit = from->dit;
+        to->overlay = from->overlay;
+        break;
+    case QW_VAE:
+        to->vae = from->vae;
+        to->vae_parts = from->vae_parts;
+        break;
+    default: to->control = from->control;
+    }
+    to->weights[n] = from->weights[n];
+}
+
+static void drop(qw_nets *nets, qw_net n)
+{
+    if (!(nets->borrowed >> n & 1)) {
+        switch (n) {
+        case QW_TEXT: qw_text_free(nets->text); break;
+        case QW_VISION: qw_vision_free(nets->vision); break;
+        case QW_DIT: qw_dit_free(nets->dit); break;
+        case QW_VAE: qw_vae_free(nets->vae); break;
+        default: qw_control_free(nets->control);
+        }
+        qw_residency_free(nets->weights[n]);
+    }
+    set(nets, n, NULL);
+    nets->borrowed &= ~(1u << n);
+}
+
+void qw_nets_free(qw_nets *nets)
+{
+    for (int n = QW_NETS; n-- > 0;) drop(nets, (qw_net)n);
+    nets->loaded = 0;
+}
+
+/* --- loading one ------------------------------------------------------------------------------ */
+
+/* Is it a tensor of the half of the VAE that was not asked for? */
+static int other_half(const qw_nets *nets, const qw_entry *e)
 {
     static const char *const names[] = { "decoder.", "post_quant_conv.", "encoder.",
                                          "quant_conv." };
     for (int i = 0; i < 4; i++)
         if (!strncmp(e->name, names[i], strlen(names[i])))
-            return q->nets.vae_parts & (i < 2 ? QW_VAE_DECODER : QW_VAE_ENCODER);
-    return 1;
+            return !(nets->vae_parts & (i < 2 ? QW_VAE_DECODER : QW_VAE_ENCODER));
+    return 0;
 }
 
 static void tell_unused(void *user, const qw_entry *e)
 {
+    const qw_job *j = user;
     char seen[200];
-    if (wanted_half(user, e))
-        qw_say(user, 1, "not used: %s", qw_visible(seen, sizeof seen, e->key));
+    if (!other_half(j->nets, e))
+        qw_note(j, 1, "not used: %s", qw_visible(seen, sizeof seen, e->key));
 }
 
-static int loading(qwen *q, qw_net n, qw_device *dev, const char *what, const char *option,
-                   qw_loader *l)
+static qw_device *device_of(const qw_job *j, qw_net n)
 {
+    const qw_devices *d = j->devices;
+    return n == QW_TEXT || n == QW_VISION ? d->text : n == QW_VAE ? d->vae : d->main;
+}
+
+static void call_loader(qw_job *j, qw_net n, qw_loader *l)
+{
+    qw_configs *c = &j->q->config;
+    qw_nets *nets = j->nets;
+    switch (n) {
+    case QW_TEXT: qw_text_load(&nets->text, &c->text, l); break;
+    case QW_VISION: qw_vision_load(&nets->vision, &c->vision, l); break;
+    case QW_DIT: qw_dit_load(&nets->dit, &c->dit, l); break;
+    case QW_VAE: qw_vae_load(&nets->vae, &c->vae, nets->vae_parts, l); break;
+    default: qw_control_load(&nets->control, &c->control, l);
+    }
+}
+
+/* Two nets that meet must be of one width. */
+static void compare_widths(qwen *q, qw_net n)
+{
+    const qw_configs *c = &q->config;
+    if (q->error.status) return;
+    if (n == QW_VISION && q->files.net[QW_TEXT].store && c->vision.out != c->text.width)
+        qw_fail(&q->error, QWEN_EMODEL,
+                "the vision tower gives %lld features, the text encoder is %lld wide",
+                (long long)c->vision.out, (long long)c->text.width);
+    if (n == QW_CONTROL && c->control.width != c->dit.width)
+        qw_fail(&q->error, QWEN_EMODEL, "%s: the ControlNet is %lld wide, the transformer %lld",
+                q->files.net[QW_CONTROL].path, (long long)c->control.width,
+                (long long)c->dit.width);
+}
+
+/* Weights of a net into j->nets; of a VAE those of vae_parts. */
+static int load_weights(qw_job *j, qw_net n)
+{
+    static const char *const names[QW_NETS] = { "text encoder", "vision tower", "transformer",
+                                                "VAE", "ControlNet" };
+    qwen *q = j->q;
     const qw_component *c = &q->files.net[n];
-    if (!c->store && n == QW_VISION && q->opt.text_encoder)
-        return qw_fail(&q->error, QWEN_EMODEL, "%s has no %s, and none was given (%s)",
-                       q->opt.text_encoder, what, option);
-    if (!c->store && q->opt.model && q->files.whole && q->files.whole != QW_KIND_CHECKPOINT)
-        return qw_fail(&q->error, QWEN_EMODEL,
-                       "%s is %s %s: a %s is missing, and none was given (%s)", q->opt.model,
-                       qw_kind_article(q->files.whole), qw_kind_name(q->files.whole), what, option);
-    if (!c->store && q->opt.model)
-        return qw_fail(&q->error, QWEN_EMODEL, "%s has no %s, and none was given (%s)",
-                       q->opt.model, what, option);
-    if (!c->store)
-        return qw_fail(&q->error, QWEN_EARG, "no %s: the model has none and none was given (%s)",
-                       what, option);
-    memset(l, 0, sizeof *l);
-    l->store = c->store;
-    l->err = &q->error;
-    l->each = q->problem;
-    l->user = q->problem_user;
-    if (qw_residency_new(&q->nets.weights[n], dev, q->opt.memory, &q->error))
-        return q->error.status;
-    l->res = q->nets.weights[n];
-    if (!q->plan_of && !qw_is_plan(dev)) /* weights will be read */
-        qw_store_read_ahead(c->store);
-    return QWEN_OK;
-}
-
-static void drop_weights(qwen *q, qw_net n)
-{
-    qw_residency_free(q->nets.weights[n]);
-    q->nets.weights[n] = NULL;
-}
-
-static int loaded(qwen *q, qw_net n, const char *what, qw_loader *l)
-{
-    const qw_component *c = &q->files.net[n];
-    if (qw_loader_end(l) || qw_residency_commit(l->res, &q->error)) {
-        drop_weights(q, n);
+    qw_device *dev = device_of(j, n);
+    qw_residency **res = &j->nets->weights[n];
+    if (qw_residency_new(res, dev, q->opt.memory, &q->error)) return q->error.status;
+    if (!qw_is_plan(dev)) qw_store_read_ahead(c->store);
+    qw_loader l = { .store = c->store,
+                    .res = *res,
+                    .err = &q->error,
+                    .each = j->problem,
+                    .user = j->problem_user };
+    call_loader(j, n, &l);
+    compare_widths(q, n);
+    if (qw_loader_end(&l) || qw_residency_commit(*res, &q->error)) {
+        drop(j->nets, n);
         return q->error.status;
     }
-    q->nets.loaded |= 1u << n;
-    qw_say(q, 1, "%s: %.1f MB in %s", what, (double)c->bytes / 1e6,
-           c->path ? c->path : "the text encoder's file");
-    if (!c->borrowed && n != QW_TEXT) qw_store_unused(c->store, tell_unused, q);
+    j->nets->loaded |= 1u << n;
+    qw_note(j, 1, "%s: %.1f MB in %s", names[n], (double)c->bytes / 1e6,
+            c->path ? c->path : "the text encoder's file");
+    if (!c->borrowed && n != QW_TEXT) qw_store_unused(c->store, tell_unused, j);
     return QWEN_OK;
 }
 
-int qw_need_tokenizer(qwen *q)
+/* A net that the model has loaded already, for a job that has nets of its own. */
+static int borrow(qw_job *j, qw_net n, int vae_parts)
+{
+    const qw_nets *from = &j->q->nets;
+    if (j->nets == from || !has(from, n)) return 0;
+    if (n == QW_VAE && from->vae_parts != vae_parts) return 0;
+    drop(j->nets, n);
+    set(j->nets, n, from);
+    j->nets->loaded |= 1u << n;
+    j->nets->borrowed |= 1u << n;
+    return 1;
+}
+
+/* On a device of its own memory the text encoder makes room when both do not fit. */
+static void make_room(qw_job *j)
+{
+    const qwen *q = j->q;
+    const qw_device *dev = j->devices->main;
+    const uint64_t limit = q->opt.memory ? q->opt.memory : dev->memory;
+    const uint64_t both = q->files.net[QW_DIT].bytes + q->files.net[QW_TEXT].bytes
+                          + q->files.net[QW_VAE].bytes;
+    if (dev->host || j->devices->text != dev || both < limit - limit / 4) return;
+    drop(j->nets, QW_TEXT);
+    drop(j->nets, QW_VISION);
+}
+
+static int load_net(qw_job *j, qw_net n)
+{
+    if (has(j->nets, n)) return QWEN_OK;
+    if (qw_require_net(j->q, n)) return j->q->error.status;
+    if (n == QW_DIT) make_room(j);
+    return borrow(j, n, 0) ? QWEN_OK : load_weights(j, n);
+}
+
+/* A VAE keeps the halves that it has. */
+static int load_vae(qw_job *j, int parts)
+{
+    qw_nets *nets = j->nets;
+    if (nets->vae && (nets->vae_parts & parts) == parts) return QWEN_OK;
+    if (qw_require_net(j->q, QW_VAE)) return j->q->error.status;
+    parts |= nets->vae_parts;
+    if (borrow(j, QW_VAE, parts)) return QWEN_OK;
+    drop(nets, QW_VAE);
+    nets->vae_parts = parts;
+    return load_weights(j, QW_VAE);
+}
+
+static int load_tokenizer(qwen *q)
 {
     if (q->files.tokenizer) return QWEN_OK;
     if (!q->files.tokenizer_path && q->pipeline_class)
@@ -84,116 +205,62 @@ int qw_need_tokenizer(qwen *q)
     return qw_tokenizer_open(&q->files.tokenizer, q->files.tokenizer_path, &q->error);
 }
 
-int qw_need_text(qwen *q)
+int qw_load(qw_job *j, unsigned needs)
 {
-    qw_loader l;
-    if (q->nets.text) return QWEN_OK;
-    if (loading(q, QW_TEXT, q->devices.text, "text encoder", "text_encoder", &l))
-        return q->error.status;
-    qw_text_load(&q->nets.text, &q->config.text, &l);
-    if (loaded(q, QW_TEXT, "text encoder", &l)) {
-        qw_text_free(q->nets.text);
-        q->nets.text = NULL;
-    }
+    const int vae = (needs & QW_NEED_DECODER ? QW_VAE_DECODER : 0)
+                    | (needs & QW_NEED_ENCODER ? QW_VAE_ENCODER : 0);
+    const int failed = (needs & QW_NEED_DIT && load_net(j, QW_DIT))
+                       || (needs & QW_NEED_CONTROL && load_net(j, QW_CONTROL))
+                       || (needs & QW_NEED_TOKENIZER && load_tokenizer(j->q))
+                       || (needs & QW_NEED_TEXT && load_net(j, QW_TEXT))
+                       || (needs & QW_NEED_VISION && load_net(j, QW_VISION))
+                       || (vae && load_vae(j, vae));
+    return failed ? j->q->error.status : QWEN_OK;
+}
+
+int qw_model_load(qwen *q, unsigned needs,
+                  void (*each)(void *user, const char *missing, const char *sentence), void *user)
+{
+    qw_job j;
+    qw_job_start(&j, q, NULL);
+    j.problem = each;
+    j.problem_user = user;
+    qw_load(&j, needs);
+    qw_job_free(&j);
     return q->error.status;
 }
 
-int qw_need_vision(qwen *q)
+/* --- loading what a job needs ----------------------------------------------------------------- */
+
+/* Of prompts that are given as text; nets of those whose rows the model does not keep. */
+static unsigned text_needs(const qw_job *j)
 {
-    qw_loader l;
-    if (q->nets.vision) return QWEN_OK;
-    if (qw_vision_store(q)) return q->error.status;
-    const qw_component *c = &q->files.net[QW_VISION];
-    json_t *json = NULL, *processor = NULL;
-    if (loading(q, QW_VISION, q->devices.text, "vision tower", "vision", &l)
-        || qw_load_json(q, c->config, &json) || qw_load_json(q, q->files.processor_path, &processor)
-        || qw_vision_configure(&q->config.vision, json, processor, c->store,
-                               c->config ? c->config : "vision tower", &q->error)) {
-        json_decref(json);
-        json_decref(processor);
-        drop_weights(q, QW_VISION);
-        return q->error.status;
+    unsigned needs = j->tally && j->views ? QW_NEED_VISION : 0; /* counted whatever is given */
+    for (int k = 0; k < j->passes; k++) {
+        if (k ? j->req->negative_embeds : j->req->embeds) continue;
+        needs |= QW_NEED_TOKENIZER;
+        const int unknown = j->prompt[k].text && !j->remembered[k];
+        if (unknown || j->devices->main->host)
+            needs |= QW_NEED_TEXT | (j->views ? QW_NEED_VISION : 0);
     }
-    json_decref(json);
-    json_decref(processor);
-    qw_vision_load(&q->nets.vision, &q->config.vision, &l);
-    if (!q->error.status && q->files.net[QW_TEXT].store
-        && q->config.vision.out != q->config.text.width)
-        qw_fail(&q->error, QWEN_EMODEL,
-                "the vision tower gives %lld features, the text encoder is %lld wide",
-                (long long)q->config.vision.out, (long long)q->config.text.width);
-    if (loaded(q, QW_VISION, "vision tower", &l)) {
-        qw_vision_free(q->nets.vision);
-        q->nets.vision = NULL;
-    }
-    return q->error.status;
+    return needs;
 }
 
-/* On a device of its own memory the text encoder makes room when both do not fit. */
-static void make_room(qwen *q)
+static unsigned needs_of(const qw_job *j, qw_phase p)
 {
-    const uint64_t limit = q->opt.memory ? q->opt.memory : q->devices.main->memory;
-    const uint64_t both = q->files.net[QW_DIT].bytes + q->files.net[QW_TEXT].bytes
-                          + q->files.net[QW_VAE].bytes;
-    if (q->devices.main->host || q->devices.text != q->devices.main || both < limit - limit / 4)
-        return;
-    qw_text_free(q->nets.text);
-    q->nets.text = NULL;
-    drop_weights(q, QW_TEXT);
-    qw_vision_free(q->nets.vision);
-    q->nets.vision = NULL;
-    drop_weights(q, QW_VISION);
+    switch (p) {
+    case QW_PHASE_TEXT: return text_needs(j);
+    case QW_PHASE_ENCODE: return j->references ? QW_NEED_ENCODER : 0;
+    case QW_PHASE_DENOISE: return QW_NEED_DIT | (j->control >= 0 ? QW_NEED_CONTROL : 0);
+    case QW_PHASE_DECODE: return QW_NEED_DECODER;
+    default: return 0;
+    }
 }
 
-int qw_need_dit(qwen *q)
+int qw_load_for(qw_job *j, qw_phase p)
 {
-    qw_loader l;
-    if (q->nets.dit) return QWEN_OK;
-    make_room(q);
-    if (loading(q, QW_DIT, q->devices.main, "transformer", "transformer", &l))
-        return q->error.status;
-    qw_dit_load(&q->nets.dit, &q->config.dit, &l);
-    if (loaded(q, QW_DIT, "transformer", &l)) {
-        qw_dit_free(q->nets.dit);
-        q->nets.dit = NULL;
-    }
-    return q->error.status;
-}
-
-int qw_need_control(qwen *q)
-{
-    qw_loader l;
-    if (q->nets.control) return QWEN_OK;
-    if (!q->files.net[QW_CONTROL].store)
-        return qw_fail(&q->error, QWEN_EARG, "a control picture needs a ControlNet (controlnet)");
-    if (qw_need_dit(q) || loading(q, QW_CONTROL, q->devices.main, "ControlNet", "controlnet", &l))
-        return q->error.status;
-    qw_control_load(&q->nets.control, &q->config.control, &l);
-    if (!q->error.status && q->config.control.width != q->config.dit.width)
-        qw_fail(&q->error, QWEN_EMODEL, "%s: the ControlNet is %lld wide, the transformer %lld",
-                q->files.net[QW_CONTROL].path, (long long)q->config.control.width,
-                (long long)q->config.dit.width);
-    if (loaded(q, QW_CONTROL, "ControlNet", &l)) {
-        qw_control_free(q->nets.control);
-        q->nets.control = NULL;
-    }
-    return q->error.status;
-}
-
-int qw_need_vae(qwen *q, int parts)
-{
-    qw_loader l;
-    if (q->nets.vae && (q->nets.vae_parts & parts) == parts) return QWEN_OK;
-    qw_vae_free(q->nets.vae);
-    q->nets.vae = NULL;
-    drop_weights(q, QW_VAE);
-    if (loading(q, QW_VAE, q->devices.vae, "VAE", "vae", &l)) return q->error.status;
-    q->nets.vae_parts |= parts;
-    qw_vae_load(&q->nets.vae, &q->config.vae, q->nets.vae_parts, &l);
-    if (loaded(q, QW_VAE, "VAE", &l)) {
-        qw_vae_free(q->nets.vae);
-        q->nets.vae = NULL;
-        q->nets.vae_parts = 0;
-    }
-    return q->error.status;
+    unsigned needs = needs_of(j, p);
+    if (j->devices->main->host) /* there is room for all, and what lacks is known at once */
+        for (int i = 0; i < QW_PHASES; i++) needs |= needs_of(j, (qw_phase)i);
+    return qw_load(j, needs);
 }

@@ -1,5 +1,5 @@
 /* lora_use.c - LoRA files over the transformer of a model. */
-#include "pipeline/pipeline.h"
+#include "pipeline/model.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -57,7 +57,8 @@ int qw_lora_add(qwen *q, const char *path, double strength, int partial)
     qw_lora *l = NULL;
     if (q->files.loras == QW_MAX_LORAS)
         return qw_fail(&q->error, QWEN_EARG, "%s: %d LoRA files are the most", path, QW_MAX_LORAS);
-    if (qw_need_dit(q) || qw_lora_open(&l, path, strength, &q->error)) return q->error.status;
+    if (qw_model_load(q, QW_NEED_DIT, NULL, NULL) || qw_lora_open(&l, path, strength, &q->error))
+        return q->error.status;
     qw_overlay_free(q->nets.overlay);
     q->nets.overlay = NULL;
     qw_overlay *alone = NULL;

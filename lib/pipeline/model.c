@@ -3,15 +3,11 @@
  * A model is a diffusers directory (model_index.json), a single file, or pieces given one by one; a
  * piece overrides the directory's.  A file without a config.json beside it takes that of the
  * directory, else the published numbers.  Opening maps files and reads their headers;
- * weights are loaded by the qw_need_ functions. */
-#include "pipeline/pipeline.h"
-#include "core/core.h"
-#include <dirent.h>
+ * weights are loaded by load_nets.c. */
+#include "pipeline/job.h"
 #include <math.h>
-#include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 /* --- model_index.json ------------------------------------------------------------------------- */
 
@@ -131,8 +127,8 @@ static int open_dit(qwen *q)
 {
     json_t *json;
     if (!q->files.net[QW_DIT].path) return QWEN_OK;
-    if (qw_load_json(q, q->files.net[QW_DIT].config, &json)
-        || qw_open_store(q, &q->files.net[QW_DIT], QW_KIND_TRANSFORMER, NULL)) {
+    if (qw_load_json(q->files.net[QW_DIT].config, &json, &q->error)
+        || qw_open_store(&q->files.net[QW_DIT], QW_KIND_TRANSFORMER, NULL, &q->error)) {
         json_decref(json);
         return q->error.status;
     }
@@ -143,7 +139,7 @@ static int open_dit(qwen *q)
 }
 
 /* A language model alone, Qwen2, has the keys of Qwen2.5-VL's and was not trained with pictures.
- * What tells them apart is the vision tower beside it, GGUF's architecture, or a config.json. */
+ * Qwen2.5-VL has a vision tower beside it, GGUF's architecture key, or a config.json. */
 static int is_language_model(qwen *q)
 {
     const qw_component *c = &q->files.net[QW_TEXT];
@@ -152,7 +148,7 @@ static int is_language_model(qwen *q)
         return 0;
     json_t *json = NULL;
     char *config = qw_config_beside(c->path, &q->error);
-    if (!q->error.status) qw_load_json(q, config, &json);
+    if (!q->error.status) qw_load_json(config, &json, &q->error);
     const char *type = json_string_value(json_object_get(json, "model_type"));
     const int seen = json_object_get(json, "vision_config") || (type && strstr(type, "_vl"));
     json_decref(json);
@@ -164,8 +160,8 @@ static int open_text(qwen *q)
 {
     json_t *json;
     if (!q->files.net[QW_TEXT].path) return QWEN_OK;
-    if (qw_load_json(q, q->files.net[QW_TEXT].config, &json)
-        || qw_open_store(q, &q->files.net[QW_TEXT], QW_KIND_TEXT, NULL)) {
+    if (qw_load_json(q->files.net[QW_TEXT].config, &json, &q->error)
+        || qw_open_store(&q->files.net[QW_TEXT], QW_KIND_TEXT, NULL, &q->error)) {
         json_decref(json);
         return q->error.status;
     }
@@ -190,8 +186,8 @@ static int open_vae(qwen *q)
 {
     json_t *json;
     if (!q->files.net[QW_VAE].path) return QWEN_OK;
-    if (qw_load_json(q, q->files.net[QW_VAE].config, &json)
-        || qw_open_store(q, &q->files.net[QW_VAE], QW_KIND_VAE, NULL)) {
+    if (qw_load_json(q->files.net[QW_VAE].config, &json, &q->error)
+        || qw_open_store(&q->files.net[QW_VAE], QW_KIND_VAE, NULL, &q->error)) {
         json_decref(json);
         return q->error.status;
     }
@@ -214,7 +210,8 @@ static int open_control(qwen *q)
     qw_component *c = &q->files.net[QW_CONTROL];
     qw_kind kind = QW_KIND_UNKNOWN;
     if (!c->path) return QWEN_OK;
-    if (qw_load_json(q, c->config, &json) || qw_open_store(q, c, QW_KIND_CONTROLNET, &kind)) {
+    if (qw_load_json(c->config, &json, &q->error)
+        || qw_open_store(c, QW_KIND_CONTROLNET, &kind, &q->error)) {
         json_decref(json);
         return q->error.status;
     }
@@ -222,6 +219,9 @@ static int open_control(qwen *q)
     if (kind == QW_KIND_CONTROLNET)
         qw_dit_configure(&q->config.control, json, c->store, where_of(c), &q->error);
     json_decref(json);
+    if (!q->error.status)
+        qw_control_look(c->store, &q->files.control_kind, &q->files.control_features,
+                        &q->files.no_control);
     return q->error.status;
 }
 
@@ -231,7 +231,7 @@ static int open_schedule(qwen *q, const char *directory)
     char *scheduler = directory ? qw_component_path(directory, "scheduler", &q->error) : NULL;
     char *path = scheduler ? qw_component_path(scheduler, "scheduler_config.json", &q->error)
                            : NULL;
-    if (!q->error.status && !qw_load_json(q, path, &json))
+    if (!q->error.status && !qw_load_json(path, &json, &q->error))
         qw_schedule_configure(&q->config.schedule, json, path ? path : "scheduler", &q->error);
     json_decref(json);
     free(scheduler);
@@ -259,7 +259,7 @@ static int whole_file(qwen *q, const char *dit[1], const char *text[1], const ch
 {
     qw_component probe = { .path = qw_strdup(q->opt.model) };
     qw_kind kind = QW_KIND_UNKNOWN;
-    const int status = probe.path ? qw_open_store(q, &probe, QW_KIND_UNKNOWN, &kind)
+    const int status = probe.path ? qw_open_store(&probe, QW_KIND_UNKNOWN, &kind, &q->error)
                                   : qw_no_memory(q);
     const int parts = status ? 0
                              : qw_store_has(probe.store, QW_KIND_TRANSFORMER)
@@ -294,7 +294,7 @@ static int find_files(qwen *q)
             return qw_fail(&q->error, QWEN_ENOMEM, "%s: no memory to open it", model);
         const int indexed = path && qw_is_file(path);
         json_t *index = NULL;
-        if (indexed && !qw_load_json(q, path, &index)) read_index(q, index, path);
+        if (indexed && !qw_load_json(path, &index, &q->error)) read_index(q, index, path);
         json_decref(index);
         free(path);
         if (indexed) directory = model;
@@ -314,24 +314,12 @@ static int find_files(qwen *q)
         && !q->files.tokenizer_path && !q->opt.vision)
         return qw_fail(&q->error, QWEN_EARG, "%s: no transformer, text encoder or VAE here",
                        model ? model : "no model given");
-    return open_dit(q) || open_text(q) || open_vae(q) || open_control(q) || qw_open_vision(q)
+    return open_dit(q) || open_text(q) || open_vae(q) || open_control(q) || qw_open_tower(q)
                ? q->error.status
                : QWEN_OK;
 }
 
 /* --- opening and closing ---------------------------------------------------------------------- */
-
-/* Stand-ins that copy the types and sizes of another handle's devices. */
-static int open_plan(qwen *q, const qwen *of)
-{
-    int status = qw_plan_open(of->devices.main, &q->devices.main);
-    q->devices.text = q->devices.vae = q->devices.main;
-    if (!status && of->devices.text != of->devices.main)
-        status = qw_plan_open(of->devices.text, &q->devices.text);
-    if (!status && of->devices.vae != of->devices.main)
-        status = qw_plan_open(of->devices.vae, &q->devices.vae);
-    return status ? qw_no_memory(q) : QWEN_OK;
-}
 
 static void say_next(void *user, const char *why, const char *used)
 {
@@ -340,7 +328,6 @@ static void say_next(void *user, const char *why, const char *used)
 
 static int open_devices(qwen *q)
 {
-    if (q->plan_of) return open_plan(q, q->plan_of);
     const qwen_options *o = &q->opt;
     const qw_device_options how = {
         .threads = o->threads, .memory = o->memory, .notice = say_next, .user = q
@@ -354,7 +341,7 @@ static int open_devices(qwen *q)
     return qw_device_open("ref", &how, &q->devices.ref, &q->error);
 }
 
-int qw_model_open(qwen *q)
+static int open_model(qwen *q)
 {
     const char *like = q->opt.like;
     if (like && strcmp(like, "diffusers") && strcmp(like, "comfyui"))
@@ -366,33 +353,19 @@ int qw_model_open(qwen *q)
     return QWEN_OK;
 }
 
-const char *qw_device_name(const qwen *q, const qw_device *dev)
-{
-    const qwen *of = q->plan_of;
-    return !of                                                ? dev->name
-           : dev == q->devices.vae && dev != q->devices.main  ? of->devices.vae->name
-           : dev == q->devices.text && dev != q->devices.main ? of->devices.text->name
-                                                              : of->devices.main->name;
-}
-
 static void close_device(qw_device *dev)
 {
     if (dev) dev->close(dev);
 }
 
-void qw_model_close(qwen *q)
+static void close_model(qwen *q)
 {
     for (int i = 0; i < 2; i++) {
         free(q->embedding[i].key);
         free(q->embedding[i].rows);
     }
     qw_lora_drop(q);
-    qw_control_free(q->nets.control);
-    qw_dit_free(q->nets.dit);
-    qw_text_free(q->nets.text);
-    qw_vision_free(q->nets.vision);
-    qw_vae_free(q->nets.vae);
-    for (int i = 0; i < QW_NETS; i++) qw_residency_free(q->nets.weights[i]);
+    qw_nets_free(&q->nets);
     for (int i = 0; i < QW_NETS; i++) qw_close_component(&q->files.net[i]);
     qw_tokenizer_free(q->files.tokenizer);
     if (q->devices.vae && q->devices.vae != q->devices.main) close_device(q->devices.vae);
@@ -431,22 +404,73 @@ static int copy_options(qwen *q, const qwen_options *opt)
                     : QWEN_OK;
 }
 
-int qw_model_new(qwen **out, const qwen_options *opt, const qwen *plan_of)
+int qw_model_new(qwen **out, const qwen_options *opt)
 {
     qwen *q = *out = calloc(1, sizeof *q);
     if (!q) return QWEN_ENOMEM;
     if (!opt) return qw_fail(&q->error, QWEN_EARG, "no options");
     if (copy_options(q, opt)) return q->error.status;
     if (q->opt.threads < 0) return qw_fail(&q->error, QWEN_EARG, "threads is %d", q->opt.threads);
-    q->plan_of = plan_of;
-    return qw_model_open(q);
+    return open_model(q);
 }
 
 void qw_model_free(qwen *q)
 {
     if (!q) return;
-    qw_model_close(q);
+    close_model(q);
     const char **s;
     for (int i = 0; (s = option_strings(&q->opt, i)); i++) free((void *)(uintptr_t)*s);
     free(q);
+}
+
+/* --- what others ask of it -------------------------------------------------------------------- */
+
+int qw_model_is_open(const qwen *q) { return q->devices.main != NULL; }
+
+qw_error *qw_model_error(qwen *q) { return &q->error; }
+
+const char *qw_model_failure(const qwen *q) { return q->error.text; }
+
+const qw_configs *qw_model_configs(const qwen *q) { return &q->config; }
+
+const qw_store *qw_model_store(const qwen *q, qw_net n) { return q->files.net[n].store; }
+
+const char *qw_model_path(const qwen *q, qw_net n) { return q->files.net[n].path; }
+
+qw_dtype qw_model_wide(const qwen *q, qw_net n)
+{
+    const qw_devices *d = &q->devices;
+    return (n == QW_TEXT || n == QW_VISION ? d->text : n == QW_VAE ? d->vae : d->main)->wide;
+}
+
+int64_t qw_model_enlarges(const qwen *q) { return q->nets.vae ? qw_vae_enlarges(q->nets.vae) : 1; }
+
+/* Pictures are edited, or the text encoder's files hold a part of a tower. */
+int qw_model_wants_vision(const qwen *q)
+{
+    const qw_store *text = q->files.net[QW_TEXT].store;
+    return (text && qw_has_tower(text)) || q->variant == QW_EDIT || q->variant == QW_EDIT_2509
+           || q->variant == QW_EDIT_2511 || q->edit_class;
+}
+
+int qw_model_wants_tokenizer(const qwen *q) { return q->files.tokenizer_path || q->pipeline_class; }
+
+void qw_model_info(const qwen *q, qwen_model_info *out)
+{
+    const qw_defaults *d = &q->defaults;
+    *out = (qwen_model_info){
+        .name = q->name,
+        .variant = qw_variant_name(q->variant),
+        .pipeline = q->pipeline_class,
+        .edit_class = q->edit_class,
+        .device = q->devices.main->name,
+        .width = d->width ? d->width : 1024,
+        .height = d->height ? d->height : 1024,
+        .steps = d->steps,
+        .guidance = d->guidance,
+        .negative = d->negative,
+        .distilled = d->distilled != NULL,
+        .text_width = q->config.dit.text_width,
+        .recommended_negative = qw_recommended_negative(q),
+    };
 }

@@ -1,8 +1,8 @@
-/* pictures.c - the pictures of a request made ready: for the vision tower, for the VAE, masks, control pictures.
+/* pictures.c - the pictures of a request made ready: views, references, masks, control pictures.
  *
  * An edit shows every picture twice, resized to one area for the vision tower and to another for
  * the VAE. */
-#include "pipeline/pipeline.h"
+#include "pipeline/job.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -89,7 +89,7 @@ static int64_t condition_area(const qw_job *j)
 
 /* --- pictures of the tasks -------------------------------------------------------------------- */
 
-/* FNV-1a: tells one picture from another in the cache of embeddings. */
+/* FNV-1a; part of the key of an embedding. */
 static uint64_t hash_bytes(uint64_t h, const void *data, size_t n)
 {
     const uint8_t *p = data;
@@ -212,7 +212,7 @@ static int prepare_edit(qw_job *j, const qwen_array *input)
 {
     qwen *q = j->q;
     int64_t w, h;
-    if (qw_need_vision(q)) return q->error.status;
+    if (qw_require_net(q, QW_VISION)) return q->error.status;
     for (int i = 0; i < j->req->inputs; i++) {
         qw_fit_area(&input[i], qw_reference_area(j), &w, &h);
         if (j->task == QW_EDIT_INPAINT) { /* one picture: reference, and what is kept */
@@ -257,8 +257,8 @@ static int prepare_control(qw_job *j)
         || !(j->control_end >= 0 && j->control_end <= 1))
         return qw_fail(&q->error, QWEN_EARG, "control: strength %g, from %g to %g",
                        r->control_strength, r->control_start, r->control_end);
-    const int64_t features = qw_control_features(q->nets.control), plain = 4 * q->config.vae.z;
-    const qw_control_kind kind = qw_control_kind_of(q->nets.control);
+    const int64_t features = q->files.control_features, plain = 4 * q->config.vae.z;
+    const qw_control_kind kind = q->files.control_kind;
     if (features != plain && features != plain + 4 && features != 2 * plain + 4)
         return qw_fail(&q->error, QWEN_EUNSUPPORTED, "%s: a ControlNet that reads %lld features",
                        q->files.net[QW_CONTROL].path, (long long)features);

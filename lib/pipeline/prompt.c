@@ -1,47 +1,281 @@
 /* prompt.c - from a prompt to the rows that the transformer reads, pictures in it included.
  *
  * Template, tokens, vision tower, language model; what the pipelines drop and cut. */
-#include "pipeline/pipeline.h"
+#include "pipeline/stage.h"
 #include <stdlib.h>
 #include <string.h>
 
 enum { TOKENS_MAX = 1024, ROWS_MAX = 512 }; /* of the text-to-image pipelines */
 
-void qw_text_body(qw_run *r, void *arg)
+int qw_token_ids(qwen *q, const char *text, size_t bytes, int32_t **ids, int64_t *n)
 {
-    const qw_text_work *w = arg;
+    return qw_tokenize(q->files.tokenizer, text, bytes, ids, n, &q->error);
+}
+
+/* --- the prompt as text ----------------------------------------------------------------------- */
+
+static const char *words_of(const qw_job *j, int k) { return k ? j->negative : j->req->prompt; }
+
+static const qwen_array *given_rows(const qw_job *j, int k)
+{
+    return k ? j->req->negative_embeds : j->req->embeds;
+}
+
+/* ComfyUI tokenises a text that begins as a template does as it is. */
+static int is_template(const qw_job *j, const char *text)
+{
+    return j->q->comfy && !strncmp(text, "<|im_start|>", 12);
+}
+
+static int fill_template(qw_job *j, int k)
+{
+    qwen *q = j->q;
+    qw_prompt *out = &j->prompt[k];
+    const char *text = words_of(j, k), *name = j->req->chat_template;
+    if (!name) name = !qw_sees_pictures(j) ? "t2i" : j->variant == QW_EDIT ? "edit" : "edit-plus";
+    if (!is_template(j, text))
+        return qw_prompt_make(out, name, j->req->system, text, j->view_tokens, j->views,
+                              q->files.tokenizer, &q->error);
+    out->text = qw_strdup(text);
+    out->bytes = strlen(text);
+    return out->text ? QWEN_OK : qw_fail(&q->error, QWEN_ENOMEM, "no memory for the prompt");
+}
+
+int qw_prompt_text(qwen *q, const qwen_request *req, int negative, char **out)
+{
+    const int k = negative != 0;
+    qw_job j;
+    qw_job_start(&j, q, req);
+    *out = NULL;
+    if (!qw_job_read(&j)) {
+        const char *text = words_of(&j, k);
+        if (!text) qw_fail(&q->error, QWEN_EARG, "the request has no prompt");
+        else if ((is_template(&j, text) || !qw_load(&j, QW_NEED_TOKENIZER))
+                 && !fill_template(&j, k)) {
+            *out = j.prompt[k].text;
+            j.prompt[k].text = NULL;
+        }
+    }
+    qw_job_free(&j);
+    return q->error.status;
+}
+
+/* --- rows that the model keeps ---------------------------------------------------------------- */
+
+static const qw_embedding *kept_rows(const qw_job *j, int k)
+{
+    for (int i = 0; i < 2; i++) {
+        const qw_embedding *e = &j->q->embedding[i];
+        if (e->key && !strcmp(e->key, j->key[k])) return e;
+    }
+    return NULL;
+}
+
+static int recall(qw_job *j, int k, const qw_embedding *e)
+{
+    const int64_t n = e->n * j->q->config.text.width;
+    if (!(j->text[k] = qw_doubles(j->q, n, "embeddings"))) return j->q->error.status;
+    memcpy(j->text[k], e->rows, (size_t)n * sizeof *e->rows);
+    j->text_rows[k] = e->n;
+    j->remembered[k] = 1;
+    return QWEN_OK;
+}
+
+int qw_read_prompt(qw_job *j, int k)
+{
+    qwen *q = j->q;
+    qw_prompt *p = &j->prompt[k];
+    if (given_rows(j, k)) return QWEN_OK;
+    if (!words_of(j, k)) return qw_fail(&q->error, QWEN_EARG, "the request has no prompt");
+    if (fill_template(j, k)) return q->error.status;
+    char *key = j->key[k] = malloc(p->bytes + 64);
+    if (!key) return qw_fail(&q->error, QWEN_ENOMEM, "no memory for the prompt");
+    snprintf(key, 64, "%d %lld %016llx ", (int)j->task, (long long)p->drop,
+             (unsigned long long)j->view_hash);
+    memcpy(key + strlen(key), p->text, p->bytes + 1);
+    /* a request with a tap gets every tensor of the computation */
+    const qw_embedding *kept = j->tally || j->req->tap ? NULL : kept_rows(j, k);
+    return kept ? recall(j, k, kept) : QWEN_OK;
+}
+
+/* Takes the key over. */
+static void keep_rows(qw_job *j, int k)
+{
+    qw_embedding *e = &j->q->embedding[k];
+    const size_t bytes = (size_t)(j->text_rows[k] * j->q->config.text.width) * sizeof *e->rows;
+    free(e->key);
+    free(e->rows);
+    e->key = j->key[k];
+    e->n = j->text_rows[k];
+    e->rows = malloc(bytes);
+    j->key[k] = NULL;
+    if (e->rows) {
+        memcpy(e->rows, j->text[k], bytes);
+        return;
+    }
+    free(e->key); /* no memory: the rows are computed again */
+    memset(e, 0, sizeof *e);
+}
+
+/* --- the vision tower ------------------------------------------------------------------------- */
+
+typedef struct vision_work {
+    const qw_vision *net;
+    const double *pixels;
+    const qw_grid *grid;
+    double *out;
+} vision_work;
+
+static void vision_body(qw_run *r, void *arg)
+{
+    const vision_work *w = arg;
+    qw_vision_forward(r, w->net, w->pixels, w->grid, w->out);
+}
+
+static int64_t patch_values(const qw_vision_config *c)
+{
+    return c->channels * c->temporal * c->patch * c->patch;
+}
+
+/* Features of pictures with these grids of patches, one after another. */
+static int run_vision(qw_job *j, const double *pixels, const qw_grid *patches, int pictures,
+                      double *out)
+{
+    const qw_vision_config *c = &j->q->config.vision;
+    qw_stage s;
+    qw_stage_begin(&s, j, QW_PHASE_VISION, pictures, (int)c->depth);
+    s.run.tap = NULL;
+    for (int i = 0; i < pictures; i++) {
+        const int64_t n = (int64_t)patches[i].rows * patches[i].cols;
+        vision_work w = { j->nets->vision, pixels, &patches[i], out };
+        s.run.step = i;
+        qw_stage_reserve(&s, vision_body, &w);
+        qw_stage_run(&s, vision_body, &w, out, n / (c->merge * c->merge) * c->out);
+        pixels += n * patch_values(c);
+        out += n / (c->merge * c->merge) * c->out;
+    }
+    return qw_stage_end(&s);
+}
+
+int qw_picture_features(qwen *q, const double *pixels, const qw_grid *patches, int pictures,
+                        double *out)
+{
+    qw_job j;
+    qw_job_start(&j, q, NULL);
+    run_vision(&j, pixels, patches, pictures, out);
+    qw_job_free(&j);
+    return q->error.status;
+}
+
+static int show_features(qw_job *j, const double *pixels)
+{
+    const qw_vision_config *c = &j->q->config.vision;
+    int32_t grid[QW_MAX_PICTURES * 3];
+    for (int i = 0; i < j->views; i++) {
+        grid[3 * i] = 1;
+        grid[3 * i + 1] = j->view_grid[i].rows;
+        grid[3 * i + 2] = j->view_grid[i].cols;
+    }
+    qw_show_ints(j, grid, 2, (int64_t[]){ j->views, 3 }, "vision.grid");
+    qw_show(j, QW_PHASE_VISION, pixels, 2,
+            (int64_t[]){ j->feature_rows * c->merge * c->merge, patch_values(c) }, "vision.pixels");
+    return qw_show(j, QW_PHASE_VISION, j->features, 2, (int64_t[]){ j->feature_rows, c->out },
+                   "vision.out");
+}
+
+/* Features of all views. */
+static int look(qw_job *j)
+{
+    qwen *q = j->q;
+    const qw_vision_config *c = &q->config.vision;
+    const int64_t values = patch_values(c), unit = c->merge * c->merge;
+    double *pixels = qw_doubles(q, j->feature_rows * unit * values, "pixels"), *to = pixels;
+    j->features = qw_doubles(q, j->feature_rows * c->out, "picture features");
+    if (pixels && j->features) {
+        for (int i = 0; i < j->views; i++) {
+            const qw_image *v = &j->view[i];
+            qw_vision_pixels(v->data, v->value, v->w, v->h, c, to);
+            to += j->view_tokens[i] * unit * values;
+        }
+        if (!run_vision(j, pixels, j->view_grid, j->views, j->features)) show_features(j, pixels);
+    }
+    free(pixels);
+    return q->error.status;
+}
+
+int qw_job_look(qw_job *j)
+{
+    int wanted = j->tally != NULL;
+    for (int k = 0; k < j->passes; k++) wanted |= !given_rows(j, k) && !j->remembered[k];
+    return j->views && wanted ? look(j) : QWEN_OK;
+}
+
+/* --- the language model ----------------------------------------------------------------------- */
+
+typedef struct text_work {
+    const qw_text *net;
+    const int32_t *ids, *positions; /* [n], [3][n] */
+    int64_t n;
+    const double *features; /* [feature_rows][width], or NULL */
+    int64_t feature_rows;
+    double *out; /* [n][width] */
+    const char *names;
+} text_work;
+
+static void text_body(qw_run *r, void *arg)
+{
+    const text_work *w = arg;
     const char *names = r->names;
     r->names = w->names;
-    qw_text_forward(r, w->q->nets.text, w->ids, w->n, w->features, w->feature_rows, w->positions,
-                    w->out);
+    qw_text_forward(r, w->net, w->ids, w->n, w->features, w->feature_rows, w->positions, w->out);
     r->names = names;
 }
 
-void qw_vision_body(qw_run *r, void *arg)
+/* names "neg.": the negative prompt, the second step; NULL: no prompt, but ids alone. */
+static int run_text(qw_job *j, text_work *w, const qw_grid *merged, int pictures)
 {
-    const qw_vision_work *w = arg;
-    qw_vision_forward(r, w->q->nets.vision, w->pixels, &w->grid, w->out);
+    qwen *q = j->q;
+    const size_t n = (size_t)w->n;
+    qw_stage s;
+    int32_t *positions = malloc(n * 3 * sizeof *positions), *ones = malloc(n * sizeof *ones);
+    if (!positions || !ones)
+        qw_fail(&q->error, QWEN_ENOMEM, "no memory for %lld positions", (long long)w->n);
+    else qw_mrope_positions(&q->config.text, w->ids, w->n, merged, pictures, positions, &q->error);
+    if (!q->error.status) {
+        for (size_t i = 0; i < n; i++) ones[i] = 1;
+        w->net = j->nets->text;
+        w->positions = positions;
+        qw_stage_begin(&s, j, QW_PHASE_TEXT, j->passes, (int)q->config.text.layers);
+        s.run.step = w->names && w->names[0] == 'n';
+        qw_tap_ints(&s.run, ones, 1, &w->n, "%smask", w->names ? w->names : "");
+        qw_stage_reserve(&s, text_body, w);
+        qw_stage_run(&s, text_body, w, w->out, w->n * q->config.text.width);
+        qw_stage_end(&s);
+    }
+    free(positions);
+    free(ones);
+    return q->error.status;
 }
+
+int qw_hidden_states(qwen *q, const int32_t *ids, int64_t n, const double *features,
+                     int64_t feature_rows, const qw_grid *merged, int pictures, double *out)
+{
+    qw_job j;
+    qw_job_start(&j, q, NULL);
+    run_text(
+        &j,
+        &(text_work){
+            .ids = ids, .n = n, .features = features, .feature_rows = feature_rows, .out = out },
+        merged, pictures);
+    qw_job_free(&j);
+    return q->error.status;
+}
+
+/* --- from ids to rows ------------------------------------------------------------------------- */
 
 int qw_sees_pictures(const qw_job *j)
 {
     return j->task == QW_EDITING || j->task == QW_EDIT_INPAINT;
-}
-
-int qw_job_prompt(qw_job *j, int negative, qw_prompt *out)
-{
-    qwen *q = j->q;
-    const char *text = negative ? j->negative : j->req->prompt, *name = j->req->chat_template;
-    if (!name) name = !qw_sees_pictures(j) ? "t2i" : j->variant == QW_EDIT ? "edit" : "edit-plus";
-    memset(out, 0, sizeof *out);
-    if (q->comfy && !strncmp(text, "<|im_start|>", 12)) { /* taken verbatim */
-        out->text = qw_strdup(text);
-        out->bytes = strlen(text);
-        return out->text ? QWEN_OK : qw_fail(&q->error, QWEN_ENOMEM, "no memory for the prompt");
-    }
-    if (qw_need_tokenizer(q)) return q->error.status;
-    return qw_prompt_make(out, name, j->req->system, text, j->view_tokens, j->views,
-                          q->files.tokenizer, &q->error);
 }
 
 /* ComfyUI's rule: up to the second "<|im_start|>", and three more if "user\n" follows it. */
@@ -64,112 +298,47 @@ static int64_t comfy_drop(const qwen *q, const int32_t *ids, int64_t n)
     return drop < 0 ? n - 1 : drop;
 }
 
-/* Features of all pictures, in order. */
-static int make_features(qw_job *j)
-{
-    qwen *q = j->q;
-    if (j->features || !j->views) return QWEN_OK;
-    if (qw_need_vision(q)) return q->error.status;
-    const qw_vision_config *c = &q->config.vision;
-    const int64_t width = c->channels * c->temporal * c->patch * c->patch,
-                  unit = c->merge * c->merge;
-    double *pixels = qw_doubles(q, j->feature_rows * unit * width, "pixels");
-    j->features = qw_doubles(q, j->feature_rows * c->out, "picture features");
-    qw_stage s;
-    int64_t row = 0;
-    int32_t grid[QW_MAX_PICTURES * 3];
-    if (!pixels || !j->features) {
-        free(pixels);
-        return q->error.status;
-    }
-    qw_stage_begin(&s, q, j->req, q->devices.text, "vision", j->views, (int)c->depth);
-    void (*const tap)(void *, const char *, const qwen_array *) = s.run.tap;
-    s.run.tap = NULL; /* the tower's own taps are for single stages */
-    for (int i = 0; i < j->views; i++) {
-        qw_vision_work w = { q, pixels + row * unit * width, j->view_grid[i],
-                             j->features + row * c->out };
-        qw_vision_pixels(j->view[i].data, j->view[i].value, j->view[i].w, j->view[i].h, c,
-                         pixels + row * unit * width);
-        s.run.step = i;
-        qw_stage_reserve(&s, qw_vision_body, &w);
-        qw_stage_run(&s, qw_vision_body, &w, w.out, j->view_tokens[i] * c->out);
-        row += j->view_tokens[i];
-        memcpy(grid + 3 * i, (int32_t[]){ 1, w.grid.rows, w.grid.cols }, 3 * sizeof *grid);
-    }
-    s.run.tap = tap;
-    qw_tap_ints(&s.run, grid, 2, (int64_t[]){ j->views, 3 }, "vision.grid");
-    qw_tap_doubles(&s.run, pixels, 2, (int64_t[]){ row * unit, width }, "vision.pixels");
-    qw_tap_doubles(&s.run, j->features, 2, (int64_t[]){ row, c->out }, "vision.out");
-    free(pixels);
-    return qw_stage_end(&s, &j->seconds_vision);
-}
-
-int qw_plan_features(qw_job *j) { return make_features(j); }
-
 /* The cut of the text-to-image pipelines loses the end of a long prompt. */
 static int64_t cut_tokens(qw_job *j, int64_t n, int64_t drop)
 {
     const int64_t most = TOKENS_MAX + drop;
     if (j->q->comfy || qw_sees_pictures(j) || j->task == QW_LAYERS || n <= most) return n;
-    qw_say(j->q, 0, "the prompt has %lld tokens; the pipeline reads %lld", (long long)n,
-           (long long)most);
+    qw_note(j, 0, "the prompt has %lld tokens; the pipeline reads %lld", (long long)n,
+            (long long)most);
     return most;
 }
 
 static int64_t cut_rows(qw_job *j, int64_t rows)
 {
     if (j->q->comfy || qw_sees_pictures(j) || rows <= ROWS_MAX) return rows;
-    qw_say(j->q, 0, "the prompt is cut to %d of %lld tokens", ROWS_MAX, (long long)rows);
+    qw_note(j, 0, "the prompt is cut to %d of %lld tokens", ROWS_MAX, (long long)rows);
     return ROWS_MAX;
 }
 
 /* hidden [n][width] of ids, through the text encoder. */
-static int run_text(qw_job *j, int negative, const int32_t *ids, int64_t n, double *hidden)
+static int encode_ids(qw_job *j, int k, const int32_t *ids, int64_t n, double *hidden)
 {
-    qwen *q = j->q;
-    const int64_t m = q->config.vision.merge ? q->config.vision.merge : 1;
+    const int32_t m = (int32_t)j->q->config.vision.merge;
     qw_grid merged[QW_MAX_PICTURES];
-    qw_stage s;
-    int32_t *positions = malloc((size_t)n * 3 * sizeof *positions),
-            *ones = malloc((size_t)n * sizeof *ones);
     for (int i = 0; i < j->views; i++)
-        merged[i] = (qw_grid){ 1, (int32_t)(j->view_grid[i].rows / m),
-                               (int32_t)(j->view_grid[i].cols / m) };
-    if (!positions || !ones)
-        qw_fail(&q->error, QWEN_ENOMEM, "no memory for %lld positions", (long long)n);
-    else qw_mrope_positions(&q->config.text, ids, n, merged, j->views, positions, &q->error);
-    if (q->error.status) {
-        free(positions);
-        free(ones);
-        return q->error.status;
-    }
-    for (int64_t i = 0; i < n; i++) ones[i] = 1;
-    qw_text_work w = { .q = q,
-                       .ids = ids,
-                       .n = n,
-                       .features = j->features,
-                       .feature_rows = j->feature_rows,
-                       .positions = positions,
-                       .out = hidden,
-                       .names = negative ? "neg." : "text." };
-    qw_stage_begin(&s, q, j->req, q->devices.text, "text", j->passes, (int)q->config.text.layers);
-    s.run.step = negative;
-    qw_tap_ints(&s.run, ones, 1, &n, "%smask", w.names);
-    qw_stage_reserve(&s, qw_text_body, &w);
-    qw_stage_run(&s, qw_text_body, &w, hidden, n * q->config.text.width);
-    free(positions);
-    free(ones);
-    return qw_stage_end(&s, &j->seconds_text);
+        merged[i] = (qw_grid){ 1, j->view_grid[i].rows / m, j->view_grid[i].cols / m };
+    text_work w = { .ids = ids,
+                    .n = n,
+                    .features = j->features,
+                    .feature_rows = j->feature_rows,
+                    .out = hidden,
+                    .names = k ? "neg." : "text." };
+    return run_text(j, &w, merged, j->views);
 }
 
 /* The rows that the transformer reads, from the prompt's text. */
-static int encode_prompt(qw_job *j, int negative, const qw_prompt *p)
+static int encode_prompt(qw_job *j, int k)
 {
     qwen *q = j->q;
+    const qw_prompt *p = &j->prompt[k];
     int32_t *ids = NULL;
     int64_t n = 0, drop = p->drop;
-    if (qw_need_tokenizer(q) || qw_need_text(q)
-        || qw_tokenize(q->files.tokenizer, p->text, p->bytes, &ids, &n, &q->error))
+    if (qw_tokenize(q->files.tokenizer, p->text, p->bytes, &ids, &n, &q->error))
         return q->error.status;
     if (q->comfy) drop = comfy_drop(q, ids, n);
     n = cut_tokens(j, n, drop);
@@ -178,13 +347,12 @@ static int encode_prompt(qw_job *j, int negative, const qw_prompt *p)
     if (n <= drop)
         qw_fail(&q->error, QWEN_EARG, "the prompt has %lld tokens, of which %lld are dropped",
                 (long long)n, (long long)drop);
-    if (hidden && !make_features(j) && !run_text(j, negative, ids, n, hidden)) {
+    if (hidden && !encode_ids(j, k, ids, n, hidden)) {
         const int64_t rows = cut_rows(j, n - drop);
-        j->text[negative] = qw_doubles(q, rows * width, "embeddings");
-        j->text_rows[negative] = rows;
-        if (j->text[negative])
-            memcpy(j->text[negative], hidden + drop * width,
-                   (size_t)(rows * width) * sizeof *hidden);
+        j->text[k] = qw_doubles(q, rows * width, "embeddings");
+        j->text_rows[k] = rows;
+        if (j->text[k])
+            memcpy(j->text[k], hidden + drop * width, (size_t)(rows * width) * sizeof *hidden);
     }
     free(hidden);
     free(ids);
@@ -192,10 +360,10 @@ static int encode_prompt(qw_job *j, int negative, const qw_prompt *p)
 }
 
 /* Embeddings that the caller gave: [n][width], F32 or F64. */
-static int given_embedding(qw_job *j, int negative, const qwen_array *a)
+static int take_rows(qw_job *j, int k, const qwen_array *a)
 {
     qwen *q = j->q;
-    const char *what = negative ? "negative_embeds" : "embeds";
+    const char *what = k ? "negative_embeds" : "embeds";
     const int64_t width = q->files.net[QW_DIT].store ? q->config.dit.text_width
                           : a->rank == 2             ? a->dim[1]
                                                      : 0;
@@ -204,8 +372,8 @@ static int given_embedding(qw_job *j, int negative, const qwen_array *a)
         return qw_fail(&q->error, QWEN_EARG, "%s: not numbers of [rows][%lld]", what,
                        (long long)width);
     const int64_t n = a->dim[0] * width;
-    double *x = j->text[negative] = qw_doubles(q, n, "embeddings");
-    j->text_rows[negative] = a->dim[0];
+    double *x = j->text[k] = qw_doubles(q, n, "embeddings");
+    j->text_rows[k] = a->dim[0];
     if (!x) return q->error.status;
     for (int64_t i = 0; i < n; i++)
         x[i] = a->dtype == QWEN_F64 ? ((const double *)a->data)[i]
@@ -214,69 +382,42 @@ static int given_embedding(qw_job *j, int negative, const qwen_array *a)
     return QWEN_OK;
 }
 
-/* The handle keeps the last prompts, so that another picture of the same words need not read them
- * again. */
-static int remembered(qw_job *j, int negative, const char *key)
+int qw_embed_prompt(qw_job *j, int k)
 {
     qwen *q = j->q;
-    for (int i = 0; i < 2 && !j->req->tap; i++) { /* who taps wants to see it computed */
-        const qw_embedding *e = &q->embedding[i];
-        if (!e->key || strcmp(e->key, key)) continue;
-        const int64_t n = e->n * q->config.text.width;
-        if (!(j->text[negative] = qw_doubles(q, n, "embeddings"))) return 0;
-        memcpy(j->text[negative], e->rows, (size_t)n * sizeof *e->rows);
-        j->text_rows[negative] = e->n;
-        return 1;
-    }
-    return 0;
-}
-
-static void remember(qw_job *j, int negative, char *key)
-{
-    qw_embedding *e = &j->q->embedding[negative];
-    const size_t bytes = (size_t)(j->text_rows[negative] * j->q->config.text.width)
-                         * sizeof *e->rows;
-    free(e->key);
-    free(e->rows);
-    e->key = key;
-    e->n = j->text_rows[negative];
-    e->rows = malloc(bytes);
-    if (e->rows) {
-        memcpy(e->rows, j->text[negative], bytes);
-        return;
-    }
-    free(e->key); /* no memory to remember: it is made again */
-    memset(e, 0, sizeof *e);
-}
-
-int qw_embed_prompt(qw_job *j, int negative)
-{
-    qwen *q = j->q;
-    const qwen_array *given = negative ? j->req->negative_embeds : j->req->embeds;
-    qw_prompt p;
-    if (given) {
-        if (given_embedding(j, negative, given)) return q->error.status;
-    } else {
-        if (!negative && !j->req->prompt)
-            return qw_fail(&q->error, QWEN_EARG, "the request has no prompt");
-        if (qw_job_prompt(j, negative, &p)) return q->error.status;
-        char *key = malloc(p.bytes + 64);
-        if (!key) {
-            qw_prompt_free(&p);
-            return qw_fail(&q->error, QWEN_ENOMEM, "no memory for the prompt");
-        }
-        snprintf(key, 64, "%d %lld %016llx ", (int)j->task, (long long)p.drop,
-                 (unsigned long long)j->view_hash);
-        memcpy(key + strlen(key), p.text, p.bytes + 1);
-        const int known = remembered(j, negative, key);
-        if (!known && !q->error.status) encode_prompt(j, negative, &p);
-        qw_prompt_free(&p);
-        if (known || q->error.status || q->tally) free(key);
-        else remember(j, negative, key);
-    }
-    if (q->error.status) return q->error.status;
+    const qwen_array *given = given_rows(j, k);
+    if (given ? take_rows(j, k, given) : !j->remembered[k] && encode_prompt(j, k))
+        return q->error.status;
+    if (!given && !j->remembered[k] && !j->tally) keep_rows(j, k);
     const int64_t width = given ? given->dim[1] : q->config.text.width;
-    return qw_show(j, q->devices.text, j->text[negative], 2,
-                   (int64_t[]){ j->text_rows[negative], width },
-                   negative ? "neg.embeds" : "text.embeds");
+    return qw_show(j, QW_PHASE_TEXT, j->text[k], 2, (int64_t[]){ j->text_rows[k], width },
+                   k ? "neg.embeds" : "text.embeds");
+}
+
+/* Loads what the rows of prompt k need, and computes them. */
+static int make_rows(qw_job *j, int k)
+{
+    if (given_rows(j, k)) return qw_embed_prompt(j, k);
+    if (qw_load(j, QW_NEED_TOKENIZER) || qw_read_prompt(j, k)) return j->q->error.status;
+    if (!j->remembered[k]
+        && (qw_load(j, QW_NEED_TEXT | (j->views ? QW_NEED_VISION : 0)) || (j->views && look(j))))
+        return j->q->error.status;
+    return qw_embed_prompt(j, k);
+}
+
+int qw_prompt_rows(qwen *q, const qwen_request *req, int negative, double **rows, int64_t dim[2])
+{
+    const int k = negative != 0;
+    qw_job j;
+    qw_job_start(&j, q, req);
+    *rows = NULL;
+    if (!qw_job_read(&j) && !make_rows(&j, k)) {
+        const qwen_array *given = given_rows(&j, k);
+        dim[0] = j.text_rows[k];
+        dim[1] = given ? given->dim[1] : q->config.text.width;
+        *rows = j.text[k];
+        j.text[k] = NULL;
+    }
+    qw_job_free(&j);
+    return q->error.status;
 }

@@ -2,7 +2,7 @@
  *
  * Rules of the reference pipelines: an edit's pictures follow the noise in the sequence; image to
  * image and inpainting start from a noised picture; Layered decomposes one picture with alpha. */
-#include "pipeline/pipeline.h"
+#include "pipeline/job.h"
 #include <limits.h>
 #include <math.h>
 #include <stdlib.h>
@@ -61,9 +61,9 @@ static int layered_task(qw_job *j)
                        "(reference-area), found %dx%d",
                        r->width, r->height);
     if (r->prompt && strspn(r->prompt, " ") == strlen(r->prompt))
-        qw_say(q, 0,
-               "the prompt is empty, where the reference writes a caption of the picture, "
-               "which is not built yet: a caption as the prompt draws better");
+        qw_note(j, 0,
+                "the prompt is empty, where the reference writes a caption of the picture, "
+                "which is not built yet: a caption as the prompt draws better");
     j->layers = r->layers ? r->layers : 4;
     if (j->layers < 1 || j->layers > 64)
         return qw_fail(&q->error, QWEN_EARG, "layers is %d, not 1 to 64", j->layers);
@@ -74,8 +74,7 @@ static int layered_task(qw_job *j)
 static int control_takes_mask(const qw_job *j)
 {
     const int64_t plain = 4 * j->q->config.vae.z;
-    return j->req->control && !j->req->inputs && j->q->nets.control
-           && qw_control_features(j->q->nets.control) == plain + 4;
+    return j->req->control && !j->req->inputs && j->q->files.control_features == plain + 4;
 }
 
 static int decide_task(qw_job *j)
@@ -152,8 +151,8 @@ static int decide_size(qw_job *j)
         w = w ? w : own_size(last->dim[1]);
         h = h ? h : own_size(last->dim[0]);
         if ((w != last->dim[1] || h != last->dim[0]) && (!r->width || !r->height))
-            qw_say(q, 0, "the picture of %lldx%lld becomes %lldx%lld", (long long)last->dim[1],
-                   (long long)last->dim[0], (long long)w, (long long)h);
+            qw_note(j, 0, "the picture of %lldx%lld becomes %lldx%lld", (long long)last->dim[1],
+                    (long long)last->dim[0], (long long)w, (long long)h);
     } else if (j->task == QW_EDIT_INPAINT && qw_extends(r)) {
         w = last->dim[1]; /* what is kept stays as it is */
         h = last->dim[0];
@@ -163,8 +162,8 @@ static int decide_size(qw_job *j)
         w = w ? w : fw;
         h = h ? h : fh;
         if (j->task == QW_EDIT_INPAINT && (w != last->dim[1] || h != last->dim[0]))
-            qw_say(q, 0, "the picture of %lldx%lld becomes %lldx%lld", (long long)last->dim[1],
-                   (long long)last->dim[0], (long long)w, (long long)h);
+            qw_note(j, 0, "the picture of %lldx%lld becomes %lldx%lld", (long long)last->dim[1],
+                    (long long)last->dim[0], (long long)w, (long long)h);
     }
     if (w > 200 * h || h > 200 * w)
         return qw_fail(&q->error, QWEN_EARG, "a picture of %lldx%lld is longer than 200 to 1",
@@ -190,7 +189,7 @@ static int check_memory(qw_job *j)
         return QWEN_OK;
     return qw_fail(&q->error, QWEN_ENOMEM,
                    "a picture of %dx%d needs at least %.1f GB, device %s has %.1f GB", j->width,
-                   j->height, need / 1e9, qw_device_name(q, q->devices.main), have / 1e9);
+                   j->height, need / 1e9, q->devices.main->name, have / 1e9);
 }
 
 static int no_sampler(qwen *q, const char *name)
@@ -238,7 +237,7 @@ static int decide_numbers(qw_job *j)
     j->rng_name = r->rng ? r->rng : "torch-cpu";
     j->strength = r->strength > 0 ? r->strength : qw_extends(r) ? 1 : 0.6;
     if (j->passes == 1 && r->negative)
-        qw_say(q, 0, "the negative prompt is not used: guidance is %g", j->guidance);
+        qw_note(j, 0, "the negative prompt is not used: guidance is %g", j->guidance);
     return QWEN_OK;
 }
 
@@ -261,30 +260,41 @@ static int check_inputs(qw_job *j)
     return QWEN_OK;
 }
 
-int qw_job_init(qw_job *j, qwen *q, const qwen_request *req)
+static int check_texts(const qw_job *j)
 {
-    memset(j, 0, sizeof *j);
-    j->q = q;
-    j->req = req;
-    j->control = j->inpaint = -1;
-    j->view_hash = 0xcbf29ce484222325u;
-    if (!req->prompt && !req->embeds)
-        return qw_fail(&q->error, QWEN_EARG, "the request has no prompt");
-    const char *texts[] = { req->prompt, req->negative, req->chat_template, req->system };
+    const qwen_request *r = j->req;
+    qwen *q = j->q;
+    const char *texts[] = { r->prompt, r->negative, r->chat_template, r->system };
     const char *names[] = { "prompt", "negative prompt", "template", "system text" };
+    if (!r->prompt && !r->embeds) return qw_fail(&q->error, QWEN_EARG, "the request has no prompt");
     for (int i = 0; i < 4; i++) {
         const int64_t at = texts[i] ? qw_utf8_invalid(texts[i], strlen(texts[i])) : -1;
         if (at >= 0)
             return qw_fail(&q->error, QWEN_EARG, "the %s is not UTF-8 at byte %lld", names[i],
                            (long long)at);
     }
-    const int other = q->variant != QW_T2I && !(req->strength > 0);
-    if (!req->control && q->files.net[QW_CONTROL].store && !q->told.control) {
+    return QWEN_OK;
+}
+
+/* A control picture and a ControlNet go together. */
+static int check_control(const qw_job *j)
+{
+    qwen *q = j->q;
+    const int other = q->variant != QW_T2I && !(j->req->strength > 0);
+    if (j->req->control) return other ? QWEN_OK : qw_require_net(q, QW_CONTROL);
+    if (q->files.net[QW_CONTROL].store && !q->told.control && !j->tally) {
         q->told.control = 1;
         qw_say(q, 0, "the ControlNet is not used: there is no control picture (control)");
     }
-    if (check_inputs(j) || (req->control && !other && qw_need_control(q)) || decide_task(j)
-        || decide_numbers(j) || qw_rng_init(&j->rng, j->rng_name, req->seed, &q->error))
+    return QWEN_OK;
+}
+
+int qw_job_read(qw_job *j)
+{
+    qwen *q = j->q;
+    const qwen_request *req = j->req;
+    if (check_texts(j) || check_inputs(j) || check_control(j) || decide_task(j) || decide_numbers(j)
+        || qw_rng_init(&j->rng, j->rng_name, req->seed, &q->error))
         return q->error.status;
     qwen_array extended;
     const qwen_array *input = req->input, *original = req->input;
@@ -308,34 +318,6 @@ int qw_job_init(qw_job *j, qwen *q, const qwen_request *req)
     if (check_memory(j) || qw_prepare_pictures(j, input, original)) return q->error.status;
     qw_tell_geometry(j);
     return QWEN_OK;
-}
-
-void qw_job_free(qw_job *j)
-{
-    for (int i = 0; i < j->views; i++) {
-        free(j->view[i].data);
-        free(j->view[i].value);
-    }
-    for (int i = 0; i < j->references; i++) {
-        free(j->reference[i].image.data);
-        free(j->reference[i].image.value);
-        free(j->reference[i].mean);
-        free(j->reference[i].logvar);
-        free(j->reference[i].latent);
-    }
-    free(j->canvas.data);
-    free(j->condition);
-    free(j->features);
-    free(j->mask);
-    free(j->mask_tokens);
-    free(j->kept);
-    free(j->noise);
-    free(j->start);
-    free(j->x);
-    free(j->text[0]);
-    free(j->text[1]);
-    qw_schedule_free(&j->sched);
-    memset(j, 0, sizeof *j);
 }
 
 /* --- the schedule, and where strength enters it ----------------------------------------------- */
@@ -373,8 +355,9 @@ int qw_job_schedule(qw_job *j)
     int used = 0;
     for (int i = j->first_step; j->req->control && i < j->steps; i++) used += qw_control_step(j, i);
     if (j->req->control && !used)
-        qw_say(q, 0, "the control picture is used in none of %d steps: none lies between %g and %g",
-               j->steps - j->first_step, j->control_start, j->control_end);
+        qw_note(j, 0,
+                "the control picture is used in none of %d steps: none lies between %g and %g",
+                j->steps - j->first_step, j->control_start, j->control_end);
     if (j->steps - j->first_step < 1)
         return qw_fail(&q->error, QWEN_EARG, "strength %g leaves none of %d steps", j->strength,
                        j->steps);

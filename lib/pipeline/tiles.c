@@ -3,7 +3,7 @@
  * Tiles of 256 pixels begin every 192; each is coded alone, blended linearly with the one above and
  * then the one to the left over 64 pixels, and gives its first 192.  The result is not that of the
  * whole picture (attention becomes local): it exists to repeat what others drew. */
-#include "pipeline/pipeline.h"
+#include "pipeline/stage.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -54,7 +54,7 @@ typedef struct coder {
 static tile decode_tile(coder *k, int64_t y, int64_t x)
 {
     const qw_decode_work *w = k->decode;
-    const int64_t z = w->q->config.vae.z, h = least(TILE / SCALE, w->h - y),
+    const int64_t z = qw_vae_config_of(w->net)->z, h = least(TILE / SCALE, w->h - y),
                   n = least(TILE / SCALE, w->w - x);
     tile t = { .h = h * SCALE, .w = n * SCALE, .c = k->channels };
     double *latent = malloc((size_t)(z * h * n) * sizeof *latent);
@@ -64,7 +64,7 @@ static tile decode_tile(coder *k, int64_t y, int64_t x)
             for (int64_t i = 0; i < h; i++)
                 memcpy(latent + (c * h + i) * n, w->latent + (c * w->h + y + i) * w->w + x,
                        (size_t)n * sizeof *latent);
-        qw_decode_work work = { w->q, latent, h, n, t.data, 0 };
+        qw_decode_work work = { w->net, latent, h, n, t.data, 0 };
         qw_stage_reserve(k->stage, qw_decode_body, &work);
         k->failed = qw_stage_run(k->stage, qw_decode_body, &work, t.data, t.h * t.w * t.c);
     } else {
@@ -78,8 +78,8 @@ static tile decode_tile(coder *k, int64_t y, int64_t x)
 static tile encode_tile(coder *k, int64_t y, int64_t x)
 {
     const qw_encode_work *w = k->encode;
-    const int64_t z = w->q->config.vae.z, C = w->q->config.vae.channels, H = least(TILE, w->h - y),
-                  W = least(TILE, w->w - x);
+    const int64_t z = qw_vae_config_of(w->net)->z, C = qw_vae_config_of(w->net)->channels,
+                  H = least(TILE, w->h - y), W = least(TILE, w->w - x);
     tile t = { .h = H / SCALE, .w = W / SCALE, .c = 2 * z };
     const int64_t n = t.h * t.w;
     double *picture = malloc((size_t)(H * W * C) * sizeof *picture),
@@ -89,7 +89,7 @@ static tile encode_tile(coder *k, int64_t y, int64_t x)
         for (int64_t i = 0; i < H; i++)
             memcpy(picture + i * W * C, w->picture + ((y + i) * w->w + x) * C,
                    (size_t)(W * C) * sizeof *picture);
-        qw_encode_work work = { w->q, picture, H, W, moments, moments + z * n, 0 };
+        qw_encode_work work = { w->net, picture, H, W, moments, moments + z * n, 0 };
         qw_stage_reserve(k->stage, qw_encode_body, &work);
         k->failed = qw_stage_run(k->stage, qw_encode_body, &work, moments, 2 * z * n);
         for (int64_t i = 0; i < n; i++)
@@ -131,8 +131,8 @@ static void code(coder *k, tile (*one)(coder *, int64_t, int64_t), int64_t h, in
 
 int qw_decode_tiled(qw_stage *s, const qw_decode_work *w)
 {
-    const int64_t C = w->q->config.vae.channels;
-    if (qw_vae_enlarges(w->q->nets.vae) != 1) {
+    const int64_t C = qw_vae_config_of(w->net)->channels;
+    if (qw_vae_enlarges(w->net) != 1) {
         qw_run_fail(&s->run, QWEN_EUNSUPPORTED, "tiling \"reference\" with a VAE that enlarges");
         return s->run.error.status;
     }
@@ -145,7 +145,7 @@ int qw_decode_tiled(qw_stage *s, const qw_decode_work *w)
 
 int qw_encode_tiled(qw_stage *s, const qw_encode_work *w)
 {
-    const int64_t z = w->q->config.vae.z, h = w->h / SCALE, n = w->w / SCALE;
+    const int64_t z = qw_vae_config_of(w->net)->z, h = w->h / SCALE, n = w->w / SCALE;
     coder k = { .stage = s, .encode = w };
     tile out = { calloc((size_t)(h * n * 2 * z), sizeof(double)), h, n, 2 * z };
     if (!out.data) {

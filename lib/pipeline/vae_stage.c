@@ -1,36 +1,39 @@
-/* vae_stage.c - the VAE on a device: whole, or in row bands where the maps of a whole picture do not
- * fit beside its weights.
+/* vae_stage.c - the VAE on a device: whole, or in row bands where the maps do not fit beside it.
  *
  * A band is computed with as many rows around it as its own depend on, so that the result is that
  * of the whole picture, to the device's rounding (on the reference devices: bit by bit).  What it
  * costs is the rows that are computed twice. */
-#include "pipeline/pipeline.h"
+#include "pipeline/stage.h"
 
 /* Bytes that the maps may take beside the weights: the VAE's, and on a device of its own memory
  * those of every net that is there.  0: no bound is known. */
-static uint64_t room(const qwen *q, const qw_device *dev)
+static uint64_t room(const qw_job *j)
 {
-    const uint64_t bound = q->opt.memory ? q->opt.memory : dev->memory - dev->memory / 4;
+    const qw_devices *d = j->devices;
+    const qw_device *dev = d->vae;
+    const uint64_t bound = j->q->opt.memory ? j->q->opt.memory : dev->memory - dev->memory / 4;
     uint64_t weights = 0;
-    for (int i = 0; i < QW_NETS; i++) {
-        const qw_residency *res = q->nets.weights[i];
-        if (res && qw_residency_device(res) == dev && (i == QW_VAE || !dev->host))
-            weights += qw_residency_bytes(res, 0);
+    for (int n = 0; n < QW_NETS; n++) {
+        const qw_device *where = n == QW_VAE                      ? d->vae
+                                 : n == QW_TEXT || n == QW_VISION ? d->text
+                                                                  : d->main;
+        if (where == dev && (n == QW_VAE || !dev->host))
+            weights += qw_residency_bytes(j->nets->weights[n], 0);
     }
     return !bound ? 0 : bound > weights ? bound - weights : 1;
 }
 
 /* Rows of the latent to a band, 0 for the whole picture; the smallest band is one that the rows
  * around it do not outweigh by far, and is taken even where it is too large. */
-static int64_t choose(const qwen *q, const qw_device *dev, int encoder, int64_t h, int64_t w)
+static int64_t choose(const qw_job *j, const qw_vae *net, int encoder, int64_t h, int64_t w)
 {
     enum { LEAST = 8 };
-    const uint64_t most = room(q, dev), size = qw_row_bytes(dev->prefer, 1);
-    if (!most || (uint64_t)qw_vae_scratch(q->nets.vae, encoder, h, w, 0) * size <= most) return 0;
+    const uint64_t most = room(j), size = qw_row_bytes(j->devices->vae->prefer, 1);
+    if (!most || (uint64_t)qw_vae_scratch(net, encoder, h, w, 0) * size <= most) return 0;
     int64_t good = LEAST, bad = h;
     while (bad - good > 1) {
         const int64_t rows = good + (bad - good) / 2;
-        if ((uint64_t)qw_vae_scratch(q->nets.vae, encoder, h, w, rows) * size <= most) good = rows;
+        if ((uint64_t)qw_vae_scratch(net, encoder, h, w, rows) * size <= most) good = rows;
         else bad = rows;
     }
     if (good >= h) return 0;
@@ -38,21 +41,23 @@ static int64_t choose(const qwen *q, const qw_device *dev, int encoder, int64_t 
     return (h + bands - 1) / bands;
 }
 
-/* Chooses, says so of the largest so far, and keeps the most bands of a picture for the result. */
-static int64_t settle(qw_stage *s, int encoder, int64_t h, int64_t w)
+/* Chooses the rows of a band; a notice of the largest picture so far.  The job keeps the most bands
+ * of a picture. */
+static int64_t choose_bands(qw_stage *s, const qw_vae *net, int encoder, int64_t h, int64_t w)
 {
-    qwen *q = s->q;
-    const int64_t rows = s->run.error.status ? 0 : choose(q, s->run.dev, encoder, h, w);
+    qw_job *j = s->job;
+    double *told = &j->q->told.maps[encoder];
+    const int64_t rows = s->run.error.status ? 0 : choose(j, net, encoder, h, w);
     const int bands = rows ? (int)((h + rows - 1) / rows) : 0;
-    const double whole = (double)qw_vae_scratch(q->nets.vae, encoder, h, w, 0)
+    const double whole = (double)qw_vae_scratch(net, encoder, h, w, 0)
                          * (double)qw_row_bytes(s->run.dev->prefer, 1);
     s->blocks = bands;
-    if (bands > q->bands[encoder]) q->bands[encoder] = bands;
-    if (rows && whole > q->told.maps[encoder]) {
-        qw_say(q, 0, "the VAE %s in %d bands of %lld rows: the whole needs %.4g %s of maps",
-               encoder ? "encodes" : "decodes", bands, (long long)(8 * rows),
-               whole < 1e9 ? whole / 1e6 : whole / 1e9, whole < 1e9 ? "MB" : "GB");
-        q->told.maps[encoder] = whole;
+    if (bands > j->bands[encoder]) j->bands[encoder] = bands;
+    if (rows && whole > *told && !j->tally) {
+        qw_note(j, 0, "the VAE %s in %d bands of %lld rows: the whole needs %.4g %s of maps",
+                encoder ? "encodes" : "decodes", bands, (long long)(8 * rows),
+                whole < 1e9 ? whole / 1e6 : whole / 1e9, whole < 1e9 ? "MB" : "GB");
+        *told = whole;
     }
     return rows;
 }
@@ -60,28 +65,28 @@ static int64_t settle(qw_stage *s, int encoder, int64_t h, int64_t w)
 void qw_decode_body(qw_run *r, void *arg)
 {
     const qw_decode_work *w = arg;
-    qw_vae_decode(r, w->q->nets.vae, w->latent, w->h, w->w, w->rows, w->picture);
+    qw_vae_decode(r, w->net, w->latent, w->h, w->w, w->rows, w->picture);
 }
 
 void qw_encode_body(qw_run *r, void *arg)
 {
     const qw_encode_work *w = arg;
-    qw_vae_encode(r, w->q->nets.vae, w->picture, w->h, w->w, w->rows, w->mean, w->logvar);
+    qw_vae_encode(r, w->net, w->picture, w->h, w->w, w->rows, w->mean, w->logvar);
 }
 
 int qw_stage_decode(qw_stage *s, qw_decode_work *w)
 {
-    const int64_t up = 8 * qw_vae_enlarges(w->q->nets.vae);
-    w->rows = settle(s, 0, w->h, w->w);
+    const int64_t up = 8 * qw_vae_enlarges(w->net);
+    w->rows = choose_bands(s, w->net, 0, w->h, w->w);
     qw_stage_reserve(s, qw_decode_body, w);
     return qw_stage_run(s, qw_decode_body, w, w->picture,
-                        w->h * w->w * up * up * w->q->config.vae.channels);
+                        w->h * w->w * up * up * qw_vae_config_of(w->net)->channels);
 }
 
 int qw_stage_encode(qw_stage *s, qw_encode_work *w)
 {
-    w->rows = settle(s, 1, w->h / 8, w->w / 8);
+    w->rows = choose_bands(s, w->net, 1, w->h / 8, w->w / 8);
     qw_stage_reserve(s, qw_encode_body, w);
     return qw_stage_run(s, qw_encode_body, w, w->mean,
-                        w->q->config.vae.z * (w->h / 8) * (w->w / 8));
+                        qw_vae_config_of(w->net)->z * (w->h / 8) * (w->w / 8));
 }

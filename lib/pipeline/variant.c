@@ -2,7 +2,7 @@
  *
  * The class in model_index.json decides, then what only these weights have, then the caller's word,
  * then the name of the file, by the rules of doc/formats.md. */
-#include "pipeline/pipeline.h"
+#include "pipeline/model.h"
 #include <ctype.h>
 #include <string.h>
 
@@ -13,7 +13,7 @@ static const char *const variant_names[QW_NVARIANTS] = { "t2i", "edit", "edit-25
 
 const char *qw_variant_name(qw_variant v) { return variant_names[v]; }
 
-int qw_variant_named(const char *name, qw_variant *out)
+static int variant_named(const char *name, qw_variant *out)
 {
     for (int i = 0; i < QW_NVARIANTS; i++)
         if (!strcmp(name, variant_names[i])) {
@@ -97,7 +97,7 @@ int qw_decide_variant(qwen *q)
 {
     const char *path = q->files.net[QW_DIT].path;
     if (q->opt.variant) {
-        if (!qw_variant_named(q->opt.variant, &q->variant))
+        if (!variant_named(q->opt.variant, &q->variant))
             return qw_fail(&q->error, QWEN_EARG,
                            "variant \"%s\" is none of t2i, edit, edit-2509, edit-2511, layered",
                            q->opt.variant);
@@ -143,7 +143,7 @@ const char *qw_recommended_negative(const qwen *q)
                : q->defaults.negative;
 }
 
-/* Words in a name that tell of few steps and no guidance; the schedule's one shift, or 0 for the
+/* Words in a name that mean few steps and no guidance; the schedule's one shift, or 0 for the
  * ordinary one. */
 static const struct {
     const char *word;

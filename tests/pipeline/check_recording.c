@@ -2,7 +2,7 @@
 #include "api.h"
 #include "devices.h"
 #include "late.h"
-#include "pipeline/pipeline.h"
+#include "pipeline/model.h"
 
 enum { STEPS = 6 };
 

@@ -4,7 +4,7 @@
  * (--wrap), Jansson's are set.  For each failing allocation the status is QWEN_ENOMEM or the result
  * is complete; under AddressSanitizer nothing is leaked or touched twice. */
 #include "host/text.h"
-#include "pipeline/pipeline.h"
+#include "nets/net.h"
 #include "testing.h"
 #include <check.h>
 #include <stdlib.h>

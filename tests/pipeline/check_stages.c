@@ -1,5 +1,8 @@
-/* check_stages.c - the public stages one by one: words, templates, noise, networks, the plan. */
+/* check_stages.c - the public stages one by one: words, templates, noise, networks, the plan.
+ *
+ * Each gives the tensors of the pipeline, bit by bit. */
 #include "api.h"
+#include "host/pictures.h"
 
 START_TEST(words)
 {
@@ -151,6 +154,223 @@ START_TEST(single_stages)
 }
 END_TEST
 
+/* --- the pipeline's own tensors --------------------------------------------------------------- */
+
+enum { TAPS = 256 };
+typedef struct taps { /* doubles of the first run, by name */
+    char name[TAPS][32];
+    qwen_array a[TAPS];
+    int n;
+} taps;
+
+static void keep_tap(void *user, const char *name, const qwen_array *a)
+{
+    taps *t = user;
+    size_t bytes = a->dtype == QWEN_F64 ? sizeof(double) : a->dtype == QWEN_I32 ? 4 : 1;
+    ck_assert_int_lt(t->n, TAPS);
+    for (int i = 0; i < a->rank; i++) bytes *= (size_t)a->dim[i];
+    snprintf(t->name[t->n], sizeof t->name[0], "%s", name);
+    t->a[t->n] = *a;
+    t->a[t->n].data = malloc(bytes);
+    memcpy(t->a[t->n++].data, a->data, bytes);
+}
+
+static const qwen_array *tapped(const taps *t, const char *name)
+{
+    for (int i = 0; i < t->n; i++)
+        if (!strcmp(t->name[i], name)) return &t->a[i];
+    ck_abort_msg("there is no tensor %s", name);
+    return NULL;
+}
+
+static int64_t size_of(const qwen_array *a)
+{
+    int64_t n = 1;
+    for (int i = 0; i < a->rank; i++) n *= a->dim[i];
+    return n;
+}
+
+/* Takes a. */
+static void same_doubles(qwen_array *a, const double *b, int64_t n, const char *what)
+{
+    ck_assert_int_eq(a->dtype, QWEN_F64);
+    ck_assert_int_eq(size_of(a), n);
+    ck_assert_msg(!memcmp(a->data, b, (size_t)n * sizeof *b), "%s differs", what);
+    qwen_array_free(a);
+}
+
+/* Latents [frames][z][h][w] of rows [frames hw/4][4z]. */
+static double *unpacked(const qwen_array *rows, int64_t frames, int64_t h, int64_t w)
+{
+    const int64_t z = rows->dim[1] / 4, frame = z * h * w;
+    double *x = malloc((size_t)(frames * frame) * sizeof *x);
+    ck_assert_int_eq(size_of(rows), frames * frame);
+    for (int64_t k = 0; k < frames; k++)
+        qw_unpack((const double *)rows->data + k * frame, z, h, w, x + k * frame);
+    return x;
+}
+
+/* [c][h][w] as [h][w][c] */
+static qwen_array turned(const qwen_array *a)
+{
+    const int64_t c = a->dim[0], n = a->dim[1] * a->dim[2];
+    qwen_array out = { .dtype = QWEN_F64,
+                       .rank = 3,
+                       .dim = { a->dim[1], a->dim[2], c },
+                       .data = malloc((size_t)(c * n) * 8) };
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t k = 0; k < c; k++)
+            ((double *)out.data)[i * c + k] = ((const double *)a->data)[k * n + i];
+    return out;
+}
+
+/* The first velocity, from the noise and what was encoded. */
+static void same_velocity(qwen *q, const taps *t)
+{
+    const qwen_array *noise = tapped(t, "noise");
+    const int frames = noise->rank == 4 ? (int)noise->dim[0] : 1;
+    const int64_t *dim = noise->dim + (noise->rank == 4);
+    qwen_array latent[16], v = { 0 };
+    int n = 0;
+    for (; n < frames; n++)
+        latent[n] = (qwen_array){ .dtype = QWEN_F64,
+                                  .rank = 3,
+                                  .dim = { dim[0], dim[1], dim[2] },
+                                  .data = (double *)noise->data + n * dim[0] * dim[1] * dim[2] };
+    for (int i = 0; i < t->n; i++)
+        if (strstr(t->name[i], "vae.enc.") && strstr(t->name[i], ".norm")) latent[n++] = t->a[i];
+    ck_assert_msg(!qwen_velocity(q, latent, n, 1, tapped(t, "text.embeds"), &v), "%s",
+                  qwen_error(q));
+    double *want = unpacked(tapped(t, "v.0"), frames, dim[1], dim[2]);
+    same_doubles(&v, want, size_of(noise), "the velocity");
+    free(want);
+}
+
+/* The decoded picture of the last latent; a layered model's first picture is not decoded. */
+static void same_picture_of(qwen *q, const taps *t, const char *last)
+{
+    const qwen_array *noise = tapped(t, "noise"), *decoded = tapped(t, "vae.dec.out");
+    const int64_t frames = noise->rank == 4 ? noise->dim[0] : 1, n = size_of(noise) / frames;
+    const int64_t *dim = noise->dim + (noise->rank == 4);
+    double *x = unpacked(tapped(t, last), frames, dim[1], dim[2]);
+    for (int64_t k = frames > 1; k < frames; k++) {
+        const qwen_array latent = {
+            .dtype = QWEN_F64, .rank = 3, .dim = { dim[0], dim[1], dim[2] }, .data = x + k * n
+        };
+        qwen_array got = { 0 };
+        ck_assert_msg(!qwen_decode(q, &latent, &got), "%s", qwen_error(q));
+        const int64_t size = size_of(&got), *to = decoded->dim + (frames > 1);
+        const qwen_array one = { .rank = 3,
+                                 .dim = { to[0], to[1], to[2] },
+                                 .data = (double *)decoded->data + (k - (frames > 1)) * size };
+        qwen_array want = turned(&one);
+        same_doubles(&got, want.data, size, "the decoded picture");
+        qwen_array_free(&want);
+    }
+    free(x);
+}
+
+static void same_encoded(qwen *q, const taps *t)
+{
+    const qwen_array *mean = tapped(t, "vae.enc.0.mean_norm");
+    qwen_array picture = turned(tapped(t, "vae.enc.0.in")), got = { 0 };
+    ck_assert_msg(!qwen_encode(q, &picture, &got), "%s", qwen_error(q));
+    same_doubles(&got, mean->data, size_of(mean), "the encoded picture");
+    qwen_array_free(&picture);
+}
+
+/* The rows of the prompt: the last ones of its hidden states. */
+static void same_rows(qwen *q, const qwen_request *r, const taps *t, int sees)
+{
+    const qwen_array *rows = tapped(t, "text.embeds");
+    qwen_array ids = { 0 }, hidden = { 0 }, features = { 0 };
+    char *text = NULL;
+    if (sees) {
+        const qwen_array *want = tapped(t, "vision.out");
+        ck_assert_msg(
+            !qwen_vision(q, tapped(t, "vision.pixels"), tapped(t, "vision.grid"), &features), "%s",
+            qwen_error(q));
+        ck_assert(!memcmp(features.data, want->data, (size_t)size_of(want) * sizeof(double)));
+    }
+    ck_assert_int_eq(qwen_prompt(q, r, 0, &text), QWEN_OK);
+    ck_assert_int_eq(qwen_tokenize(q, text, strlen(text), &ids), QWEN_OK);
+    ck_assert_msg(!qwen_hidden(q, &ids, sees ? &features : NULL,
+                               sees ? tapped(t, "vision.grid") : NULL, &hidden),
+                  "%s", qwen_error(q));
+    const int64_t drop = (hidden.dim[0] - rows->dim[0]) * rows->dim[1];
+    ck_assert_int_gt(drop, 0);
+    ck_assert(
+        !memcmp((double *)hidden.data + drop, rows->data, (size_t)size_of(rows) * sizeof(double)));
+    free(text);
+    qwen_array_free(&ids);
+    qwen_array_free(&hidden);
+    qwen_array_free(&features);
+}
+
+static const struct {
+    const char *model;
+    int pictures, sees;
+} same[] = {
+    { "tiny", 0, 0 }, { "tiny-edit", 1, 1 }, { "tiny-edit-plus", 2, 1 }, { "tiny-layered", 1, 0 }
+};
+
+START_TEST(same_as_the_pipeline)
+{
+    qwen *q;
+    taps t = { .n = 0 };
+    qwen_array picture[2] = { gradient(40, 30, 3), gradient(30, 50, 3) };
+    qwen_options o = options(testdata(same[_i].model));
+    o.device = "ref64";
+    ck_assert_msg(!qwen_open(&q, &o), "%s", qwen_error(q));
+    qwen_request r = request("a cat");
+    r.tap = keep_tap;
+    r.user = &t;
+    r.input = same[_i].pictures ? picture : NULL;
+    r.inputs = same[_i].pictures;
+    r.reference_area = r.inputs ? 56 * 56 : 0;
+    r.condition_area = same[_i].sees && r.inputs == 2 ? 56 * 56 : 0;
+    if (same[_i].pictures && !same[_i].sees) {
+        r.width = r.height = 0;
+        r.layers = 2;
+    }
+    qwen_result out = { .size = sizeof out };
+    ck_assert_msg(!qwen_generate(q, &r, &out), "%s", qwen_error(q));
+    same_rows(q, &r, &t, same[_i].sees);
+    same_velocity(q, &t);
+    same_picture_of(q, &t, "latents.2");
+    if (same[_i].pictures) same_encoded(q, &t);
+    for (int i = 0; i < t.n; i++) qwen_array_free(&t.a[i]);
+    for (int i = 0; i < 2; i++) qwen_array_free(&picture[i]);
+    qwen_result_free(&out);
+    qwen_close(q);
+}
+END_TEST
+
+/* Noises of several sizes have no common velocity. */
+START_TEST(noises_of_one_size)
+{
+    qwen *q = opened(testdata("tiny-layered"));
+    float latent[16 * 4 * 6] = { 0 }, text[3 * 32] = { 0 };
+    const qwen_array w = { .data = text, .dtype = QWEN_F32, .rank = 2, .dim = { 3, 32 } };
+    qwen_array z[3], out = { 0 };
+    for (int i = 0; i < 3; i++)
+        z[i] = (qwen_array){ .data = latent, .dtype = QWEN_F32, .rank = 3, .dim = { 16, 4, 4 } };
+    z[2].dim[2] = 6;
+    ck_assert_msg(!qwen_velocity(q, z, 3, 0.5, &w, &out), "%s", qwen_error(q));
+    ck_assert_int_eq(out.rank, 4);
+    ck_assert_int_eq(out.dim[0], 2);
+    qwen_array_free(&out);
+    z[1].dim[2] = 6;
+    ck_assert_int_eq(qwen_velocity(q, z, 3, 0.5, &w, &out), QWEN_EARG);
+    ck_assert_str_eq(qwen_error(q), "latent 2 is 6x4, the first is 4x4");
+    z[1].dim[2] = 5;
+    ck_assert_int_eq(qwen_velocity(q, z, 3, 0.5, &w, &out), QWEN_EARG);
+    qwen_close(q);
+}
+END_TEST
+
+/* --- the plan --------------------------------------------------------------------------------- */
+
 typedef struct lines {
     int64_t n, calls;
 } lines;
@@ -201,6 +421,8 @@ int main(void)
     tcase_add_test(c, own_template);
     tcase_add_test(c, given_noise);
     tcase_add_test(c, single_stages);
+    tcase_add_loop_test(c, same_as_the_pipeline, 0, 4);
+    tcase_add_test(c, noises_of_one_size);
     tcase_add_test(c, plan);
     suite_add_tcase(s, c);
     return run_suite(s);

@@ -1,9 +1,9 @@
 /* control.c - ControlNets: side networks that add to the picture stream between blocks.
  *
- * Three kinds, told apart by their keys: InstantX's (a truncated copy of the transformer;
- * diffusers' QwenImageControlNetModel), DiffSynth's blockwise one, and the "Fun" union of
- * VideoX-Fun.  Everything stays on the device: the side network leaves its samples in scratch of the
- * run, where the main network adds them. */
+ * qw_control_look distinguishes three kinds by their keys: InstantX's (a truncated copy of the
+ * transformer; diffusers' QwenImageControlNetModel), DiffSynth's blockwise one, and the "Fun" union
+ * of VideoX-Fun.  qw_control_run writes the samples of a side network to scratch of the run;
+ * qw_control_after, which the transformer calls after each block, adds them on the device. */
 #include "nets/control.h"
 #include "nets/dit.h"
 #include <math.h>
@@ -93,7 +93,7 @@ int qw_control_load(qw_control **out, const qw_dit_config *c, qw_loader *l)
     qw_control *k = calloc(1, sizeof *k);
     if (!k) return qw_fail(l->err, QWEN_ENOMEM, "no memory for a ControlNet");
     k->c = *c;
-    qw_error ignored = { 0 }; /* the parts that are loaded below repeat it */
+    qw_error ignored = { 0 }; /* loading the parts reports the same tensor */
     qw_control_look(l->store, &k->kind, &k->features, &ignored);
     k->n = qw_store_count(l->store,
                           k->kind == QW_CONTROL_FUN ? "control_blocks." : "controlnet_blocks.");
@@ -149,7 +149,7 @@ int qw_control_modulate(qw_run *r, const qw_control *k, const qw_dit *d, const d
 {
     *out = NULL;
     if (k->kind == QW_CONTROL_BLOCKWISE) return r->error.status;
-    const int own = k->kind == QW_CONTROL_INSTANTX; /* Fun has the main network's time embedding */
+    const int own = k->kind == QW_CONTROL_INSTANTX; /* Fun uses the main network's time embedding */
     return qw_dit_table(r, &k->c, own ? &k->time1 : &d->time1, own ? &k->time2 : &d->time2,
                         own ? NULL : d->addition, k->block, k->n, NULL, own ? k->group : d->group,
                         t, steps, out);
@@ -157,7 +157,7 @@ int qw_control_modulate(qw_run *r, const qw_control *k, const qw_dit *d, const d
 
 /* --- on the device ---------------------------------------------------------------------------- */
 
-/* A vector [n] of one number. */
+/* A vector [n] on the device, every element `value`. */
 static qw_tensor put_constant(qw_run *r, int64_t n, double value)
 {
     qw_tensor t = qw_new1(r, r->dev->wide, n);
@@ -196,8 +196,8 @@ void qw_control_put(qw_run *r, const qw_control_use *u, const qw_modulation *m, 
 
 /* --- the side network ------------------------------------------------------------------------- */
 
-/* Entrance of the joint stream x [text + noise][width]: img_in, plus the embedded condition;
- * txt_in. */
+/* Fills the joint stream x [text + noise][width]: txt_in of the text, then img_in of the noise plus
+ * the embedded condition. */
 static void enter(qw_run *r, const qw_control_use *use, const qw_dit *d, const qw_dit_pass *p,
                   qw_tensor x)
 {
@@ -227,7 +227,7 @@ static void enter(qw_run *r, const qw_control_use *use, const qw_dit *d, const q
     r->used = mark;
 }
 
-/* A block on the joint stream x, and its sample. */
+/* Runs block i over the joint stream x and writes its sample. */
 static void run_block(qw_run *r, const qw_control_use *u, const qw_dit_sequence *s, int i,
                       qw_tensor x)
 {
@@ -269,7 +269,7 @@ void qw_control_run(qw_run *r, const qw_dit *d, const qw_dit_pass *p, qw_control
     if (k->kind == QW_CONTROL_FUN) qw_group_begin(r, d->group);
     enter(r, u, d, p, x);
     if (k->kind == QW_CONTROL_FUN) qw_group_end(r, d->group);
-    qw_group_end(r, k->group); /* a streamed group's slot is the next one's */
+    qw_group_end(r, k->group); /* ends before the blocks: a streamed one takes its slot */
     for (int i = 0; i < k->n; i++) {
         r->block = i;
         run_block(r, u, s, i, x);
@@ -297,7 +297,8 @@ static void blockwise(qw_run *r, const qw_control_use *u, int block, qw_tensor x
     qw_group_end(r, k->group);
 }
 
-/* InstantX: sample b / ceil(L/n) after every block b.  Fun: hint i after block i ceil(L/n) only. */
+/* InstantX: adds sample b / ceil(L/n) after every block b of L.  Fun: adds sample i after block
+ * i ceil(L/n) only. */
 void qw_control_after(void *use, qw_run *r, int block, qw_tensor x)
 {
     const qw_control_use *u = use;

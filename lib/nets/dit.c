@@ -1,7 +1,7 @@
 /* dit.c - the MMDiT of Qwen-Image: picture tokens and text tokens, joined in attention.
  *
- * Follows QwenImageTransformer2DModel of diffusers.  Text comes first in the joint sequence, so
- * that one buffer holds both streams and the projections of each are written into its rows. */
+ * The formulas are those of QwenImageTransformer2DModel of diffusers.  One buffer holds the joint
+ * sequence, text first, and the linear layers of each stream write into their rows of it. */
 #include "nets/dit.h"
 #include <math.h>
 #include <stdlib.h>
@@ -12,7 +12,7 @@ static const double EPS = 1e-6;
 
 /* --- weights ---------------------------------------------------------------------------------- */
 
-/* Row 0 of the table of additions, which is the one the pipelines take. */
+/* Reads row 0 of the table of additions, the row that the published pipeline uses. */
 static void load_addition(qw_loader *l, qw_dit *d)
 {
     qw_tensor t = { 0 };
@@ -97,9 +97,9 @@ int qw_dit_each_weight(qw_dit *d, int (*each)(void *user, qw_weight_part *p, int
 
 /* --- one pass --------------------------------------------------------------------------------- */
 
-/* cos and sin [rows][half] of angles, one after the other.  Tokens of a row share the row's angles
- * and those of a column the column's: what the token before or one row of `cols` tokens above has
- * is not computed again. */
+/* cos, then sin, of angles [rows][half].  Tokens of a row share the row's angles, tokens of a
+ * column the column's: an angle that the token before or the token above (a row has `cols`
+ * tokens) has too is not computed again. */
 static void turn(const double *angle, int64_t rows, int64_t half, int64_t cols, double *out)
 {
     double *sine = out + rows * half;
@@ -148,8 +148,8 @@ static int same_grids(const qw_dit_sequence *a, const qw_dit_sequence *b)
     return 1;
 }
 
-/* Passes over the same pictures share their tables of positions, and their rows where these are the
- * same memory. */
+/* Allocates pass i.  Passes over the same pictures share the tables of positions, and x where s->x
+ * is the same memory. */
 static void place_pass(qw_run *r, const qw_dit *d, qw_dit_picture *p, int i, int64_t text_rows)
 {
     const qw_dit_config *c = &d->c;
@@ -215,7 +215,7 @@ void qw_dit_get(qw_run *r, const qw_dit_picture *p)
 
 /* --- one step --------------------------------------------------------------------------------- */
 
-/* img_in and txt_in into the rows of the joint stream x. */
+/* Fills the joint stream x: txt_in of the text, then img_in of the pictures. */
 static void enter(qw_run *r, const qw_dit *d, const qw_dit_pass *p, qw_tensor x)
 {
     const qw_dit_sequence *s = p->s;
@@ -234,8 +234,8 @@ static void enter(qw_run *r, const qw_dit *d, const qw_dit_pass *p, qw_tensor x)
     r->used = mark;
 }
 
-/* Rows of the joint sequence for block b: text, noise pictures, references; the last two are one part
- * unless references are modulated at t = 0.  Returns how many. */
+/* Divides the joint sequence into parts for block b: text, noise pictures, input pictures; the last
+ * two are one part unless input pictures are modulated at t = 0.  Returns the number of parts. */
 static int divide(const qw_dit *d, const qw_dit_picture *p, const qw_dit_pass *q, int b,
                   qw_dit_part part[3])
 {
@@ -267,7 +267,7 @@ static void run_block(qw_run *r, const qw_dit *d, const qw_dit_picture *p, int i
     if (s->hook) s->hook->after(s->hook->user, r, b, qw_rows(x, s->text_rows, s->noise_rows));
 }
 
-/* Output norm (scale before shift) and projection of the rows that are kept. */
+/* Output norm (scale before shift) and projection of the rows of p->pass[i].out. */
 static void leave(qw_run *r, const qw_dit *d, const qw_dit_picture *p, int i, qw_tensor x)
 {
     const size_t mark = r->used;

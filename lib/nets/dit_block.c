@@ -22,7 +22,7 @@ static void load_stream(qw_loader *l, qw_dit_stream *s, const qw_dit_config *c, 
     qw_load_vector(l, &s->norm_k, c->head, "%s.attn.%sk.weight", block, norm);
     snprintf(key, sizeof key, "%.200s.%s_mlp.net.0.proj.weight", block, side);
     const qw_entry *up = qw_store_find(l->store, key);
-    const int64_t ff = up && up->rank == 2 ? up->dim[0] : 4 * c->width; /* the weights tell */
+    const int64_t ff = up && up->rank == 2 ? up->dim[0] : 4 * c->width; /* the file's */
     qw_load_part(l, &s->up, ff, c->width, 1, "%s.%s_mlp.net.0.proj", block, side);
     qw_load_part(l, &s->down, c->width, ff, 1, "%s.%s_mlp.net.2", block, side);
 }
@@ -78,7 +78,7 @@ static void head_norm_rope(qw_run *r, qw_tensor x, qw_tensor w, const qw_dit_par
                                          .eps = EPS });
 }
 
-/* The six chunks of a modulation: shift, scale, gate of attention, then of the MLP. */
+/* Chunks 0 to 5 of a part's modulation are shift, scale, gate of attention, then of the MLP. */
 void qw_dit_run_block(qw_run *r, const qw_dit_config *c, const qw_dit_block *b,
                       const qw_dit_part *p, int parts, qw_tensor x)
 {

@@ -1,8 +1,8 @@
-/* dit_modulation.c - everything in the MMDiT that depends on the timestep only.
+/* dit_modulation.c - the part of the MMDiT that depends on the timestep only.
  *
- * The embedding and each block's shift, scale and gate are computed for all steps before the first
- * one: those weights are read once a picture, and the table stays on the host.  A row of it is all
- * that a step needs, and goes to the device in one piece before the first block. */
+ * qw_dit_modulate computes the embedding and each block's shift, scale and gate for all steps
+ * before the first one, and so reads these weights once a picture; the table stays on the host.
+ * A step copies one row of it to the device, in one piece, before the first block. */
 #include "nets/dit.h"
 #include <math.h>
 #include <stdlib.h>
@@ -32,8 +32,8 @@ static void *row_of(const qw_modulation *m, int row)
     return m->table + (size_t)row * row_size(m) * m->element;
 }
 
-/* A dense tensor [rows][n] of the wide type to the rows of the table, from element `at`; through
- * `room`, which holds it. */
+/* Copies a dense tensor [rows][n] of the wide type from the device into the rows of the table, at
+ * element `at`.  room: host memory for the whole tensor. */
 static void fetch(qw_run *r, qw_tensor t, const qw_modulation *m, size_t at, void *room)
 {
     const size_t bytes = qw_row_bytes(t.dtype, t.dim[1]);
@@ -78,7 +78,8 @@ void qw_modulation_free(qw_modulation *m)
     free(m);
 }
 
-/* temb = linear_2(silu(linear_1(sinusoid))) + addition, and silu(temb) on the device. */
+/* Computes temb = linear_2(silu(linear_1(sinusoid))) + addition on the host, and puts silu(temb) to
+ * the device. */
 static void embed_time(qw_run *r, const qw_dit_config *c, const qw_weight *time1,
                        const qw_weight *time2, const double *addition, qw_modulation *m,
                        qw_tensor silu)

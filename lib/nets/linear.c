@@ -1,24 +1,25 @@
 /* linear.c - y = x wT + b, the linear layers of all nets.
  *
- * A weight is rows of up to three parts, each with its own dtype, scale and bias: one gemm per part
- * into its columns of y, or one for all where the device has joined them.  A rotated part needs
- * rotated inputs (a weight W = V H has x WT = (x H) VT, H symmetric), which parts in the same basis
- * share.  The factors of a LoRA are multiplied with the inputs as they come, before a rotation.
+ * A weight has up to three parts, rows with a dtype, scale and bias of their own: one gemm per part
+ * writes its columns of y, or one gemm all of them where the device has joined the parts.  A
+ * rotated part is multiplied with rotated inputs (a weight W = V H has x WT = (x H) VT, H
+ * symmetric), which parts in the same basis share.  The factors of a LoRA are multiplied with the
+ * inputs before a rotation.
  *
- * On a device that quantises, a branch that only these layers read is rows of codes with a scale each
- * (QW_I8), written once by the op before, or by a conversion where that op cannot, and shared by q, k
- * and v, and by the factors of a LoRA.  Where a part is rotated the branch stays numbers, which the
- * LoRA reads, and the rotation writes the codes. */
+ * On a device that quantises, a branch that only these layers read is rows of codes with a scale
+ * each (QW_I8).  The op that computes the branch writes the codes, or a conversion if that op
+ * does not write codes; q, k, v and the factors of a LoRA share them.  A branch that a rotated
+ * part reads is of the preferred type: the LoRA reads it so, and the rotation writes the codes. */
 #include "nets/net.h"
 
-/* What a layer does with x wT + b: gate act of it into y, or added to y. */
+/* The use of z = x wT + b: y = gate act(z), or with add y = y + gate act(z). */
 typedef struct use {
     qw_act act;
     int add;
     qw_tensor gate; /* [n] or absent */
 } use;
 
-/* x2 = x aT of a part with a LoRA; absent of one without. */
+/* x aT, the operand x2 of a part with a LoRA; absent for a part without. */
 static qw_tensor low_rank(qw_run *r, qw_tensor x, const qw_weight_part *p)
 {
     if (!qw_present(&p->a)) return (qw_tensor){ 0 };
@@ -27,7 +28,7 @@ static qw_tensor low_rank(qw_run *r, qw_tensor x, const qw_weight_part *p)
     return y;
 }
 
-/* x in a rotated basis; as codes where the device has these. */
+/* x in the rotated basis; QW_I8 on devices that quantise. */
 static qw_tensor rotated(qw_run *r, qw_tensor x, int basis)
 {
     const qw_dtype t = r->dev->quant == QW_I8 ? QW_I8 : x.dtype;
@@ -36,8 +37,8 @@ static qw_tensor rotated(qw_run *r, qw_tensor x, int basis)
     return y;
 }
 
-/* All parts as one; the LoRAs of parts are added to their columns afterwards, which is the same
- * because joined parts have no activation. */
+/* One gemm for all parts, then the LoRA products of the parts are added to their columns; a layer
+ * with an activation and a LoRA is not computed here (apply). */
 static void apply_joined(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w, const use *u)
 {
     qw_gemm_args a = { .y = y, .x = x, .w = w->joined, .bias = w->joined_bias, .act = u->act };
@@ -125,7 +126,7 @@ void qw_linear_residual(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w,
 
 /* --- inputs ----------------------------------------------------------------------------------- */
 
-/* A rotated part quantises what it has rotated, so it wants numbers. */
+/* A rotated part quantises its input after the rotation. */
 qw_dtype qw_input_type(const qw_run *r, const qw_weight *w)
 {
     int turned = 0;

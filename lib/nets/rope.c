@@ -1,14 +1,14 @@
-/* rope.c - position tables of the DiT, of the language model and of the vision tower.
+/* rope.c - angles of positions in the MMDiT, the language model and the vision tower.
  *
- * A table holds angles; a rotation by them is norm_rope's business.  Positions are integers and
- * frequencies powers, all in double. */
+ * An angle is a position, an integer, times a frequency, a power, in double; the op norm_rope
+ * rotates by the angles. */
 #include "nets/net.h"
 #include <math.h>
 
 enum {
-    THETA = 10000, /* of the DiT and of the vision tower */
-    HALF = 2048
-}; /* half of the largest head that a configuration may have */
+    THETA = 10000, /* of the MMDiT and of the vision tower */
+    HALF = 2048    /* half of the largest head that a configuration may have */
+};
 
 /* Axis a has axes[a] / 2 frequencies 10000^(-2k / axes[a]); out [head/2]: the three axes one after
  * another. */
@@ -27,9 +27,9 @@ static void token_angles(const qw_dit_config *c, const double *frequency, const 
         for (int64_t k = 0; k < c->axes[a] / 2; k++) *angle++ = (double)position[a] * *frequency++;
 }
 
-/* Each picture is centred on itself; only the frame position tells them apart.  Rows of an odd grid
- * of 2m + 1 run from -(m + 1) (diffusers) or from -m (ComfyUI).  In Layered the last grid is the
- * condition, at frame -1. */
+/* Rows and columns of each picture are counted from its centre; pictures differ in their frame
+ * position.  Rows of an odd grid of 2m + 1 run from -(m + 1) (diffusers) or from -m (ComfyUI).  In
+ * Layered the last grid is the condition, at frame -1. */
 void qw_rope_pictures(const qw_dit_config *c, const qw_grid *g, int grids, int comfy, double *angle)
 {
     double frequency[HALF];
@@ -67,8 +67,9 @@ void qw_rope_text(const qw_dit_config *c, int64_t start, int64_t n, double *angl
                      angle + j * (c->head / 2));
 }
 
-/* Text advances all three axes by one a token; a picture of rows x cols merged tokens stays at one
- * time and spreads over the other two, and what follows it begins max(rows, cols) later. */
+/* A text token advances all three axes by one.  The rows x cols merged tokens of a picture have one
+ * time and their rows and columns on the other axes; the token after them is max(rows, cols) later
+ * on all axes. */
 int qw_mrope_positions(const qw_text_config *c, const int32_t *ids, int64_t n,
                        const qw_grid *merged, int pictures, int32_t *positions, qw_error *err)
 {
@@ -104,7 +105,7 @@ int qw_mrope_positions(const qw_text_config *c, const int32_t *ids, int64_t n,
     return QWEN_OK;
 }
 
-/* Frequency k belongs to time, height or width by its section. */
+/* Frequency k multiplies the time, row or column position, by its section. */
 void qw_mrope_angles(const qw_text_config *c, const int32_t *positions, int64_t n, double *angle)
 {
     const int64_t half = c->head / 2;
@@ -116,8 +117,8 @@ void qw_mrope_angles(const qw_text_config *c, const int32_t *positions, int64_t 
         }
 }
 
-/* Patches come in merge order (2 x 2 groups together); half of the angles are the row's, half the
- * column's. */
+/* Patches are in merge order (groups of merge x merge together); the first half of a patch's angles
+ * is of its row, the second of its column. */
 void qw_vision_angles(const qw_vision_config *c, const qw_grid *g, double *angle)
 {
     const int64_t quarter = c->head / 4, m = c->merge;

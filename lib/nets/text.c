@@ -1,7 +1,8 @@
 /* text.c - Qwen2.5-VL's language model, from tokens to the last hidden state.
  *
- * Follows Qwen2_5_VLTextModel of transformers: pre-norm layers with grouped-query attention, M-RoPE
- * and SwiGLU; what the pipelines use is the output of the last layer after the final norm. */
+ * The formulas are those of Qwen2_5_VLTextModel of transformers: pre-norm layers with grouped-query
+ * attention, M-RoPE and SwiGLU.  The pipelines use the output of the last layer after the final
+ * norm. */
 #include "nets/net.h"
 #include <math.h>
 #include <stdlib.h>
@@ -14,7 +15,7 @@ typedef struct layer {
 
 struct qw_text {
     qw_text_config c;
-    qw_tensor embed; /* [vocab][width], host, as it lies in the file */
+    qw_tensor embed; /* [vocab][width], in the mapped file */
     layer *layer;
     qw_tensor norm;
 };
@@ -68,7 +69,8 @@ void qw_text_free(qw_text *t)
     free(t);
 }
 
-/* Rows of the embedding, and features in the places of picture tokens; [n][width], malloc'ed. */
+/* The embeddings of ids, picture tokens replaced by features; [n][width], malloc'ed, NULL without
+ * memory (the run has failed). */
 static double *embed(qw_run *r, const qw_text *t, const int32_t *ids, int64_t n,
                      const double *features, int64_t feature_rows)
 {

@@ -1,11 +1,13 @@
 /* vae.c - the Wan-style autoencoder on one frame: encoder and decoder, channels last.
  *
- * Follows AutoencoderKLQwenImage of diffusers.  It is a causal network for films; on one frame a
- * 3x3x3 kernel meets data with its last temporal tap only and the temporal resamplers do nothing,
- * so that what is left is a network on pictures (exactly: a test shows the identity).
+ * The formulas are those of AutoencoderKLQwenImage of diffusers, a causal network for films.  On
+ * one frame only the last temporal tap of a 3x3x3 kernel is multiplied with data and the temporal
+ * resamplers do nothing, so the result is exactly that of a network on pictures
+ * (tests/nets/check_nets.c shows it).
  *
- * Three buffers as large as the largest map take turns: a block reads one, works in the others and
- * leaves its result in one of them.  Where these do not fit, the finer maps come in row bands. */
+ * Each of three buffers has the size of the largest map: a block reads one, works in the others
+ * and leaves its result in one of them.  vae_bands.c computes the finer maps in bands of rows
+ * where the buffers do not fit. */
 #include "nets/vae.h"
 #include <math.h>
 #include <stdlib.h>
@@ -35,7 +37,8 @@ static void load_middle(qw_loader *l, qw_vae_half *h, int64_t c, const char *sid
     qw_load_pointwise(l, &h->att.proj, c, c, "%s.mid_block.attentions.0.proj", side);
 }
 
-/* Levels go down in a flat list: R residual blocks, then a reduction but for the last. */
+/* Levels go down in one numbered list of blocks: R residual blocks, then a reduction except after
+ * the last level. */
 static void load_encoder(qw_loader *l, qw_vae_half *h, const qw_vae_config *c)
 {
     const int levels = (int)c->levels;
@@ -84,8 +87,8 @@ static void load_decoder(qw_loader *l, qw_vae_half *h, const qw_vae_config *c, i
     qw_load_conv(l, &h->out, out_channels, in, 3, "decoder.conv_out");
 }
 
-/* 3 or 4 colours; 3 r^2 where the picture comes r times larger, its pixels shuffled out of
- * channels. */
+/* Channels of the decoder's last convolution: 3 or 4 colours, times r^2 before a pixel shuffle by
+ * r = *shuffle. */
 static int64_t decoder_channels(qw_loader *l, const qw_vae_config *c, int64_t *shuffle)
 {
     const qw_entry *e = qw_store_find(l->store, "decoder.conv_out.weight");
@@ -167,8 +170,8 @@ static void tap(const qw_vae_maps *m, const char *what)
     if (m->r->detail) qw_tap_chw(m->r, m->x, "%s.%s", m->side, what);
 }
 
-/* x / max(|x|, 1e-12) sqrt(C) gamma over the channels of each pixel: the root mean square norm with
- * an epsilon of 1e-24 / C, which changes nothing where |x| > 1e-11 and keeps zero pixels zero. */
+/* x / max(|x|, 1e-12) sqrt(C) gamma over the channels of each pixel, as the root mean square norm
+ * with an epsilon of 1e-24 / C: the same to 10^-8 where |x| > 1e-8, and 0 for pixels of zeros. */
 static void norm(qw_run *r, qw_tensor y, qw_tensor x, qw_tensor gamma, qw_act act)
 {
     qw_rms_norm(r, (qw_rms_norm_args){ .y = qw_flat(y),
@@ -192,7 +195,7 @@ static void conv(qw_run *r, qw_tensor y, qw_tensor x, const qw_conv *w, qw_tenso
                                    .up = 1 });
 }
 
-/* x into the next buffer through one convolution. */
+/* Convolves x into the next buffer. */
 static void step_conv(qw_vae_maps *m, const qw_conv *w, const char *what)
 {
     qw_tensor y = qw_vae_map(m, 1, m->x.dim[0], m->x.dim[1], w->co);
@@ -249,7 +252,8 @@ static void run_middle(qw_vae_maps *m, const qw_vae_half *h)
     tap(m, "mid.2");
 }
 
-/* Norm, tapped before its SiLU, which is computed again with the convolution's input. */
+/* Norm with SiLU and the last convolution.  For the tap of the norm without SiLU the norm is
+ * computed once more. */
 static void run_head(qw_vae_maps *m, const qw_vae_half *h)
 {
     qw_tensor y = qw_vae_map(m, 1, m->x.dim[0], m->x.dim[1], m->x.dim[2]);
@@ -312,7 +316,6 @@ static void decode_level(qw_vae_maps *m, const qw_vae_half *d, int i)
     }
 }
 
-/* What stands at the latent's resolution. */
 void qw_vae_decode_coarse(qw_vae_maps *m, const qw_vae *v, const double *latent, int64_t h,
                           int64_t w)
 {
@@ -323,7 +326,6 @@ void qw_vae_decode_coarse(qw_vae_maps *m, const qw_vae *v, const double *latent,
     decode_level(m, v->dec, 0);
 }
 
-/* From there to the picture's channels. */
 void qw_vae_decode_fine(qw_vae_maps *m, const qw_vae_half *d)
 {
     char name[32];
@@ -363,7 +365,7 @@ void qw_vae_get_moments(qw_vae_maps *m, int64_t z, double *mean, double *logvar)
     free(x);
 }
 
-/* A level's residual blocks; *k counts the flat list. */
+/* A level's residual blocks; *k is the number of the next block. */
 static void encode_level(qw_vae_maps *m, const qw_vae_half *e, int i, int *k)
 {
     char name[32];
@@ -374,7 +376,6 @@ static void encode_level(qw_vae_maps *m, const qw_vae_half *e, int i, int *k)
     }
 }
 
-/* From the picture to the latent's resolution. */
 void qw_vae_encode_fine(qw_vae_maps *m, const qw_vae_half *e, int *k)
 {
     char name[32];

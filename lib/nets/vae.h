@@ -1,5 +1,5 @@
-/* vae.h - the inside of the VAE, for vae.c and vae_bands.c: its weights, the buffers of its maps, and
- * the two parts of each direction. */
+/* vae.h - the inside of the VAE, for vae.c and vae_bands.c: weights, buffers of maps, and the
+ * coarse and the fine part of each half. */
 #ifndef QW_VAE_H
 #define QW_VAE_H
 #include "nets/net.h"
@@ -28,7 +28,7 @@ typedef struct qw_vae_half { /* encoder or decoder */
 struct qw_vae {
     qw_vae_config c;
     int parts;
-    int64_t shuffle; /* the decoder's last step enlarges by this */
+    int64_t shuffle; /* factor of the pixel shuffle at the decoder's end; 1: none */
     qw_vae_half *enc, *dec;
     qw_conv quant, post_quant;
     qw_group *group;
@@ -37,24 +37,25 @@ struct qw_vae {
 typedef struct qw_vae_maps {
     qw_run *r;
     qw_tensor buffer[3]; /* flat, of the largest map */
-    int at;              /* which holds x */
+    int at;              /* index of the buffer that holds x */
     qw_tensor x;         /* [h][w][c] */
     const char *side;    /* "enc" or "dec": prefix of taps */
 } qw_vae_maps;
 void qw_vae_open_maps(qw_vae_maps *m, qw_run *r, int64_t largest, const char *side);
-/* The buffer `ahead` of x as a map [h][w][c]. */
+/* The buffer `ahead` places after that of x as a map [h][w][c]. */
 qw_tensor qw_vae_map(const qw_vae_maps *m, int ahead, int64_t h, int64_t w, int64_t c);
 
-/* Decoder: from a latent, host [z][h][w], to the map that is the finer part's input; from there to the
- * picture's channels. */
+/* Decoder.  The coarse part takes a latent, host [z][h][w], to the last map at the latent's
+ * resolution; the fine part takes that to a map of the picture's channels. */
 void qw_vae_decode_coarse(qw_vae_maps *m, const qw_vae *v, const double *latent, int64_t h,
                           int64_t w);
 void qw_vae_decode_fine(qw_vae_maps *m, const qw_vae_half *d);
-/* Its map y as a picture, dense host memory. */
+/* Copies map y to host memory as a picture [h][w][channels], dense, its pixel shuffle undone. */
 void qw_vae_get_picture(qw_run *r, const qw_vae *v, qw_tensor y, double *picture);
 
-/* Encoder: from the picture to the latent's resolution; from there to mean and log-variance, which
- * _get_moments splits into host memory [z][h][w] each.  *k counts the blocks for taps. */
+/* Encoder.  The fine part takes a picture to the latent's resolution, the coarse part that to mean
+ * and log-variance; qw_vae_get_moments copies these to host memory, [z][h][w] each.  *k counts the
+ * blocks for taps. */
 void qw_vae_encode_fine(qw_vae_maps *m, const qw_vae_half *e, int *k);
 void qw_vae_encode_coarse(qw_vae_maps *m, const qw_vae *v, int *k);
 void qw_vae_get_moments(qw_vae_maps *m, int64_t z, double *mean, double *logvar);

@@ -1,14 +1,14 @@
 /* vae_bands.c - a picture through the VAE: whole, or in row bands where its maps are too large.
  *
- * All but the attention is local: norms stay inside a pixel, a 3x3 kernel sees one row up and down.
- * So the maps finer than the latent may be computed in bands of rows, each with as many rows around
- * it as reach into what is kept of it; at the picture's own borders a band has the zeros that the
- * whole has.  What stands at the latent's resolution, the attention among it, is computed once. */
+ * All layers but the attention are local: a norm reads one pixel, a 3x3 kernel one row above and
+ * one below.  So maps finer than the latent can be computed in bands of rows, each with the rows
+ * around it on which its own depend; a band at the picture's border is padded with zeros as the
+ * whole picture is.  Maps at the latent's resolution, with the attention, are computed once. */
 #include "nets/vae.h"
 
 static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-/* Rows of the latent beyond a band that its rows depend on, in the part that runs in bands. */
+/* The number of latent rows on each side of a band on which its rows depend in the fine part. */
 static int64_t reach(const qw_vae_half *h, int encoder)
 {
     int64_t rows = encoder ? 0 : 1; /* decoder: conv_out */
@@ -41,7 +41,7 @@ static int64_t largest_fine(const qw_vae *v, int64_t rows, int64_t w)
                   rows * w * scale / 4 * larger(c->base, c->channels * v->shuffle * v->shuffle));
 }
 
-/* Channels of the map between the part at the latent's resolution and the finer one. */
+/* Channels of the map between the coarse and the fine part. */
 static int64_t border_channels(const qw_vae_config *c, int encoder)
 {
     return c->base * c->mult[encoder && c->levels > 1 ? c->levels - 2 : c->levels - 1];

@@ -1,9 +1,9 @@
 /* vision.c - Qwen2.5-VL's vision tower: patches, windows, merger.
  *
- * Follows Qwen2_5_VisionTransformer of transformers.  Patches come in merge order (groups of 2 x
- * 2), and whole groups are put into window order on the host, with their angles; a window is then a
- * range of keys.  Blocks of `full` attend to the whole picture.  The merger's rows are put back in
- * raster order. */
+ * The formulas are those of Qwen2_5_VisionTransformer of transformers.  Patches are given in merge
+ * order (groups of merge x merge); the host puts whole groups into window order, with their angles,
+ * so that a window is a range of keys.  Blocks with `full` attend to the whole picture.  The host
+ * puts the merger's rows back into raster order. */
 #include "nets/net.h"
 #include <math.h>
 #include <stdlib.h>
@@ -79,8 +79,9 @@ void qw_vision_free(qw_vision *v)
     free(v);
 }
 
-/* Window order of merged units: order[n] is the unit that comes n-th; first and last are each
- * patch's keys in that order (merge^2 patches a unit).  Windows at the border are smaller. */
+/* Window order of merged units (merge^2 patches each): order[n] is the n-th unit; first and last
+ * [patches] are the range of each patch's keys, in that order.  Windows at the border are
+ * smaller. */
 static void window_order(const qw_vision_config *c, const qw_grid *g, int32_t *order,
                          int32_t *first, int32_t *last)
 {
@@ -100,7 +101,7 @@ static void window_order(const qw_vision_config *c, const qw_grid *g, int32_t *o
         }
 }
 
-/* Groups of `rows` rows of `width`, gathered in order (scatter: put back); dst may not be src. */
+/* Gathers n groups of `size` numbers in `order` (scatter: puts them back); dst may not be src. */
 static void permute(const double *src, const int32_t *order, int64_t n, int64_t size, int scatter,
                     double *dst)
 {
@@ -141,14 +142,14 @@ static void run_block(qw_run *r, const qw_vision_config *c, const block *b, qw_t
     r->used = mark;
 }
 
-/* What the host prepares for one picture. */
-typedef struct plan {
+/* One picture on the host. */
+typedef struct ordered {
     double *pixels, *angle, *merged; /* in window order */
     int32_t *order, *first, *last;
     int64_t patches, units, features;
-} plan;
+} ordered;
 
-static void plan_free(plan *p)
+static void ordered_free(ordered *p)
 {
     free(p->pixels);
     free(p->angle);
@@ -156,7 +157,8 @@ static void plan_free(plan *p)
     free(p->order);
 }
 
-static int plan_make(plan *p, const qw_vision_config *c, const double *pixels, const qw_grid *g)
+static int ordered_make(ordered *p, const qw_vision_config *c, const double *pixels,
+                        const qw_grid *g)
 {
     const int64_t unit = c->merge * c->merge, half = c->head / 2;
     p->patches = (int64_t)g->rows * g->cols;
@@ -182,8 +184,8 @@ static int plan_make(plan *p, const qw_vision_config *c, const double *pixels, c
     return 1;
 }
 
-/* patch_embed is tapped in input order, as the reference has it. */
-static void tap_input_order(qw_run *r, qw_tensor x, const plan *p, const qw_vision_config *c)
+/* Taps patch_embed in the order of the inputs, which is that of the published code. */
+static void tap_input_order(qw_run *r, qw_tensor x, const ordered *p, const qw_vision_config *c)
 {
     const int64_t n = p->patches * c->width;
     if (!r->tap || !r->detail) return;
@@ -206,12 +208,12 @@ void qw_vision_forward(qw_run *r, const qw_vision *v, const double *pixels, cons
     const size_t mark = r->used;
     const qw_dtype wide = r->dev->wide, t = r->dev->prefer;
     const int64_t unit = c->merge * c->merge, merged = c->width * unit;
-    plan p = { 0 };
+    ordered p = { 0 };
     if (r->error.status) return;
     if (g->rows < 1 || g->cols < 1 || g->rows % c->merge || g->cols % c->merge)
         qw_run_fail(r, QWEN_EARG, "a vision grid of %d x %d patches, expected multiples of %lld",
                     g->rows, g->cols, (long long)c->merge);
-    else if (!plan_make(&p, c, pixels, g))
+    else if (!ordered_make(&p, c, pixels, g))
         qw_run_fail(r, QWEN_ENOMEM, "no memory for %d x %d patches", g->rows, g->cols);
     if (!r->error.status) {
         const int64_t n = p.patches;
@@ -241,6 +243,6 @@ void qw_vision_forward(qw_run *r, const qw_vision *v, const double *pixels, cons
         qw_get(r, y, p.merged);
         if (out && !r->error.status) permute(p.merged, p.order, p.units, c->out, 1, out);
     }
-    plan_free(&p);
+    ordered_free(&p);
     r->used = mark;
 }

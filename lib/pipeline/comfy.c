@@ -1,9 +1,9 @@
 /* comfy.c - a picture as ComfyUI's text encoding nodes prepare it for an edit.
  *
- * Nothing is rounded to 8 bits: the picture is averaged to an area, which is what the VAE encodes,
- * and interpolated from there to the vision tower's size.  TextEncodeQwenImageEdit makes one copy
- * of the area, cropped to multiples of 8 by the VAE; ...EditPlus one for each, the VAE's in
- * multiples of 8 (comfy_extras/nodes_qwen.py, comfy/text_encoders/qwen_vl.py). */
+ * Pixels are not rounded to 8 bits.  A picture is averaged to an area of pixels for the VAE, and to
+ * an area and then interpolated to whole patches for the vision tower.  TextEncodeQwenImageEdit has
+ * one area for both, and the VAE crops the picture to multiples of 8; TextEncodeQwenImageEditPlus
+ * has two, the VAE's in multiples of 8 (nodes_qwen.py and qwen_vl.py of ComfyUI). */
 #include "pipeline/job.h"
 #include <math.h>
 #include <stdlib.h>
@@ -23,7 +23,7 @@ static void average(const double *in, int64_t n, double *out, int64_t m, int64_t
     }
 }
 
-/* mode "bilinear", align_corners false, no antialiasing. */
+/* torch.nn.functional.interpolate, mode "bilinear", align_corners false, no antialiasing. */
 static void between(const double *in, int64_t n, double *out, int64_t m, int64_t c)
 {
     for (int64_t o = 0; o < m; o++) {

@@ -29,7 +29,6 @@ char *qw_component_path(const char *directory, const char *name, qw_error *err)
     return path;
 }
 
-/* config.json in a component's directory, or beside its file; NULL if there is none. */
 char *qw_config_beside(const char *path, qw_error *err)
 {
     char *directory = qw_strdup(path);
@@ -47,8 +46,6 @@ char *qw_config_beside(const char *path, qw_error *err)
     return config;
 }
 
-/* Bytes of the tower's tensors in a file that holds both, or of what is left for the language
- * model. */
 uint64_t qw_part_bytes(const qw_store *s, int tower)
 {
     uint64_t bytes = 0;
@@ -72,8 +69,6 @@ int qw_open_store(qw_component *c, qw_kind part, qw_kind *found, qw_error *err)
     return QWEN_OK;
 }
 
-/* Takes piece, else <directory>/name, else whole (the single file of the model); none is no
- * failure. */
 int qw_component_files(qwen *q, qw_component *c, const char *piece, const char *directory,
                        const char *name, const char *whole)
 {
@@ -112,7 +107,7 @@ void qw_close_component(qw_component *c)
 
 int qw_require_net(qwen *q, qw_net n)
 {
-    /* what it is, and the option that gives it */
+    /* name of the net, and the option that gives its files */
     static const char *const names[QW_NETS][2] = { { "text encoder", "text_encoder" },
                                                    { "vision tower", "vision" },
                                                    { "transformer", "transformer" },

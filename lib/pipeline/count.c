@@ -1,7 +1,7 @@
-/* count.c - the stages of a request counted, for qwen_plan and before a long sequence is drawn.
+/* count.c - counts the stages of a request, for qwen_plan and before a long sequence is drawn.
  *
- * A counted job has plan devices that stand for the model's, and nets of its own (load_nets.c);
- * the model's files, devices and nets stay as they are, and nothing is logged. */
+ * A counted job has plan devices in place of the model's, and nets of its own (load_nets.c).  It
+ * opens no device and loads no weight of the model, and logs nothing. */
 #include "pipeline/stage.h"
 #include <stdlib.h>
 #include <string.h>
@@ -22,7 +22,7 @@ static void close_devices(qw_devices *d)
     if (d->main) d->main->close(d->main);
 }
 
-/* Two that are one device of the model are one plan device. */
+/* Opens a plan device for each of the model's, one for those that are the same. */
 static int open_devices(qw_devices *d, const qw_devices *like, qw_error *err)
 {
     int status = qw_plan_open(like->main, &d->main);
@@ -34,7 +34,7 @@ static int open_devices(qw_devices *d, const qw_devices *like, qw_error *err)
 
 /* --- the report ------------------------------------------------------------------------------- */
 
-/* A net that the request does not need has no weights here. */
+/* Bytes of a net's tensors, 0 for a net that the request does not need. */
 static uint64_t file_bytes(const qw_job *j, qw_net n)
 {
     return j->nets->loaded >> n & 1 ? j->q->files.net[n].bytes : 0;

@@ -1,4 +1,4 @@
-/* decode.c - latents to pictures of 8 bits. */
+/* decode.c - the last stage: latents to pictures of 8 bits. */
 #include "pipeline/stage.h"
 #include <math.h>
 #include <stdlib.h>
@@ -29,7 +29,7 @@ static int show_decoded(qw_job *j, decoding *d)
     return qw_show(j, QW_PHASE_DECODE, d->chw, rank, image + skip, "image");
 }
 
-/* Result pictures: round(255 (x / 2 + 1/2)), halves to even. */
+/* Gives the caller the pictures: round(255 (x / 2 + 1/2)), halves to even. */
 static int give_pictures(qw_job *j, const decoding *d, qwen_result *out)
 {
     qwen *q = j->q;
@@ -65,7 +65,7 @@ static int give_pictures(qw_job *j, const decoding *d, qwen_result *out)
     return QWEN_OK;
 }
 
-/* One latent [z][h][w], which becomes raw, to a picture in -1..1. */
+/* Decodes a latent [z][h][w] to a picture in -1..1; makes the latent raw in place. */
 static void decode_one(qw_stage *s, double *latent, int64_t h, int64_t w, double *picture)
 {
     const qw_job *j = s->job;

@@ -1,10 +1,13 @@
-/* denoise.c - from noise to a latent: the transformer as the sampler's velocity. */
+/* denoise.c - from noise to a latent: a sampler with the transformer as its velocity.
+ *
+ * The steps' sigmas are those of j->sched (lib/host/schedule.c); the loop over steps is qw_sample
+ * (lib/host/sampler.c), which calls velocity(), fresh_noise() and after_step() here. */
 #include "pipeline/stage.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* The transformer over a picture: one step, all passes. */
+/* One step of the transformer over a picture, all passes. */
 typedef struct velocity_work {
     const qw_nets *nets;
     int comfy;
@@ -12,10 +15,10 @@ typedef struct velocity_work {
     int step, passes;
     const double *condition; /* of the ControlNet, or NULL: there is none */
     double strength;
-    int controlled; /* it takes part in this step */
-    int each;       /* it runs in every pass with its own text, else in the first alone */
+    int controlled; /* the ControlNet runs in this step */
+    int each;       /* it runs in every pass, with the pass's text; else in the first alone */
     qw_dit_sequence seq[QW_PASSES];
-    qw_dit_picture picture; /* on the device, from place */
+    qw_dit_picture picture; /* set by place() */
     qw_control_use use[QW_PASSES];
     qw_dit_hook hook[QW_PASSES];
     qw_recording recording[2]; /* of a step without and with the ControlNet */
@@ -26,7 +29,7 @@ typedef struct modulate_work {
     const double *t; /* [steps] */
     int steps;
     qw_modulation **out, **control; /* control NULL: there is no ControlNet */
-    velocity_work *placed;          /* of between_body */
+    velocity_work *placed;          /* for between_body */
 } modulate_work;
 
 static void modulate_body(qw_run *r, void *arg)
@@ -41,8 +44,8 @@ static void modulate_body(qw_run *r, void *arg)
     qw_control_modulate(r, w->nets->control, w->nets->dit, w->t, w->steps, w->control);
 }
 
-/* Takes scratch for the picture and puts what its steps share; then any number of steps, whose
- * recordings are the caller's to forget. */
+/* Allocates scratch for the picture and copies there the data that its steps share.  Any number of
+ * step_body follows; the caller forgets their recordings. */
 static void place(qw_run *r, velocity_work *w)
 {
     const qw_nets *nets = w->nets;
@@ -53,8 +56,8 @@ static void place(qw_run *r, velocity_work *w)
     for (int p = 1; p < w->passes; p++) w->use[p] = w->use[0];
 }
 
-/* The ops of a step: the side network once with the positive prompt, or in every pass with its own;
- * then the transformer. */
+/* The ops of a step: the ControlNet once, with the positive prompt, or in every pass, with the
+ * pass's; then the transformer. */
 static void step_ops(qw_run *r, void *arg)
 {
     velocity_work *w = arg;
@@ -82,7 +85,7 @@ static void step_body(qw_run *r, void *arg)
     qw_dit_get(r, &w->picture);
 }
 
-/* Both, for one step. */
+/* place() and one step. */
 static void velocity_body(qw_run *r, void *arg)
 {
     velocity_work *w = arg;
@@ -93,7 +96,8 @@ static void velocity_body(qw_run *r, void *arg)
     r->used = mark;
 }
 
-/* Modulation for a sigma that no row of the table has, while a picture is on the device. */
+/* Counts the scratch for the modulation of a sigma that the table lacks, while a picture is placed:
+ * find_modulation computes it so between steps. */
 static void between_body(qw_run *r, void *arg)
 {
     modulate_work *w = arg;
@@ -107,9 +111,9 @@ typedef struct denoising {
     qw_job *j;
     qw_stage stage;
     velocity_work work;
-    qw_modulation *table, *extra; /* of the steps; of one sigma that a sampler put between them */
+    qw_modulation *table, *extra; /* of the steps; of a sigma between them */
     qw_modulation *control_table, *control_extra;
-    double *in;        /* [rows][4 z]: noise and references */
+    double *in;        /* [rows][4 z]: noise, then input pictures */
     double *pos, *neg; /* [frames tokens][4 z] */
     double *t;         /* [steps run] */
     qw_grid *grid;
@@ -126,7 +130,8 @@ static modulate_work between(denoising *d, const double *t)
                             &d->work };
 }
 
-/* Which modulation belongs to sigma: a row of the table, or one made for it. */
+/* Sets the modulation for sigma: that of the step or the next one in the table, else one that is
+ * computed here, for samplers that evaluate the model between the sigmas. */
 static int find_modulation(denoising *d, double sigma, int step)
 {
     const float *s = d->j->sched.sigma + d->j->first_step;
@@ -146,7 +151,7 @@ static int find_modulation(denoising *d, double sigma, int step)
     return d->stage.run.error.status;
 }
 
-/* Step i of N has the ControlNet if i/N >= start and (i+1)/N <= end. */
+/* The ControlNet runs in step i of N if i/N >= start and (i+1)/N <= end. */
 int qw_control_step(const qw_job *j, int step)
 {
     const double i = step, n = j->steps;
@@ -208,7 +213,8 @@ static int fresh_noise(void *user, double *out)
     return QWEN_OK;
 }
 
-/* Inpainting: what the mask keeps follows the picture's own noised path. */
+/* Inpainting: sets tokens that the mask keeps to the input picture's latent, noised to sigma_next
+ * with the noise that the run began from. */
 static int after_step(void *user, int step, double sigma_next, double *x)
 {
     denoising *d = user;
@@ -228,8 +234,8 @@ int64_t qw_reference_tokens(const qw_reference *f)
     return (f->image.w / 8 + 1) / 2 * ((f->image.h / 8 + 1) / 2);
 }
 
-/* A latent in tokens of 2 x 2.  Odd sides, of ComfyUI's references only, go on from their beginning
- * (its pad_to_patch_size is circular). */
+/* Packs a latent into tokens of 2 x 2.  Odd sides, which occur with like "comfyui" only, are
+ * continued from their beginning (pad_to_patch_size of ComfyUI is circular). */
 static int pack_reference(qwen *q, const double *latent, int64_t z, int64_t h, int64_t w,
                           double *tokens)
 {
@@ -243,7 +249,7 @@ static int pack_reference(qwen *q, const double *latent, int64_t z, int64_t h, i
     return QWEN_OK;
 }
 
-/* Sequence of pictures: the noise, then the references. */
+/* Sets the sequences of all passes: the noise, then the input pictures. */
 static int set_sequence(denoising *d)
 {
     qw_job *j = d->j;
@@ -284,7 +290,7 @@ static int set_sequence(denoising *d)
     return QWEN_OK;
 }
 
-/* Fun's and ComfyUI's ControlNets run in both passes, InstantX' of diffusers in the first. */
+/* A Fun ControlNet, and in ComfyUI InstantX's, runs in every pass; others in the first alone. */
 static void set_control(denoising *d)
 {
     const qw_job *j = d->j;
@@ -324,8 +330,8 @@ static int show_sequence(denoising *d)
     return j->q->error.status;
 }
 
-/* The transformer's timestep: timesteps / 1000 in float32, as the reference computes it; ComfyUI's
- * is sigma. */
+/* Sets the transformer's t of each step: timestep / 1000 in float32, as in diffusers; sigma, as in
+ * ComfyUI. */
 static int set_times(denoising *d)
 {
     const qw_job *j = d->j;
@@ -404,7 +410,8 @@ int qw_noises(const qwen *q, int latents)
     return q->config.dit.layer3d && latents > 1 ? latents - 1 : 1;
 }
 
-/* The first latents are the job's noise, the others its references, which stay the caller's. */
+/* The first latents give the size of the noise; the others become the sequence's input pictures.
+ * The arrays stay the caller's. */
 static void set_latents(qw_job *j, const qw_latent *latent, int latents)
 {
     j->frames = qw_noises(j->q, latents);

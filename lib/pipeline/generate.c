@@ -2,7 +2,8 @@
 #include "pipeline/stage.h"
 #include <string.h>
 
-/* A sequence so long that memory may not do is counted to its end before anything is computed. */
+/* Counts the stages of a request with a long sequence before anything is computed; fails if they do
+ * not fit the devices. */
 static int too_large(const qw_job *j)
 {
     enum { LONG = 1 << 14 }; /* tokens: a picture of 2048 x 2048 */
@@ -13,7 +14,8 @@ static int too_large(const qw_job *j)
     return tokens > LONG ? qw_count(j->q, j->req, &t, &out) : QWEN_OK;
 }
 
-/* What an inpaint mask keeps, for those who put it back: the job's own arrays. */
+/* Moves the picture as it was encoded, and its mask, from the job to the result of an inpainting
+ * request, so that the caller can paste the kept pixels back (cli/media/paste.c). */
 static void give_kept(qw_job *j, qwen_result *out)
 {
     qw_reference *f = j->control >= 0 && j->reference[j->control].holes ? &j->reference[j->control]
@@ -29,7 +31,7 @@ static void give_kept(qw_job *j, qwen_result *out)
     f->image.data = j->mask = NULL;
 }
 
-/* The request's names, which a result holds after the request is gone. */
+/* Copies the request's names; the result refers to the copies. */
 static void keep_names(qwen *q, const qwen_request *r)
 {
     const char *const names[3] = { r->schedule, r->sampler, r->rng };

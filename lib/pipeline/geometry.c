@@ -1,4 +1,4 @@
-/* geometry.c - the sizes that a request's pictures get, for the log and for qwen_plan. */
+/* geometry.c - reports the sizes that a request's pictures get, to the log and to qwen_plan. */
 #include "pipeline/job.h"
 
 /* "130x70" */
@@ -8,7 +8,7 @@ static const char *size_text(char out[32], int64_t w, int64_t h)
     return out;
 }
 
-static void tell(qw_job *j, const qwen_geometry *g)
+static void report_picture(qw_job *j, const qwen_geometry *g)
 {
     char given[32], area[32], seen[32], coded[32], views[120] = "", number[16] = "";
     if (j->tally && j->tally->geometry) j->tally->geometry(j->tally->user, g);
@@ -45,19 +45,19 @@ void qw_tell_geometry(qw_job *j)
         }
         g.coded_width = (int)j->reference[i].image.w;
         g.coded_height = (int)j->reference[i].image.h;
-        tell(j, &g);
+        report_picture(j, &g);
     }
     if (r->mask) {
         qwen_geometry g = of("mask", 1, r->mask);
         g.coded_width = j->width;
         g.coded_height = j->height;
-        tell(j, &g);
+        report_picture(j, &g);
     }
     if (r->control && j->control >= 0) {
         qwen_geometry g = of("control", 1, r->control);
         g.coded_width = (int)j->reference[j->control].image.w;
         g.coded_height = (int)j->reference[j->control].image.h;
-        tell(j, &g);
+        report_picture(j, &g);
     }
     qw_note(j, 1, "output %s: latent %lldx%lld, %lld tokens", size_text(size, j->width, j->height),
             (long long)j->w, (long long)j->h, (long long)(j->frames * j->tokens));

@@ -1,4 +1,4 @@
-/* job.c - a job's beginning and end, its phases, and small things that its stages share. */
+/* job.c - begin and end of a job, its arrays, its phases, its taps outside of a stage. */
 #include "pipeline/job.h"
 #include <float.h>
 #include <math.h>

@@ -1,4 +1,4 @@
-/* job.h - a request with its defaults filled in, and what is made from it on the way. */
+/* job.h - a job: a request with its defaults filled in, and the arrays that its stages pass on. */
 #ifndef QW_JOB_H
 #define QW_JOB_H
 #include "host/noise.h"
@@ -13,7 +13,7 @@ typedef struct qw_image {
     int channels;
 } qw_image;
 
-typedef enum qw_task { /* what a request asks for */
+typedef enum qw_task { /* of a request, from the model's variant and the request's pictures */
                        QW_DRAW,
                        QW_EDITING,
                        QW_REDRAW /* image to image */,
@@ -31,11 +31,11 @@ typedef enum qw_phase { /* a group of stages, as progress names them */
                         QW_PHASES
 } qw_phase;
 
-typedef struct qw_reference { /* a picture that is encoded by the VAE */
+typedef struct qw_reference { /* a picture that the VAE encodes: input, control picture */
     qw_image image;           /* resized; owned */
-    int sampled;              /* a sample of the posterior is used, else its mean */
-    int masked;               /* 0 where the mask repaints */
-    int holes;                /* -1 where the mask repaints */
+    int sampled;              /* the latent is a sample of the posterior, else its mean */
+    int masked;               /* encoded as 0 where the mask repaints */
+    int holes;                /* encoded as -1 where the mask repaints */
     double *mean, *logvar;    /* [z][h/8][w/8] */
     double *latent;           /* normalised [z][h/8][w/8], once encoded */
 } qw_reference;
@@ -91,19 +91,19 @@ typedef struct qw_job {
     int references;
     int sequence_references; /* the first of them follow the noise in the sequence */
     qw_reference reference[QW_MAX_PICTURES];
-    int control; /* the control picture among the references, or -1 */
-    /* the picture with holes that a Fun ControlNet reads, or -1 */
+    int control; /* index of the control picture in `reference`, or -1 */
+    /* index of the picture without its repainted part, for a Fun ControlNet, or -1 */
     int inpaint;
     double *condition; /* [tokens][features of the ControlNet] */
     double control_strength, control_start, control_end;
     uint8_t *mask;       /* [height][width], 0 or 1: 1 is repainted */
     double *mask_tokens; /* [tokens][4 z] */
-    double *kept;        /* packed latent of the picture that is changed */
+    double *kept;        /* packed latent of the input picture of image to image, inpainting */
 
     /* positive, negative */
     qw_prompt prompt[2]; /* text NULL: not read, or given as numbers */
     char *key[2];        /* of a qw_embedding */
-    int remembered[2];   /* the model has kept the rows of that key: text holds a copy */
+    int remembered[2];   /* text is a copy of rows that the model has kept */
     double *text[2];     /* [text_rows][width] */
     int64_t text_rows[2];
 
@@ -118,49 +118,53 @@ typedef struct qw_job {
 } qw_job;
 
 /* --- job.c --- */
-/* A job without a request; req NULL: an empty one.  qw_job_free follows whatever happens. */
+/* Begins a job of which nothing is read or computed; req NULL: an empty request.  Ends with
+ * qw_job_free, also after a failure. */
 void qw_job_start(qw_job *j, qwen *q, const qwen_request *req);
 void qw_job_free(qw_job *j);
-/* qw_say of a job that is run; counting is silent. */
-void qw_note(const qw_job *j, int level, const char *format, ...) QW_PRINTF(3, 4);
 double *qw_doubles(qwen *q, int64_t n, const char *what); /* zeros; NULL with the error set */
 int qw_finite(const double *x, int64_t n);
 const char *qw_phase_name(qw_phase p);
 qw_device *qw_phase_device(const qw_job *j, qw_phase p);
-/* Name of the device that computes, or would compute, a phase. */
+/* Name of the model's device for a phase, also of a job that is counted. */
 const char *qw_phase_device_name(const qw_job *j, qw_phase p);
 /* Shows host data to the request's tap, in the type of the device of a phase. */
 int qw_show(qw_job *j, qw_phase p, const double *x, int rank, const int64_t *dim, const char *name);
 int qw_show_ints(qw_job *j, const int32_t *x, int rank, const int64_t *dim, const char *name);
+/* log.c: qw_say, silent for a job that is counted. */
+void qw_note(const qw_job *j, int level, const char *format, ...) QW_PRINTF(3, 4);
 
 /* --- request.c --- */
 /* Decides task, sizes and numbers, and prepares the pictures; after qw_job_start. */
 int qw_job_read(qw_job *j);
 int qw_job_schedule(qw_job *j);
-/* is this step, of all, one of the ControlNet's? */
+/* denoise.c.  Nonzero: the ControlNet runs in this step, of all steps of the schedule. */
 int qw_control_step(const qw_job *j, int step);
-int qw_sees_pictures(const qw_job *j); /* does the prompt hold pictures? */
+int qw_sees_pictures(const qw_job *j); /* prompt.c.  Nonzero: the prompt has pictures in it. */
 
 /* --- pictures.c --- */
 int qw_extends(const qwen_request *r); /* nonzero: the picture gets room around it */
 /* The size of about `area` pixels with the picture's aspect, in multiples of 32. */
 void qw_fit_area(const qwen_array *a, int64_t area, int64_t *w, int64_t *h);
-int64_t qw_reference_area(const qw_job *j); /* pixels of a reference for the VAE */
+int64_t qw_reference_area(const qw_job *j); /* pixels of an edit's input picture for the VAE */
 /* The picture with room around it, filled with its border pixels: a view of j->canvas. */
 int qw_extend_picture(qw_job *j, const qwen_array *a, const int extend[4], qwen_array *out);
-/* Views, references, mask and control picture.  input: the pictures, extended; original: before. */
+/* Prepares the pictures for the vision tower and the VAE, and the mask.  input: the request's
+ * pictures after extension, original: before it. */
 int qw_prepare_pictures(qw_job *j, const qwen_array *input, const qwen_array *original);
 
-/* --- comfy.c: the copies of a picture for the vision tower (sizes: of its area, before that) and
- * for the VAE, of about `area` pixels --- */
+/* --- comfy.c --- */
+/* A copy of a picture for the vision tower, by way of about `area` pixels (sizes[2]); one for the
+ * VAE, of about `area` pixels. */
 int qw_comfy_view(qw_job *j, const qwen_array *a, int64_t area, qw_image *view, int64_t sizes[2]);
 int qw_comfy_reference(qw_job *j, const qwen_array *a, int64_t area, qw_image *out);
 
-void qw_tell_geometry(qw_job *j); /* geometry.c */
+/* --- geometry.c: logs the sizes of the pictures, or hands them to a tally --- */
+void qw_tell_geometry(qw_job *j);
 
 /* --- load_nets.c --- */
-/* Loads what the stages of a phase need.  On a host device the first call loads what all of them
- * need; on any other the nets take turns, and the text encoder makes room for the transformer. */
+/* Loads the nets that the stages of a phase need.  On a host device the first call loads those of
+ * all phases; on any other device loading the transformer may free the text encoder. */
 int qw_load_for(qw_job *j, qw_phase p);
 int qw_load(qw_job *j, unsigned needs); /* of QW_NEED_ */
 void qw_nets_free(qw_nets *nets);

@@ -1,4 +1,4 @@
-/* latents.c - what denoising starts from: encoded pictures, a mask, a control picture, noise. */
+/* latents.c - the inputs of denoising: encoded pictures, a mask, a control picture, noise. */
 #include "pipeline/stage.h"
 #include <math.h>
 #include <stdlib.h>
@@ -30,7 +30,8 @@ static int show_encoded(qw_job *j, int k, const char *part, const double *x, con
     return qw_show(j, QW_PHASE_ENCODE, x, 3, dim, name);
 }
 
-/* latent = normalised mean, or a sample of the posterior: mean + exp(logvar / 2) eps. */
+/* Sets the latent: the normalised mean, or a sample of the posterior, mean + exp(logvar / 2)
+ * eps. */
 static int use_posterior(qw_job *j, int k)
 {
     qwen *q = j->q;
@@ -95,7 +96,8 @@ static int encode_one(qw_job *j, qw_stage *s, int k)
     return q->error.status ? q->error.status : s->run.error.status;
 }
 
-/* The picture with nothing where it is repainted: encoded by the pipelines, and never used. */
+/* Adds the input picture with 0 where the mask repaints.  The published pipelines encode it and do
+ * not use it; it is encoded here for the taps alone. */
 static int add_masked(qw_job *j)
 {
     const qw_image *from = &j->reference[0].image;
@@ -126,8 +128,9 @@ static int pack_mask(qw_job *j)
     return j->q->error.status;
 }
 
-/* What the ControlNet reads: the control latent; for inpainting the mask of what is kept and, in a
- * Fun one, the latent of the picture without the rest; zeros beyond that. */
+/* Packs the condition that the ControlNet reads: the control latent; for inpainting then 1 where
+ * the mask keeps and, in a Fun one, the latent of the picture without its repainted part; zeros in
+ * the other channels. */
 static int make_condition(qw_job *j)
 {
     qwen *q = j->q;
@@ -221,7 +224,7 @@ static int given_noise(qw_job *j, const qwen_array *a)
                                   : qw_fail(&q->error, QWEN_EARG, "noise: a number is not finite");
 }
 
-/* Layered in ComfyUI draws [channel][frame] where the reference draws [frame][channel]. */
+/* ComfyUI draws the noise of Layered as [channel][frame], diffusers as [frame][channel]. */
 static int reorder_frames(qw_job *j)
 {
     const int64_t n = j->h * j->w, all = j->frames * j->z * n;
@@ -256,7 +259,7 @@ int qw_job_noise(qw_job *j)
             "noise");
     for (int64_t f = 0; f < j->frames; f++)
         qw_pack(j->noise + f * frame, j->z, j->h, j->w, j->start + f * frame);
-    for (int k = 0; k < j->references; k++) /* the masked picture's eps comes after the noise */
+    for (int k = 0; k < j->references; k++) /* add_masked's picture: eps is drawn after the noise */
         if (!j->reference[k].latent && use_posterior(j, k)) return q->error.status;
     const double sigma = j->sched.sigma[j->first_step];
     for (int64_t i = 0; i < n; i++)

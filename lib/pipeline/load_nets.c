@@ -1,8 +1,8 @@
 /* load_nets.c - the one place where nets get their weights: those that a job needs, before its
  * stages.
  *
- * A job that is counted uses what the model has loaded as it is, and describes the rest on plan
- * devices: addresses without memory. */
+ * A counted job uses the nets that the model has loaded as they are, and loads the others on plan
+ * devices, where weights have addresses and no memory. */
 #include "pipeline/job.h"
 #include <string.h>
 
@@ -19,7 +19,7 @@ static int has(const qw_nets *nets, qw_net n)
     }
 }
 
-/* to gets the net of from, or none. */
+/* Copies net n of `from` to `to`; from NULL: none. */
 static void set(qw_nets *to, qw_net n, const qw_nets *from)
 {
     static const qw_nets none = { .text = NULL };
@@ -64,7 +64,7 @@ void qw_nets_free(qw_nets *nets)
 
 /* --- loading one ------------------------------------------------------------------------------ */
 
-/* Is it a tensor of the half of the VAE that was not asked for? */
+/* Nonzero: a tensor of the encoder or decoder that was not loaded, which is not reported. */
 static int other_half(const qw_nets *nets, const qw_entry *e)
 {
     static const char *const names[] = { "decoder.", "post_quant_conv.", "encoder.",
@@ -102,7 +102,7 @@ static void call_loader(qw_job *j, qw_net n, qw_loader *l)
     }
 }
 
-/* Two nets that meet must be of one width. */
+/* Fails if net n and the net that is used with it differ in width. */
 static void compare_widths(qwen *q, qw_net n)
 {
     const qw_configs *c = &q->config;
@@ -117,7 +117,7 @@ static void compare_widths(qwen *q, qw_net n)
                 (long long)c->dit.width);
 }
 
-/* Weights of a net into j->nets; of a VAE those of vae_parts. */
+/* Loads the weights of a net into j->nets; of a VAE those of vae_parts. */
 static int load_weights(qw_job *j, qw_net n)
 {
     static const char *const names[QW_NETS] = { "text encoder", "vision tower", "transformer",
@@ -146,7 +146,7 @@ static int load_weights(qw_job *j, qw_net n)
     return QWEN_OK;
 }
 
-/* A net that the model has loaded already, for a job that has nets of its own. */
+/* Nonzero: a counted job now uses a net that the model has loaded. */
 static int borrow(qw_job *j, qw_net n, int vae_parts)
 {
     const qw_nets *from = &j->q->nets;
@@ -159,7 +159,8 @@ static int borrow(qw_job *j, qw_net n, int vae_parts)
     return 1;
 }
 
-/* On a device of its own memory the text encoder makes room when both do not fit. */
+/* Frees text encoder and vision tower before the transformer is loaded to the same device, if that
+ * has its own memory and the nets take more than three quarters of it. */
 static void make_room(qw_job *j)
 {
     const qwen *q = j->q;
@@ -180,7 +181,7 @@ static int load_net(qw_job *j, qw_net n)
     return borrow(j, n, 0) ? QWEN_OK : load_weights(j, n);
 }
 
-/* A VAE keeps the halves that it has. */
+/* Loads the VAE with the parts that are needed and those that it has. */
 static int load_vae(qw_job *j, int parts)
 {
     qw_nets *nets = j->nets;
@@ -232,10 +233,11 @@ int qw_model_load(qwen *q, unsigned needs,
 
 /* --- loading what a job needs ----------------------------------------------------------------- */
 
-/* Of prompts that are given as text; nets of those whose rows the model does not keep. */
+/* Needs of the prompts that are given as text.  Prompts whose rows the model keeps need no nets,
+ * except on a host device. */
 static unsigned text_needs(const qw_job *j)
 {
-    unsigned needs = j->tally && j->views ? QW_NEED_VISION : 0; /* counted whatever is given */
+    unsigned needs = j->tally && j->views ? QW_NEED_VISION : 0; /* a count runs qw_job_look */
     for (int k = 0; k < j->passes; k++) {
         if (k ? j->req->negative_embeds : j->req->embeds) continue;
         needs |= QW_NEED_TOKENIZER;
@@ -260,7 +262,7 @@ static unsigned needs_of(const qw_job *j, qw_phase p)
 int qw_load_for(qw_job *j, qw_phase p)
 {
     unsigned needs = needs_of(j, p);
-    if (j->devices->main->host) /* there is room for all, and what lacks is known at once */
+    if (j->devices->main->host) /* weights stay in the mapping; a missing net fails at once */
         for (int i = 0; i < QW_PHASES; i++) needs |= needs_of(j, (qw_phase)i);
     return qw_load(j, needs);
 }

@@ -1,4 +1,4 @@
-/* log.c - lines for the log that the caller gave. */
+/* log.c - lines for the caller's log function. */
 #include "pipeline/job.h"
 #include <stdarg.h>
 #include <stdio.h>

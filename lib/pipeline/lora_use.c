@@ -1,4 +1,6 @@
-/* lora_use.c - LoRA files over the transformer of a model. */
+/* lora_use.c - lays LoRA files over the transformer of a model.
+ *
+ * lib/files/lora.c reads a file and lib/weights/overlay.c applies it to the weights. */
 #include "pipeline/model.h"
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +29,7 @@ static int add_site(void *user, qw_weight_part *p, int64_t n, int64_t k)
 
 static void lora_notice(void *user, const char *line) { qw_say(user, 0, "%s", line); }
 
-/* One file alone, which checks it, or all of them. */
+/* Makes an overlay of n files: of one alone to check it, or of all. */
 static int lay(qwen *q, qw_lora *const *lora, int n, int partial, int quiet, qw_overlay **out)
 {
     sites s = { 0 };
@@ -40,7 +42,8 @@ static int lay(qwen *q, qw_lora *const *lora, int n, int partial, int quiet, qw_
     return q->error.status;
 }
 
-/* A file distilled for few steps changes what a request's silence means. */
+/* A LoRA of a distilled model sets the defaults of steps, guidance and shift; `plain` keeps those
+ * before. */
 static void lora_defaults(qwen *q, const char *path)
 {
     if (!q->defaults.plain.steps) {

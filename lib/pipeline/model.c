@@ -1,9 +1,8 @@
-/* model.c - opening a model: which files make it, and what they say it is.
+/* model.c - opens a model: finds its files, reads their headers and configurations, opens devices.
  *
  * A model is a diffusers directory (model_index.json), a single file, or pieces given one by one; a
- * piece overrides the directory's.  A file without a config.json beside it takes that of the
- * directory, else the published numbers.  Opening maps files and reads their headers;
- * weights are loaded by load_nets.c. */
+ * piece overrides the directory's.  A file without a config.json beside it has that of the
+ * directory, else the published numbers.  Opening loads no weight (load_nets.c does). */
 #include "pipeline/job.h"
 #include <math.h>
 #include <stdlib.h>
@@ -38,7 +37,7 @@ static int index_string(qwen *q, const json_t *block, const char *where, const c
     return *out ? QWEN_OK : qw_no_memory(q);
 }
 
-/* The block of defaults that a small checkpoint carries. */
+/* The object "libqwen" in model_index.json: defaults of a small checkpoint. */
 static int read_block(qwen *q, const json_t *block, const char *where)
 {
     double width = q->defaults.width, height = q->defaults.height, steps = q->defaults.steps,
@@ -215,7 +214,7 @@ static int open_control(qwen *q)
         json_decref(json);
         return q->error.status;
     }
-    q->config.control = q->config.dit; /* of nets that stand on the main one */
+    q->config.control = q->config.dit; /* of Fun and blockwise ControlNets */
     if (kind == QW_KIND_CONTROLNET)
         qw_dit_configure(&q->config.control, json, c->store, where_of(c), &q->error);
     json_decref(json);
@@ -254,7 +253,7 @@ static int open_tokenizer(qwen *q, const char *directory)
     return q->error.status;
 }
 
-/* A single file: which component it is decides where it goes. */
+/* Assigns the model's single file to the components that it holds. */
 static int whole_file(qwen *q, const char *dit[1], const char *text[1], const char *vae[1])
 {
     qw_component probe = { .path = qw_strdup(q->opt.model) };
@@ -423,7 +422,7 @@ void qw_model_free(qwen *q)
     free(q);
 }
 
-/* --- what others ask of it -------------------------------------------------------------------- */
+/* --- facts about a model ---------------------------------------------------------------------- */
 
 int qw_model_is_open(const qwen *q) { return q->devices.main != NULL; }
 
@@ -445,7 +444,7 @@ qw_dtype qw_model_wide(const qwen *q, qw_net n)
 
 int64_t qw_model_enlarges(const qwen *q) { return q->nets.vae ? qw_vae_enlarges(q->nets.vae) : 1; }
 
-/* Pictures are edited, or the text encoder's files hold a part of a tower. */
+/* Models that edit, and text encoders whose files hold a tensor of a tower. */
 int qw_model_wants_vision(const qwen *q)
 {
     const qw_store *text = q->files.net[QW_TEXT].store;

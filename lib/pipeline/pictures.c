@@ -1,7 +1,8 @@
-/* pictures.c - the pictures of a request made ready: views, references, masks, control pictures.
+/* pictures.c - prepares the pictures of a request: extension, copies for the vision tower and for
+ * the VAE, masks, control pictures.
  *
- * An edit shows every picture twice, resized to one area for the vision tower and to another for
- * the VAE. */
+ * An edit uses every input picture twice: a view, resized to one area for the vision tower, and a
+ * picture for the VAE, resized to another.  comfy.c prepares both with like "comfyui". */
 #include "pipeline/job.h"
 #include <math.h>
 #include <stdlib.h>
@@ -17,7 +18,7 @@ static int new_image(qwen *q, qw_image *out, int64_t w, int64_t h, int channels)
                                (long long)w, (long long)h);
 }
 
-/* A copy with other channels: alpha dropped, or added opaque. */
+/* Copies a picture with `channels` channels: alpha dropped, or added opaque. */
 static int take_picture(qwen *q, qw_image *out, const qwen_array *a, int channels)
 {
     const int64_t h = a->dim[0], w = a->dim[1], have = a->dim[2];
@@ -97,7 +98,8 @@ static uint64_t hash_bytes(uint64_t h, const void *data, size_t n)
     return h;
 }
 
-/* One picture for the vision tower: Lanczos to the area, then bicubic to whole merged patches. */
+/* Adds a picture for the vision tower: Lanczos to the area, then bicubic to whole merged
+ * patches. */
 static int add_view(qw_job *j, const qwen_array *a)
 {
     qwen *q = j->q;
@@ -139,7 +141,6 @@ static int add_reference(qw_job *j, const qwen_array *a, int64_t w, int64_t h, i
     return resize_picture(j->q, &f->image, w, h, QW_LANCZOS);
 }
 
-/* The picture with room around it, filled with its border pixels. */
 int qw_extend_picture(qw_job *j, const qwen_array *a, const int extend[4], qwen_array *out)
 {
     qwen *q = j->q;
@@ -172,7 +173,8 @@ int qw_extend_picture(qw_job *j, const qwen_array *a, const int extend[4], qwen_
     return QWEN_OK;
 }
 
-/* The mask at the picture's size before extension, then with the new room white. */
+/* Resizes the mask to the picture's size before extension (without a mask: black), then adds the
+ * new room around it in white. */
 static int extend_mask(qw_job *j, qw_image *m, const int extend[4], const qwen_array *a)
 {
     qwen *q = j->q;
@@ -191,7 +193,7 @@ static int extend_mask(qw_job *j, qw_image *m, const int extend[4], const qwen_a
     return QWEN_OK;
 }
 
-/* mask [height][width]: 1 where the resized mask is 128 or more. */
+/* Sets j->mask [height][width]: 1 where the resized mask is 128 or more. */
 static int make_mask(qw_job *j, const qwen_array *original)
 {
     qwen *q = j->q;
@@ -215,7 +217,7 @@ static int prepare_edit(qw_job *j, const qwen_array *input)
     if (qw_require_net(q, QW_VISION)) return q->error.status;
     for (int i = 0; i < j->req->inputs; i++) {
         qw_fit_area(&input[i], qw_reference_area(j), &w, &h);
-        if (j->task == QW_EDIT_INPAINT) { /* one picture: reference, and what is kept */
+        if (j->task == QW_EDIT_INPAINT) { /* its latent is also j->kept, at the result's size */
             w = j->width;
             h = j->height;
         }
@@ -232,7 +234,7 @@ static int prepare_edit(qw_job *j, const qwen_array *input)
     return QWEN_OK;
 }
 
-/* The picture without what the mask repaints, beside the control picture: mid-grey there. */
+/* Adds the input picture with mid-grey (0) where the mask repaints, for a Fun ControlNet. */
 static int add_inpaint(qw_job *j)
 {
     const qw_image *from = &j->reference[0].image;
@@ -244,7 +246,8 @@ static int add_inpaint(qw_job *j)
     return QWEN_OK;
 }
 
-/* The control picture, stretched; holes of an inpainting one are -1 once it is encoded. */
+/* Adds the control picture, resized to the result without regard to its aspect.  For a ControlNet
+ * that inpaints, pixels that the mask repaints are encoded as -1. */
 static int prepare_control(qw_job *j)
 {
     const qwen_request *r = j->req;

@@ -8,7 +8,7 @@ static int read_words(qw_job *j)
     if (qw_load_for(j, QW_PHASE_TEXT)) return j->q->error.status;
     for (int k = 0; k < j->passes; k++)
         if (qw_read_prompt(j, k)) return j->q->error.status;
-    return qw_load_for(j, QW_PHASE_TEXT); /* the nets of those whose rows are not kept */
+    return qw_load_for(j, QW_PHASE_TEXT); /* nets for prompts whose rows the model lacks */
 }
 
 static int embed_words(qw_job *j)

@@ -1,4 +1,4 @@
-/* pipeline.h - a model, and what it can be asked for: pictures, plans, single stages.
+/* pipeline.h - a model and its uses: pictures, plans, single stages.
  *
  * A function that can fail returns the status of the model's error, which holds the first failure
  * until the caller clears it.  Arrays are dense, row-major, and the caller's. */
@@ -18,10 +18,11 @@ typedef struct qw_configs { /* of the files, else the published ones; zeros with
     qw_schedule_config schedule;
 } qw_configs;
 
-/* Takes the options; maps the files, reads their headers, opens the devices.  Loads no weight. */
+/* Copies the options, maps the files, reads their headers, opens the devices.  Loads no weight.
+ * *out is set on failure too, unless memory ran out. */
 int qw_model_new(qwen **out, const qwen_options *opt);
 void qw_model_free(qwen *q);                 /* NULL is fine */
-int qw_model_is_open(const qwen *q);         /* 0: it has an error, and nothing else */
+int qw_model_is_open(const qwen *q);         /* 0: opening failed; only its error may be used */
 qw_error *qw_model_error(qwen *q);           /* the model's, to be read, set and cleared */
 const char *qw_model_failure(const qwen *q); /* its sentence */
 void qw_model_info(const qwen *q, qwen_model_info *out);
@@ -31,14 +32,14 @@ const char *qw_model_path(const qwen *q, qw_net n);
 qw_dtype qw_model_wide(const qwen *q, qw_net n); /* wide type of the net's device */
 /* qw_vae_enlarges of the loaded VAE; 1 while there is none. */
 int64_t qw_model_enlarges(const qwen *q);
-/* Nonzero: such a model has a vision tower, a tokenizer; one that is missing is an error. */
+/* Nonzero: this model should have a vision tower (a tokenizer), and is incomplete without. */
 int qw_model_wants_vision(const qwen *q);
 int qw_model_wants_tokenizer(const qwen *q);
 /* The config.json of the folder in which a file lies, or of a directory, malloc'ed; NULL: none, or
  * no memory (err set). */
 char *qw_config_beside(const char *path, qw_error *err);
 
-/* Lays a LoRA file over the transformer, which is loaded for it. */
+/* Loads the transformer and lays a LoRA file over it. */
 int qw_lora_add(qwen *q, const char *path, double strength, int partial);
 void qw_lora_drop(qwen *q); /* all of them */
 
@@ -57,8 +58,8 @@ int qw_model_load(qwen *q, unsigned needs,
 
 /* --- pictures --------------------------------------------------------------------------------- */
 int qw_generate(qwen *q, const qwen_request *req, qwen_result *out);
-/* The stages of qw_generate, counted on plan devices: nothing is computed, and what the model has
- * loaded stays as it is.  Calls out->ops and out->geometry, fills in the rest. */
+/* Counts the stages of qw_generate on plan devices: computes nothing, loads no weight.  Calls
+ * out->ops and out->geometry, fills in the rest. */
 int qw_plan(qwen *q, const qwen_request *req, qwen_plan_report *out);
 
 /* --- single stages; the nets are loaded by qw_model_load -------------------------------------- */
@@ -80,8 +81,8 @@ typedef struct qw_latent { /* of one picture, normalised */
     double *x;             /* [z][h][w] */
     int64_t h, w;
 } qw_latent;
-/* The velocity of the first latents, which are noise of one size (qw_noises), beside the others;
- * text [text_rows][text width], out [noises][z][h][w]. */
+/* The velocity of the noise, which is the first qw_noises() latents, all of one size; the others
+ * are input pictures.  text [text_rows][text width], out [noises][z][h][w]. */
 int qw_velocity(qwen *q, const qw_latent *latent, int latents, double sigma, const double *text,
                 int64_t text_rows, double *out);
 int qw_noises(const qwen *q, int latents);

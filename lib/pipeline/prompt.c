@@ -1,6 +1,7 @@
 /* prompt.c - from a prompt to the rows that the transformer reads, pictures in it included.
  *
- * Template, tokens, vision tower, language model; what the pipelines drop and cut. */
+ * It fills the template, tokenises, runs the vision tower and the language model, and drops and
+ * cuts rows as the published pipelines do. */
 #include "pipeline/stage.h"
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +22,7 @@ static const qwen_array *given_rows(const qw_job *j, int k)
     return k ? j->req->negative_embeds : j->req->embeds;
 }
 
-/* ComfyUI tokenises a text that begins as a template does as it is. */
+/* Nonzero: no template is added, as in ComfyUI to a text that begins like one. */
 static int is_template(const qw_job *j, const char *text)
 {
     return j->q->comfy && !strncmp(text, "<|im_start|>", 12);
@@ -98,7 +99,7 @@ int qw_read_prompt(qw_job *j, int k)
     return kept ? recall(j, k, kept) : QWEN_OK;
 }
 
-/* Takes the key over. */
+/* Copies the rows of prompt k to the model, with the key, which the job loses. */
 static void keep_rows(qw_job *j, int k)
 {
     qw_embedding *e = &j->q->embedding[k];
@@ -113,7 +114,7 @@ static void keep_rows(qw_job *j, int k)
         memcpy(e->rows, j->text[k], bytes);
         return;
     }
-    free(e->key); /* no memory: the rows are computed again */
+    free(e->key); /* no memory: the next request computes the rows again */
     memset(e, 0, sizeof *e);
 }
 
@@ -137,7 +138,7 @@ static int64_t patch_values(const qw_vision_config *c)
     return c->channels * c->temporal * c->patch * c->patch;
 }
 
-/* Features of pictures with these grids of patches, one after another. */
+/* Runs the vision tower over pictures with these grids of patches, one after another. */
 static int run_vision(qw_job *j, const double *pixels, const qw_grid *patches, int pictures,
                       double *out)
 {
@@ -183,7 +184,7 @@ static int show_features(qw_job *j, const double *pixels)
                    "vision.out");
 }
 
-/* Features of all views. */
+/* Sets j->features, those of all views. */
 static int look(qw_job *j)
 {
     qwen *q = j->q;
@@ -231,7 +232,8 @@ static void text_body(qw_run *r, void *arg)
     r->names = names;
 }
 
-/* names "neg.": the negative prompt, the second step; NULL: no prompt, but ids alone. */
+/* Runs the language model over w->ids.  w->names, the prefix of its taps: "text.", "neg." for the
+ * negative prompt (step 1 of the phase), NULL for ids without a prompt. */
 static int run_text(qw_job *j, text_work *w, const qw_grid *merged, int pictures)
 {
     qwen *q = j->q;
@@ -278,7 +280,8 @@ int qw_sees_pictures(const qw_job *j)
     return j->task == QW_EDITING || j->task == QW_EDIT_INPAINT;
 }
 
-/* ComfyUI's rule: up to the second "<|im_start|>", and three more if "user\n" follows it. */
+/* The number of tokens that ComfyUI drops: those before the second "<|im_start|>", and three more
+ * if "user\n" follows it; all but the last if there is no "<|im_start|>". */
 static int64_t comfy_drop(const qwen *q, const int32_t *ids, int64_t n)
 {
     int32_t *start = NULL, *user = NULL;
@@ -298,7 +301,8 @@ static int64_t comfy_drop(const qwen *q, const int32_t *ids, int64_t n)
     return drop < 0 ? n - 1 : drop;
 }
 
-/* The cut of the text-to-image pipelines loses the end of a long prompt. */
+/* The text-to-image pipelines read at most TOKENS_MAX tokens after the dropped ones, and at most
+ * ROWS_MAX rows of these reach the transformer; of Layered's only the rows are limited. */
 static int64_t cut_tokens(qw_job *j, int64_t n, int64_t drop)
 {
     const int64_t most = TOKENS_MAX + drop;
@@ -331,7 +335,7 @@ static int encode_ids(qw_job *j, int k, const int32_t *ids, int64_t n, double *h
     return run_text(j, &w, merged, j->views);
 }
 
-/* The rows that the transformer reads, from the prompt's text. */
+/* Sets the rows of prompt k from its text. */
 static int encode_prompt(qw_job *j, int k)
 {
     qwen *q = j->q;
@@ -359,7 +363,7 @@ static int encode_prompt(qw_job *j, int k)
     return q->error.status;
 }
 
-/* Embeddings that the caller gave: [n][width], F32 or F64. */
+/* Sets the rows of prompt k from the caller's embeddings [n][width], F32 or F64. */
 static int take_rows(qw_job *j, int k, const qwen_array *a)
 {
     qwen *q = j->q;
@@ -394,7 +398,7 @@ int qw_embed_prompt(qw_job *j, int k)
                    k ? "neg.embeds" : "text.embeds");
 }
 
-/* Loads what the rows of prompt k need, and computes them. */
+/* Loads the nets that the rows of prompt k need, and computes the rows. */
 static int make_rows(qw_job *j, int k)
 {
     if (given_rows(j, k)) return qw_embed_prompt(j, k);

@@ -1,7 +1,8 @@
-/* request.c - what a request means: its task, its sizes, its defaults, its schedule.
+/* request.c - reads a request: checks it, decides task, sizes and defaults, makes its schedule.
  *
- * Rules of the reference pipelines: an edit's pictures follow the noise in the sequence; image to
- * image and inpainting start from a noised picture; Layered decomposes one picture with alpha. */
+ * The rules are those of the published pipelines: an edit's pictures follow the noise in the
+ * sequence; image to image and inpainting start from a noised picture; Layered divides one picture
+ * with alpha. */
 #include "pipeline/job.h"
 #include <limits.h>
 #include <math.h>
@@ -31,7 +32,7 @@ static int check_picture(qwen *q, const qwen_array *a, const char *role, int num
     return QWEN_OK;
 }
 
-/* --- what the request asks for ---------------------------------------------------------------- */
+/* --- the task --------------------------------------------------------------------------------- */
 
 static qw_variant edit_variant(const qwen *q)
 {
@@ -70,7 +71,7 @@ static int layered_task(qw_job *j)
     return QWEN_OK;
 }
 
-/* A ControlNet for inpainting reads the mask itself; nothing is mixed after a step. */
+/* Nonzero: the ControlNet reads the mask, and the task is not inpainting. */
 static int control_takes_mask(const qw_job *j)
 {
     const int64_t plain = 4 * j->q->config.vae.z;
@@ -92,7 +93,7 @@ static int decide_task(qw_job *j)
     if (q->variant == QW_T2I && r->inputs && !(r->strength > 0) && !r->control)
         j->variant = edit_variant(q);
     else if (q->variant != QW_T2I && r->inputs && r->strength > 0 && !masked)
-        j->variant = QW_T2I; /* an edit model as a text-to-image one */
+        j->variant = QW_T2I; /* image to image with an edit model */
     if (!r->inputs && masked)
         return qw_fail(&q->error, QWEN_EARG, "a mask or an extension needs a picture (input)");
     if (!r->inputs && r->strength > 0)
@@ -154,7 +155,7 @@ static int decide_size(qw_job *j)
             qw_note(j, 0, "the picture of %lldx%lld becomes %lldx%lld", (long long)last->dim[1],
                     (long long)last->dim[0], (long long)w, (long long)h);
     } else if (j->task == QW_EDIT_INPAINT && qw_extends(r)) {
-        w = last->dim[1]; /* what is kept stays as it is */
+        w = last->dim[1]; /* kept pixels are not resized */
         h = last->dim[0];
     } else {
         int64_t fw, fh;
@@ -175,7 +176,8 @@ static int decide_size(qw_job *j)
     return QWEN_OK;
 }
 
-/* A lower bound of what the sizes cost, so that absurd ones fail before anything is allocated. */
+/* Fails if a lower bound of the memory for these sizes exceeds the device's, before anything is
+ * allocated. */
 static int check_memory(qw_job *j)
 {
     qwen *q = j->q;
@@ -276,7 +278,7 @@ static int check_texts(const qw_job *j)
     return QWEN_OK;
 }
 
-/* A control picture and a ControlNet go together. */
+/* A control picture needs a ControlNet; a ControlNet without one is a notice. */
 static int check_control(const qw_job *j)
 {
     qwen *q = j->q;
@@ -320,7 +322,7 @@ int qw_job_read(qw_job *j)
     return QWEN_OK;
 }
 
-/* --- the schedule, and where strength enters it ----------------------------------------------- */
+/* --- the schedule, and the step at which strength begins -------------------------------------- */
 
 int qw_job_schedule(qw_job *j)
 {

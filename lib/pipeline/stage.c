@@ -1,8 +1,8 @@
-/* stage.c - the runner of a stage: its scratch and costs counted, then its work done on a device.
+/* stage.c - the runner of a stage: counts its scratch and costs, then runs it on a device.
  *
- * The body of a stage runs on the plan device first, which gives the scratch that it needs and all
- * that qwen_plan reports.  Then the same body runs on the phase's device.  Data between stages are
- * host memory in double precision. */
+ * qw_stage_reserve runs the body of a stage on a plan device, which gives its scratch, FLOPs and op
+ * lines; qw_stage_run runs the same body on the phase's device.  Data between stages are host
+ * memory in double precision. */
 #include "pipeline/stage.h"
 #include <stdlib.h>
 #include <string.h>
@@ -15,8 +15,8 @@ static double now(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-/* nonzero: stop */
-static int tell(qw_stage *s, int step, int block)
+/* Calls the request's progress; nonzero: stop. */
+static int report_progress(qw_stage *s, int step, int block)
 {
     const qwen_request *r = s->job->req;
     if (!r->progress || s->job->tally) return 0;
@@ -36,17 +36,17 @@ static int stage_poll(void *user)
     qw_stage *s = user;
     const int step = s->run.step < 0 ? 0 : s->run.step, block = s->run.block < 0 ? 0 : s->run.block;
     if (step == s->told_step && block == s->told_block) return 0;
-    return tell(s, step, block);
+    return report_progress(s, step, block);
 }
 
-/* Inside of a long op: at most every 50 ms, though nothing has changed. */
+/* Called inside a long op: progress every 50 ms at most, also without a new step or block. */
 static int stage_look(void *user)
 {
     qw_stage *s = user;
     const double t = now();
     if (t - s->looked < 0.05) return 0;
     s->looked = t;
-    return tell(s, s->told_step, s->told_block);
+    return report_progress(s, s->told_step, s->told_block);
 }
 
 static void stage_tap(void *user, const char *name, const qwen_array *a)
@@ -72,7 +72,7 @@ int qw_stage_begin(qw_stage *s, qw_job *j, qw_phase phase, int steps, int blocks
     s->run.poll = r->progress ? stage_poll : NULL;
     s->run.look = r->progress ? stage_look : NULL;
     s->run.tap = r->tap && !j->tally ? stage_tap : NULL;
-    if (tell(s, 0, 0)) qw_run_fail(&s->run, QWEN_ECANCELLED, "cancelled");
+    if (report_progress(s, 0, 0)) qw_run_fail(&s->run, QWEN_ECANCELLED, "cancelled");
     return s->run.error.status;
 }
 
@@ -102,7 +102,8 @@ static void tally_line(void *user, const char *line)
     else t->failed = 1;
 }
 
-/* More scratch than the device has in all would end in a system without memory, not in an error. */
+/* Fails if the device has less memory than the scratch, which a host would else try to provide;
+ * logs a notice if only options.memory is less. */
 static void require_room(qw_stage *s, uint64_t bytes)
 {
     const qw_job *j = s->job;
@@ -132,7 +133,7 @@ int qw_stage_reserve(qw_stage *s, qw_body body, void *arg)
         qw_run_fail(&s->run, opened, "no memory for a plan");
         return opened;
     }
-    void *skipped; /* addresses of weights on a plan device: below 2^53 in each 2^54 */
+    void *skipped; /* keeps scratch above the addresses that weights have on a plan device */
     if (qw_is_plan(s->run.dev)) plan->alloc(plan, SIZE_MAX / 2048, &skipped);
     qw_run_init(&r, plan, NULL);
     r.stage = s->run.stage;
@@ -160,7 +161,7 @@ int qw_stage_run(qw_stage *s, qw_body body, void *arg, const double *out, int64_
     if (r->error.status || s->job->tally) return r->error.status;
     body(r, arg);
     if (r->error.status || qw_finite(out, n)) return r->error.status;
-    r->check = 1; /* once more, looking at each result */
+    r->check = 1; /* once more, with a check of each op's result */
     r->tap = NULL;
     r->magnitude = 0;
     body(r, arg);
@@ -180,7 +181,7 @@ int qw_stage_end(qw_stage *s)
 {
     qw_run *r = &s->run;
     qw_job *j = s->job;
-    if (!r->error.status && s->steps == r->step + 1 && tell(s, s->steps, s->blocks))
+    if (!r->error.status && s->steps == r->step + 1 && report_progress(s, s->steps, s->blocks))
         qw_run_fail(r, QWEN_ECANCELLED, "cancelled");
     for (int i = 0; i < QW_NOPS; i++)
         if (r->declined[i])

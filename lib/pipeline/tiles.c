@@ -1,8 +1,8 @@
 /* tiles.c - the VAE in overlapping tiles, as diffusers' enable_tiling() does it.
  *
  * Tiles of 256 pixels begin every 192; each is coded alone, blended linearly with the one above and
- * then the one to the left over 64 pixels, and gives its first 192.  The result is not that of the
- * whole picture (attention becomes local): it exists to repeat what others drew. */
+ * then the one to the left over 64 pixels, and gives its first 192.  The result differs from that
+ * of the whole picture (attention is local); it reproduces pictures that were drawn in tiles. */
 #include "pipeline/stage.h"
 #include <stdlib.h>
 #include <string.h>

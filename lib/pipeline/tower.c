@@ -1,4 +1,5 @@
-/* tower.c - the vision tower's file: given, the text encoder's own, or an mmproj beside it. */
+/* tower.c - finds the vision tower's file: given, the text encoder's own, or an mmproj beside
+ * it. */
 #include "pipeline/model.h"
 #include <dirent.h>
 #include <stdlib.h>
@@ -37,7 +38,7 @@ static int find_mmproj(qwen *q, qw_component *tower, qw_error *err)
     return err->status;
 }
 
-/* Any of its tensors: one that is missing is reported when the tower is loaded. */
+/* Looks for any tensor of a tower; loading reports those that are missing. */
 int qw_has_tower(const qw_store *s)
 {
     const qw_entry *e;
@@ -46,7 +47,7 @@ int qw_has_tower(const qw_store *s)
     return 0;
 }
 
-/* options.vision: its configuration lies beside the text encoder, or is the model's. */
+/* Opens options.vision; without a config.json beside it, it has the text encoder's. */
 static int open_given(qwen *q)
 {
     qw_component *c = &q->files.net[QW_VISION];

@@ -1,12 +1,12 @@
-/* vae_stage.c - the VAE on a device: whole, or in row bands where the maps do not fit beside it.
+/* vae_stage.c - the VAE on a device: whole, or in bands of rows where the maps do not fit.
  *
- * A band is computed with as many rows around it as its own depend on, so that the result is that
- * of the whole picture, to the device's rounding (on the reference devices: bit by bit).  What it
- * costs is the rows that are computed twice. */
+ * A band is computed with the rows around it on which its own depend, so that the result is that of
+ * the whole picture, to the device's rounding (on the reference devices: bit by bit).  The rows
+ * around bands are computed twice. */
 #include "pipeline/stage.h"
 
-/* Bytes that the maps may take beside the weights: the VAE's, and on a device of its own memory
- * those of every net that is there.  0: no bound is known. */
+/* Bytes that the maps may take beside the weights: those of the VAE, and on a device of its own
+ * memory those of every net on it.  0: there is no known bound. */
 static uint64_t room(const qw_job *j)
 {
     const qw_devices *d = j->devices;
@@ -23,8 +23,8 @@ static uint64_t room(const qw_job *j)
     return !bound ? 0 : bound > weights ? bound - weights : 1;
 }
 
-/* Rows of the latent to a band, 0 for the whole picture; the smallest band is one that the rows
- * around it do not outweigh by far, and is taken even where it is too large. */
+/* Rows of the latent to a band, or 0 for the whole picture.  A band has LEAST rows at least,
+ * even if its maps do not fit: smaller bands would mostly compute the rows around them. */
 static int64_t choose(const qw_job *j, const qw_vae *net, int encoder, int64_t h, int64_t w)
 {
     enum { LEAST = 8 };
@@ -41,8 +41,8 @@ static int64_t choose(const qw_job *j, const qw_vae *net, int encoder, int64_t h
     return (h + bands - 1) / bands;
 }
 
-/* Chooses the rows of a band; a notice of the largest picture so far.  The job keeps the most bands
- * of a picture. */
+/* Chooses the rows of a band and records the number of bands in the job; logs a notice for the
+ * largest picture so far. */
 static int64_t choose_bands(qw_stage *s, const qw_vae *net, int encoder, int64_t h, int64_t w)
 {
     qw_job *j = s->job;

@@ -1,7 +1,8 @@
-/* variant.c - which member of the family a model is, and what silence in a request means for it.
+/* variant.c - the variant of a model, and the defaults of its requests.
  *
- * The class in model_index.json decides, then what only these weights have, then the caller's word,
- * then the name of the file, by the rules of doc/formats.md. */
+ * options.variant decides, else the class in model_index.json (with 2511's mark in the
+ * transformer), else the transformer's marks of 2511 and Layered, else the name of the file.  A
+ * variant that does not fit the weights is an error.  doc/formats.md has the rules. */
 #include "pipeline/model.h"
 #include <ctype.h>
 #include <string.h>
@@ -79,7 +80,7 @@ static qw_variant variant_of_file(const char *path)
     return qw_name_has(path, "edit") ? QW_EDIT : QW_T2I;
 }
 
-/* --- what it is ------------------------------------------------------------------------------- */
+/* --- the variant and the defaults ------------------------------------------------------------- */
 
 /* "4steps", "8-step": the number before "step" in a file's name, or 0. */
 static int steps_in_name(const char *path)
@@ -132,7 +133,7 @@ int qw_decide_variant(qwen *q)
     return QWEN_OK;
 }
 
-/* Publishers' advice; 2512's has its own text, known by its name. */
+/* The publisher's negative prompt: of 2512, recognised by a name, a text of its own. */
 const char *qw_recommended_negative(const qwen *q)
 {
     return qw_name_has(q->files.net[QW_DIT].path, "2512") || qw_name_has(q->opt.model, "2512")
@@ -143,8 +144,8 @@ const char *qw_recommended_negative(const qwen *q)
                : q->defaults.negative;
 }
 
-/* Words in a name that mean few steps and no guidance; the schedule's one shift, or 0 for the
- * ordinary one. */
+/* Words in a name that mark a distilled model, its steps, and the one shift of its schedule (0: the
+ * ordinary schedule); its guidance is 1. */
 static const struct {
     const char *word;
     int whole, steps;

@@ -180,7 +180,7 @@ void qwen_file_close(qwen_file *f)
 
 int qwen_aspect(const char *aspect, int *width, int *height)
 {
-    /* of the published model card */
+    /* from the published model card */
     static const struct {
         const char *name;
         int w, h;

@@ -49,7 +49,7 @@ int qwen_generate(qwen *q, const qwen_request *req, qwen_result *out)
         free_result(&mine);
         memset(&mine, 0, sizeof mine);
     }
-    if (size < offsetof(qwen_result, mask) + sizeof mine.mask) { /* a caller without room */
+    if (size < offsetof(qwen_result, mask) + sizeof mine.mask) { /* *out lacks these fields */
         qwen_array_free(&mine.kept);
         qwen_array_free(&mine.mask);
     }

@@ -1,7 +1,7 @@
-/* inspect.c - what a model file or directory is, and whether it is whole.
+/* inspect.c - qwen_inspect: describes a model file or directory and names what it lacks.
  *
- * The report uses what opening uses: the store's kind, the configurations, and the nets' own load
- * functions on the device that computes nothing, so that it cannot disagree with a later run. */
+ * The report comes from the functions that a run calls: the store's kind, the configurations, and
+ * the nets' load functions on the plan device.  So it finds the errors that a run would find. */
 #include "files/lora.h"
 #include "nets/control.h"
 #include "pipeline/pipeline.h"
@@ -16,7 +16,7 @@ typedef struct report {
     void *user;
     qw_error error;
     int64_t unknown, problems;
-    int contents;     /* were said */
+    int contents;     /* say_contents was called */
     const char *part; /* "transformer: " before what is missing, or NULL */
 } report;
 
@@ -40,7 +40,7 @@ static int64_t elements(const qw_entry *e)
     return n;
 }
 
-/* "f32 12, bf16 300", and how many numbers there are. */
+/* Numbers of tensors, of tensors by type ("f32 12, bf16 300"), of parameters, of bytes. */
 static void say_contents(report *r, const char *what, const qw_store *s)
 {
     int64_t count[QW_NDTYPES] = { 0 }, tensors = 0, parameters = 0;
@@ -73,7 +73,7 @@ static void say_unknown(void *user, const qw_entry *e)
     say(r, "unknown", "%s", qw_visible(seen, sizeof seen, e->key));
 }
 
-/* What a loader finds missing, by name, or wrong. */
+/* The `each` of a loader: a tensor that is missing, by name, or wrong. */
 static void say_problem(void *user, const char *missing, const char *sentence)
 {
     report *r = user;
@@ -84,7 +84,8 @@ static void say_problem(void *user, const char *missing, const char *sentence)
     else say(r, "wrong", "%s", sentence);
 }
 
-/* The first error is the report's, with the number of others of its kind; later ones are lines. */
+/* Moves the model's error to the report, with the number of further problems: the first becomes
+ * the report's error, later ones lines. */
 static void keep_error(report *r, qwen *q)
 {
     qw_error *err = qw_model_error(q);
@@ -98,7 +99,7 @@ static void keep_error(report *r, qwen *q)
     r->problems = 0;
 }
 
-/* Loads a net.  Was all of it looked at, so that what no one took is unknown? */
+/* Loads nets.  Nonzero: every tensor was looked up, so that unused entries are unknown ones. */
 static int check_net(report *r, qwen *q, unsigned needs)
 {
     const int status = qw_model_load(q, needs, say_problem, r), seen = !status || r->problems;
@@ -106,7 +107,7 @@ static int check_net(report *r, qwen *q, unsigned needs)
     return seen;
 }
 
-/* Loads every net that there are files for. */
+/* Loads the nets that have files, and those that a directory should have. */
 static void check_nets(report *r, qwen *q, int is_directory)
 {
     static const struct {
@@ -121,7 +122,7 @@ static void check_nets(report *r, qwen *q, int is_directory)
         const qw_net n = nets[i].net;
         const qw_store *store = qw_model_store(q, n);
         if (!store && (n == QW_CONTROL || !is_directory))
-            continue; /* a directory has the first three, a file what it has */
+            continue; /* a directory should have the first three, a file any of them */
         if (store) {
             say(r, "component", "%s%s", nets[i].name, qw_model_path(q, n));
             say_contents(r, nets[i].name, store);
@@ -159,7 +160,7 @@ static void say_model(report *r, const qwen *q, const qwen_model_info *info)
             c->vae.channels);
 }
 
-/* A model or a part of one: opened on the device that computes nothing. */
+/* Opens a model or a part of one on the plan device, and describes it. */
 static void inspect_model(report *r, const char *path, qw_kind kind)
 {
     qwen *q = NULL;
@@ -186,7 +187,7 @@ static void inspect_model(report *r, const char *path, qw_kind kind)
     qw_model_free(q);
 }
 
-/* Is a module's name one of the transformer's, joined by dots or underscores? */
+/* Nonzero: a module's name, joined by dots or underscores, has one of the transformer's in it. */
 static int module_known(const char *base)
 {
     static const char *const parts[] = { "transformer_blocks", "img_in",   "txt_in",
@@ -196,7 +197,7 @@ static int module_known(const char *base)
     return 0;
 }
 
-/* All that can be told without the model: forms, ranks, finite values, names of this family. */
+/* Checks a LoRA file without its model: forms, ranks, finite values, names of this family. */
 static void inspect_lora(report *r, const char *path)
 {
     qw_lora *l = NULL;
@@ -219,7 +220,8 @@ static void inspect_lora(report *r, const char *path)
     qw_lora_free(l);
 }
 
-/* A ControlNet beside a main network of its own width: all but InstantX's have no configuration. */
+/* The configuration of a ControlNet.  Fun and blockwise ones have none of their own: the published
+ * one of the transformer, with the width and head size of their tensors. */
 static int control_config(qw_store *s, qw_kind kind, const char *path, qw_dit_config *c,
                           qw_error *err)
 {
@@ -242,7 +244,7 @@ static int control_config(qw_store *s, qw_kind kind, const char *path, qw_dit_co
     return err->status;
 }
 
-/* Loads the side network as drawing does, on the device that computes nothing. */
+/* Loads a ControlNet on the plan device, and describes it. */
 static void inspect_control(report *r, qw_store *s, qw_kind kind, const char *path)
 {
     static const char *const kinds[] = { "InstantX", "blockwise", "Fun" };
@@ -298,7 +300,7 @@ static void inspect_file(report *r, const char *path)
         && (kind == QW_KIND_CONTROLNET || kind == QW_KIND_BLOCKWISE || kind == QW_KIND_FUN))
         inspect_control(r, s, kind, path);
     if (known) inspect_model(r, path, kind);
-    if (known && !r->contents) /* refused before its nets were looked at */
+    if (known && !r->contents) /* the model was refused before its nets were loaded */
         say_contents(r, "", s);
     qw_store_free(s);
     if (!r->error.status && kind == QW_KIND_LORA) inspect_lora(r, path);

@@ -4,11 +4,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PICTURES = 64 }; /* of one call, at the most */
+enum { PICTURES = 64 }; /* the most of one call */
 
 /* --- arrays ----------------------------------------------------------------------------------- */
 
-/* An array of doubles becomes the caller's: F64 where the net's device is wide in F64, else F32. */
+/* Copies x [dim[0]]...[dim[rank - 1]] to a new array of the caller: F64 if the wide type of the
+ * net's device is F64, else F32. */
 static int give_numbers(qwen *q, qw_net net, const double *x, int rank, const int64_t *dim,
                         qwen_array *out)
 {
@@ -25,7 +26,8 @@ static int give_numbers(qwen *q, qw_net net, const double *x, int rank, const in
     return QWEN_OK;
 }
 
-/* The caller's numbers as doubles; dim[i] < 0: any size from 1, which is written back. */
+/* Copies the caller's numbers to doubles, malloc'ed; NULL with the error set if the shape is not
+ * dim.  dim[i] < 0: any size from 1, which is written back. */
 static double *take_numbers(qwen *q, const qwen_array *a, int rank, int64_t *dim, const char *what)
 {
     char shape[120] = "";
@@ -107,7 +109,7 @@ int qwen_embed(qwen *q, const qwen_request *req, int negative, qwen_array *text)
     return err->status;
 }
 
-/* Vision grids [pictures][3] of patches, checked, and merged as the language model sees them. */
+/* Checks vision grids [pictures][3] of patches; copies them, and the grids of merged patches. */
 static int take_grids(qwen *q, const qwen_array *grid, int64_t merge, qw_grid *patches,
                       qw_grid *merged, int *pictures)
 {
@@ -145,7 +147,7 @@ static int hidden_states(qwen *q, const int32_t *ids, int64_t n, const double *f
     return qw_model_error(q)->status;
 }
 
-/* The number of picture tokens among ids, or -1: one is not in the vocabulary. */
+/* The number of picture tokens among ids; -1 if an id is not in the vocabulary. */
 static int64_t picture_tokens(qwen *q, const int32_t *ids, int64_t n)
 {
     const qw_text_config *c = &qw_model_configs(q)->text;
@@ -215,7 +217,8 @@ int qwen_vision(qwen *q, const qwen_array *pixels, const qwen_array *grid, qwen_
 
 /* --- latents ---------------------------------------------------------------------------------- */
 
-/* The noises are of one size, and every size is even. */
+/* Copies latents [z][h][w] to out[i].x, malloc'ed.  All sides must be even, and the noises, the
+ * first ones, of one size. */
 static int take_latents(qwen *q, const qwen_array *latent, int latents, int noises, qw_latent *out)
 {
     const qw_configs *c = qw_model_configs(q);

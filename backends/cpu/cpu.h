@@ -1,7 +1,7 @@
-/* cpu.h - the cpu device: what it asks of an instruction set, and what its kernels share.
+/* cpu.h - the cpu device: the table of kernels of an instruction set, and what kernels share.
  *
- * A set is a table of kernels, compiled from the same files with other flags.  Which sets a machine
- * has is asked of the processor and of the operating system when devices are listed. */
+ * A set is a table of kernels, compiled from the same files with other flags.  The list of devices
+ * has the sets that the processor and the operating system support. */
 #ifndef QW_CPU_H
 #define QW_CPU_H
 #include <qwen/backend.h>

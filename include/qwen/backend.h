@@ -1,15 +1,15 @@
 /* backend.h - the contract between the core and devices, version 2.
  *
  * A backend lists its devices without opening them and opens one as a qw_device: memory behind raw
- * pointers, two in-order queues, eight operations.  All other code of the library runs on the host
- * and is the same for every device.
+ * pointers, two in-order queues, eight operations.  The rest of the library runs on the host and is
+ * the same for every device.
  *
  * What version 2 promises to a module (doc/backends.md): structs begin with their size, which the
  * side that allocates them sets; fields and enumerators are appended, never moved; an argument
  * struct of an op does not change.  A device belongs to one thread at a time. */
 #ifndef QW_BACKEND_H
 #define QW_BACKEND_H
-#include <qwen/qwen.h> /* status codes, nothing else */
+#include <qwen/qwen.h> /* for the status codes */
 #include <qwen/tensor.h>
 #ifdef __cplusplus
 extern "C" {
@@ -168,14 +168,14 @@ struct qw_device {
      * their bytes by put.  packed returns the bytes of device memory that pack needs, or 0: the
      * weight is used where it lies.  pack writes dst [parts], copies of the originals before, each
      * with an address in `memory` and a layout of the device's own, not 0; the core sets `host`.  A
-     * device may join parts of one `rotated` to one matrix: then dst[0] is that matrix, the other parts are
-     * absent, and gemm gets their biases and gates joined too. */
+     * device may join parts with equal `rotated` to one matrix: then dst[0] is that matrix, the
+     * other parts are absent, and gemm gets their biases and gates joined too. */
     size_t (*packed)(qw_device *, const qw_pack_request *);
     int (*pack)(qw_device *, int queue, qw_tensor *dst, void *memory, const qw_pack_request *);
 
     /* Bytes of `room` that this call of an op needs.  NULL: no op needs any.  Ops allocate no
-     * device memory.  The plan asks too, with addresses of nothing, and with a layout that no device
-     * has where a weight would be packed. */
+     * device memory.  The plan device calls it too, with addresses at which there is no memory, and
+     * for a weight that would be packed with a layout that no device has. */
     size_t (*scratch)(qw_device *, enum qw_op op, const void *args);
 
     /* Many ops as one piece of work; record NULL: the device records nothing.  Between BEGIN and

@@ -1,4 +1,4 @@
-/* qwen.h - pictures from words with Qwen-Image.  The only header a program needs.
+/* qwen.h - pictures from words with Qwen-Image.  A program needs no other header.
  *
  *     qwen_options opt = { .size = sizeof opt, .model = "path/to/Qwen-Image" };
  *     qwen_request req = { .size = sizeof req, .prompt = "a cat", .seed = 1 };
@@ -47,7 +47,7 @@ enum { QWEN_F32 = 1, QWEN_F64, QWEN_I32, QWEN_U8 }; /* qwen_array.dtype */
  * library's struct are zero, else QWEN_EUNSUPPORTED; size 0 is QWEN_EARG. */
 typedef struct qwen_options {
     size_t size;
-    /* directory or file; the pieces below override or replace it */
+    /* directory or file; the pieces below take precedence, and suffice without it */
     const char *model;
     const char *transformer, *text_encoder, *vision, *vae, *controlnet, *tokenizer;
     /* "t2i", "edit", "edit-2509", "edit-2511", "layered"; NULL: detected from the files */
@@ -93,26 +93,28 @@ typedef struct qwen_request {
     const char *rng, *schedule, *sampler;
     /* [16][h/8][w/8] (layered: one more leading); NULL: from seed */
     const qwen_array *noise;
-    int (*progress)(void *user, const qwen_progress *p);            /* nonzero: stop */
-    void (*tap)(void *user, const char *name, const qwen_array *a); /* every stage's tensor */
+    int (*progress)(void *user, const qwen_progress *p); /* nonzero: stop */
+    /* called with the tensors of every stage; the data are valid during the call */
+    void (*tap)(void *user, const char *name, const qwen_array *a);
     void *user;
-    const char *chat_template; /* "t2i", "edit", "edit-plus", or the text itself, with {}
-                                         * for the prompt */
-    const char *system;        /* another system text inside the template */
+    /* "t2i", "edit", "edit-plus", or the text itself, with {} for the prompt */
+    const char *chat_template;
+    const char *system; /* another system text inside the template */
     /* explicit list, before the shift, without the final 0 ("raw": the final list) */
     const double *sigmas;
     int n_sigmas;
     double shift;            /* static shift; 0: the schedule's own */
     int guidance_norm;       /* 0 the variant's, 1 on, 2 off */
     const char *noise_dtype; /* "f32" (default), "bf16" */
-    /* [n][width]: as text.embeds of a dump; the encoder is not used */
+    /* [n][width], as text.embeds of a tap; the text encoder is not used */
     const qwen_array *embeds, *negative_embeds;
-    double strength;                        /* image to image: 0..1; 0: not given */
-    const qwen_array *mask;                 /* U8 [H][W] or [H][W][3 or 4]: white is repainted */
-    int layers;                             /* Layered; 0: 4 */
-    int64_t reference_area, condition_area; /* pixels; 0: the pipeline's */
-    int extend[4];                          /* outpainting: left, right, top, bottom, pixels */
-    const qwen_array *control;              /* control picture, U8 [H][W][3 or 4] */
+    double strength;        /* image to image: 0..1; 0: not given */
+    const qwen_array *mask; /* U8 [H][W] or [H][W][3 or 4]: white is repainted */
+    int layers;             /* Layered; 0: 4 */
+    /* pixels of an input picture for the VAE, for the vision tower; 0: the pipeline's */
+    int64_t reference_area, condition_area;
+    int extend[4];             /* outpainting: left, right, top, bottom, pixels */
+    const qwen_array *control; /* control picture, U8 [H][W][3 or 4] */
     double control_strength, control_start, control_end; /* 0 0 0: 1, 0, 1 */
     const char *tiling; /* NULL: whole; "reference": diffusers' tiles */
 } qwen_request;
@@ -154,6 +156,7 @@ typedef struct qwen_plan_report {
     size_t size;
     int width, height, steps;
     int passes; /* sequences per step: 1, or 2 with guidance */
+    /* of a pass: the pictures that are drawn, the text, the input pictures */
     int64_t image_tokens, text_tokens, reference_tokens;
     /* bytes as they lie in the files */
     uint64_t weights_text, weights_vision, weights_transformer, weights_vae;
@@ -194,17 +197,17 @@ const char *qwen_strerror(int status); /* never NULL */
  * returns the reason; close it either way. */
 int qwen_open(qwen **out, const qwen_options *opt);
 void qwen_close(qwen *q); /* NULL is fine */
-/* last failure; valid until the next call; NULL q: out of memory */
+/* The sentence of the last failure, valid until the next call; q NULL: memory ran out. */
 const char *qwen_error(const qwen *q);
 int qwen_info(qwen *q, qwen_model_info *out);
 
-int qwen_lora(qwen *q, const char *path, double strength, unsigned flags); /* adds one */
+int qwen_lora(qwen *q, const char *path, double strength, unsigned flags); /* adds a file */
 enum { QWEN_LORA_PARTIAL = 1 }; /* unmatched keys are a notice, not an error */
-void qwen_lora_clear(qwen *q);
+void qwen_lora_clear(qwen *q);  /* removes all files */
 
 int qwen_generate(qwen *q, const qwen_request *req, qwen_result *out);
 void qwen_result_free(qwen_result *r);
-/* memory, FLOPs; computes nothing */
+/* Fills in sizes, memory and FLOPs of a request; computes nothing. */
 int qwen_plan(qwen *q, const qwen_request *req, qwen_plan_report *out);
 /* A device, usable or not, as qwen_devices() passes it to `each`, which opens none.  The strings
  * are valid during the callback; a nonzero result of `each` ends the list and is returned. */
@@ -225,8 +228,9 @@ int qwen_tokenize(qwen *q, const char *text, size_t bytes, qwen_array *ids);
 /* The filled template as it will be tokenised; *out is malloc'ed, free() it. */
 int qwen_prompt(qwen *q, const qwen_request *req, int negative, char **out);
 int qwen_embed(qwen *q, const qwen_request *req, int negative, qwen_array *text);
-int qwen_velocity(qwen *q, const qwen_array *latent, int latents /* noise first, then references */,
-                  double sigma, const qwen_array *text, qwen_array *v);
+/* latent [latents]: the noise (Layered: all but the last), then input pictures. */
+int qwen_velocity(qwen *q, const qwen_array *latent, int latents, double sigma,
+                  const qwen_array *text, qwen_array *v);
 int qwen_decode(qwen *q, const qwen_array *latent, qwen_array *picture);
 int qwen_encode(qwen *q, const qwen_array *picture, qwen_array *latent);
 /* Hidden states of all of ids (no template, nothing dropped), after the final norm.  features
@@ -246,7 +250,7 @@ int64_t qwen_utf8_invalid(const char *text, size_t bytes);
 char *qwen_utf8_replace(const char *text, size_t bytes, size_t *out_bytes);
 
 typedef struct qwen_tokenizer qwen_tokenizer;
-/* set even on failure, as above */
+/* *out is set even on failure, as by qwen_open. */
 int qwen_tokenizer_open(qwen_tokenizer **out, const char *path);
 int qwen_tokenizer_ids(qwen_tokenizer *t, const char *text, size_t bytes, qwen_array *ids);
 const char *qwen_tokenizer_error(const qwen_tokenizer *t);
@@ -261,7 +265,7 @@ typedef struct qwen_file_tensor {
     int64_t dim[8];
     uint64_t bytes;
 } qwen_file_tensor;
-/* set even on failure, as above */
+/* *out is set even on failure, as by qwen_open. */
 int qwen_file_open(qwen_file **out, const char *path);
 int64_t qwen_file_count(const qwen_file *f);
 int qwen_file_tensor_at(const qwen_file *f, int64_t i, qwen_file_tensor *out);

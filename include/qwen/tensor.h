@@ -53,7 +53,7 @@ typedef struct qw_tensor {
     int rank;
     qw_dtype dtype;
     uint32_t layout; /* 0: plain; else a number of the backend that packed it */
-    int originals; /* of a packed weight: how many tensors `host` has, one after the other in rows */
+    int originals; /* of a packed weight: how many tensors `host` has, their rows joined in order */
     const struct qw_tensor *host; /* the plain original of a packed weight, in host memory */
 } qw_tensor;
 
@@ -98,11 +98,11 @@ float qw_f8e8m0_to_f32(uint8_t c);
 /* n elements of a GGUF block type (decode.c) or any plain type, from unaligned memory, to floats.
  * n is a multiple of the block. Scales are not applied. */
 void qw_decode_f32(qw_dtype t, const void *src, int64_t n, float *dst);
-/* Rows as numbers.  A row is a run of the last dimension; i, j, k are its leading indices, 0 where
- * there are none.  qw_row_get reads any type from unaligned memory, with the scales of the tensor, of
- * the row and of its blocks; a weight in a rotated basis stays in it.  qw_row_put rounds once, to
- * nearest even; F8, whose scale it does not use, saturates (e4m3) or becomes infinite (e5m2); I8 is
- * quantised, and the scale of row i stored too. */
+/* Rows as numbers.  A row is a run of the last dimension; i, j, k are its leading indices, 0
+ * where there are none.  qw_row_get reads any type from unaligned memory, with the scales of the
+ * tensor, of the row and of its blocks; a weight in a rotated basis stays in it.  qw_row_put
+ * rounds once, to nearest even; F8, whose scale it does not use, saturates (e4m3) or becomes
+ * infinite (e5m2); I8 is quantised, and the scale of row i stored too. */
 void qw_row_get(const qw_tensor *t, int64_t i, int64_t j, int64_t k, double *x);
 void qw_row_put(const qw_tensor *t, int64_t i, int64_t j, int64_t k, const double *x);
 /* n dense numbers of a type, without scales, from and to any address.  qw_numbers_put writes the
@@ -117,7 +117,8 @@ float qw_row_quantise(const double *x, int64_t n, int8_t *code);
 /* Each run of `group` numbers of n (a power of 4) times the regular Hadamard matrix
  * H4 x H4 x ... / sqrt(group), which is its own inverse; a group of 0 leaves x as it is. */
 void qw_hadamard(double *x, int64_t n, int64_t group);
-/* Row i of a weight [n][k] in the basis of its inputs: read, then turned back where it is rotated. */
+/* Row i of a weight [n][k] in the basis of its inputs: read, then turned back where it is
+ * rotated. */
 void qw_weight_row(const qw_tensor *w, int64_t i, double *x);
 /* Index in bytes of the scale of (row, block) in tiles of 128 x 4 for `blocks` blocks a row. */
 size_t qw_block_scale_at(int64_t row, int64_t block, int64_t blocks);

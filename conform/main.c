@@ -1,8 +1,10 @@
 /* main.c - the program qwen-conform: devices, operations and cases by name, verdicts and their table.
  *
  *     qwen-conform [options] [device...] [op...]
+ *     qwen-conform bench WORK...                      (bench.c)
  *
  * Without a device it judges all that can be opened; without an op, all eight. */
+#include "bench.h"
 #include "conform.h"
 #include <errno.h>
 #include <stdio.h>
@@ -170,6 +172,7 @@ static const char usage[] =
     "  --line LINE    this case only         --strict       declining is failing\n"
     "  --list         devices, ops, types    --json         a line of JSON for each case\n"
     "  -v             every case             --help\n"
+    "qwen-conform bench --help: times parts of the published model\n"
     "exit: 0 all passed, 1 a case failed, 2 usage, 3 a file, 6 a device\n";
 
 static int read_argument(session *s, int argc, char **argv, int *i)
@@ -246,6 +249,7 @@ int main(int argc, char **argv)
     static session s = { .cases = 24, .seed = 1, .flops = 1e6 };
     qw_error e = { 0 };
     int status = 0;
+    if (argc > 1 && !strcmp(argv[1], "bench")) return qw_bench_main(argc - 1, argv + 1);
     for (int i = 1; i < argc && !status; i++) {
         if (!strcmp(argv[i], "--help")) {
             fputs(usage, stdout);

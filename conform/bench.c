@@ -1,0 +1,129 @@
+/* bench.c - `qwen-conform bench`: times parts of the published model on a device.
+ *
+ *     qwen-conform bench WORK... [--device D] [--threads N] [--repeat N] [--json] [--error] */
+#include "bench_row.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { EXIT_DIFFERS = 1, EXIT_USAGE = 2, EXIT_DEVICE = 6, EXIT_OUTPUT = 7, EXIT_NUMERIC = 8 };
+enum { WORKS = 256 };
+
+typedef struct bench {
+    qw_work work[WORKS];
+    int works, json;
+    const char *device;
+    qw_bench_options options;
+} bench;
+
+static const char usage[] =
+    "usage: qwen-conform bench WORK... [options]\n"
+    "  roof                             what the processor can do at most\n"
+    "  gemm:MxNxK[:WEIGHTS]             attention:HEADSxROWSxD\n"
+    "  block:PICTURE+TEXT[:WEIGHTS]     a block of the transformer, tokens of each stream\n"
+    "  text:ROWS[:WEIGHTS]              a layer of the language model\n"
+    "  vision:SIZE                      the vision tower; SIZE in pixels\n"
+    "  vae:SIZE[:encode]                the decoder, or the encoder\n"
+    "  WEIGHTS: bf16 f32 f16 f8 i8 i8_convrot q8_0 q4_0 q4_k q5_k q6_k ... (bf16)\n"
+    "options:\n"
+    "  --device NAME  another than the default     --threads N  (all)\n"
+    "  --repeat N     at most so often             --json       a line of JSON for each work\n"
+    "  --error        compare whole nets too       --help\n"
+    "exit: 0 done, 2 usage, 6 a device, 7 a file cannot be written, 8 a result is not finite\n";
+
+static int bad(const char *format, const char *word, const char *why)
+{
+    fprintf(stderr, "qwen-conform bench: ");
+    fprintf(stderr, format, word, why);
+    fputc('\n', stderr);
+    return EXIT_USAGE;
+}
+
+static int read_number(const char *option, const char *value, int *out)
+{
+    char *end;
+    const long v = strtol(value, &end, 10);
+    if (*end || end == value || v < 1 || v > 100000)
+        return bad("%s takes a number from 1 to 100000, not \"%s\"", option, value);
+    *out = (int)v;
+    return 0;
+}
+
+/* Reads argument *i and its value. */
+static int read_argument(bench *b, int argc, char **argv, int *i)
+{
+    const char *a = argv[*i], *value = *i + 1 < argc ? argv[*i + 1] : NULL;
+    char why[300];
+    if (!strcmp(a, "--json")) return b->json = 1, 0;
+    if (!strcmp(a, "--error")) return b->options.error = 1, 0;
+    if (a[0] == '-') {
+        static const char *const known[] = { "--device", "--threads", "--repeat" };
+        int found = 0;
+        for (size_t k = 0; k < sizeof known / sizeof *known; k++) found |= !strcmp(a, known[k]);
+        if (!found) return bad("there is no option %s%s", a, "");
+        if (!value) return bad("%s takes a value%s", a, "");
+        ++*i;
+        if (!strcmp(a, "--threads")) return read_number(a, value, &b->options.threads);
+        if (!strcmp(a, "--repeat")) return read_number(a, value, &b->options.repeat);
+        return b->device = value, 0;
+    }
+    if (b->works == WORKS) return bad("%s: too many works%s", a, "");
+    if (qw_work_parse(&b->work[b->works++], a, why, sizeof why)) return bad("%s: %s", a, why);
+    return 0;
+}
+
+static int open_devices(bench *b)
+{
+    const qw_device_options options = { .threads = b->options.threads };
+    qw_error e = { 0 };
+    int needed = 0;
+    for (int i = 0; i < b->works; i++) needed |= b->work[i].kind != QW_WORK_ROOF;
+    if (!needed && !b->device) return 0;
+    if (!qw_device_open(b->device, &options, &b->options.dev, &e)
+        && !qw_device_open("ref", &options, &b->options.ref, &e))
+        qw_device_open("ref64", &options, &b->options.oracle, &e);
+    if (!e.status) return 0;
+    fprintf(stderr, "qwen-conform bench: %s\n", e.text);
+    return e.status == QWEN_EARG ? EXIT_USAGE : EXIT_DEVICE;
+}
+
+static int run(bench *b)
+{
+    for (int i = 0; i < b->works; i++) {
+        qw_bench_row row;
+        qw_error e = { 0 };
+        if (qw_bench_measure(&row, &b->work[i], &b->options, &e)) {
+            fprintf(stderr, "qwen-conform bench: %s: %s\n", row.work, e.text);
+            return e.status == QWEN_EIO        ? EXIT_OUTPUT
+                   : e.status == QWEN_ENUMERIC ? EXIT_NUMERIC
+                                               : EXIT_DEVICE;
+        }
+        if (b->json) qw_bench_print_json(stdout, &row);
+        else qw_bench_print(stdout, &row);
+        if (fflush(stdout)) return EXIT_OUTPUT;
+    }
+    return 0;
+}
+
+int qw_bench_main(int argc, char **argv)
+{
+    static bench b;
+    int status = 0;
+    for (int i = 1; i < argc && !status; i++) {
+        if (!strcmp(argv[i], "--help")) {
+            fputs(usage, stdout);
+            return 0;
+        }
+        status = read_argument(&b, argc, argv, &i);
+    }
+    if (!status && !b.works) {
+        fputs(usage, stderr);
+        status = EXIT_USAGE;
+    }
+    if (!status) status = open_devices(&b);
+    if (!status) status = run(&b);
+    qw_device *const opened[] = { b.options.dev, b.options.ref, b.options.oracle };
+    for (int i = 0; i < 3; i++)
+        if (opened[i]) opened[i]->close(opened[i]);
+    return status;
+}

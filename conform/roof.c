@@ -1,0 +1,119 @@
+/* roof.c - measures what the processor can do: short spells on all threads, the best of them. */
+#include "roof.h"
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#ifdef _OPENMP
+#include <omp.h>
+#define OMP(x)    PRAGMA(omp x)
+#define PRAGMA(x) _Pragma(#x)
+#else
+#define OMP(x)
+#endif
+
+/* Memory is READ bytes, beyond most caches, and read in runs of PART.  SPELL seconds are longer than a
+ * thread needs to start and shorter than a turn of the scheduler. */
+enum { SPELLS = 10, THREADS = 1024, LINE = 256, READ = 256 << 20, PART = 64 << 20 };
+static const double SPELL = 1.5e-3;
+
+const char *const qw_roof_name[QW_ROOFS] = { "f32", "bf16", "int8", "read" };
+
+double qw_seconds(void)
+{
+    struct timespec t = { 0 };
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+int qw_threads(void)
+{
+#ifdef _OPENMP
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
+
+typedef double product(int64_t rounds, volatile double *sink);
+
+static product *product_of(const qw_roof_set *set, int kind)
+{
+    return kind == QW_ROOF_F32 ? set->f32 : kind == QW_ROOF_BF16 ? set->bf16 : set->int8;
+}
+
+/* One spell on every thread at once; rate[t] becomes the best of thread t. */
+static void spell(product *f, int64_t rounds, int threads, double *rate)
+{
+    OMP(parallel for num_threads(threads) schedule(static, 1))
+    for (int t = 0; t < threads; t++) {
+        volatile double sink;
+        const double from = qw_seconds(), done = f(rounds, &sink), seconds = qw_seconds() - from;
+        if (seconds > 0 && done / seconds > rate[t]) rate[t] = done / seconds;
+    }
+}
+
+/* The sum of the best of every thread: a thread that is disturbed in one spell counts by another. */
+static double products(product *f, int threads)
+{
+    double rate[THREADS] = { 0 }, sum = 0;
+    volatile double sink;
+    const double each = f(1, &sink);
+    int64_t rounds = 1 << 10;
+    for (int i = 0; i < SPELLS; i++) {
+        spell(f, rounds, threads, rate);
+        rounds = (int64_t)(SPELL * rate[0] / each) + 1;
+    }
+    for (int t = 0; t < threads; t++) sum += rate[t];
+    return sum;
+}
+
+/* Each thread reads a run of its own; together they go through the memory part by part. */
+static double reading(const qw_roof_set *set, const unsigned char *x, int threads)
+{
+    const size_t run = PART / (size_t)threads / LINE * LINE;
+    double best = 0;
+    for (size_t at = 0; at < 2 * (size_t)READ; at += PART) {
+        const double from = qw_seconds();
+        OMP(parallel for num_threads(threads) schedule(static, 1))
+        for (int t = 0; t < threads; t++) {
+            volatile double sink;
+            set->read(x + at % READ + (size_t)t * run, run, &sink);
+        }
+        const double rate = (double)run * threads / (qw_seconds() - from);
+        if (rate > best) best = rate;
+    }
+    return best;
+}
+
+static double better(double a, double b) { return a > b ? a : b; }
+
+void qw_roof_measure(qw_roof *roof, int threads)
+{
+    void *x = NULL;
+    memset(roof, 0, sizeof *roof);
+    if (threads < 1) threads = qw_threads();
+    if (threads > THREADS) threads = THREADS;
+#ifndef _OPENMP
+    threads = 1;
+#endif
+    if (posix_memalign(&x, LINE, READ)) x = NULL;
+    if (x) memset(x, 1, READ);
+    const qw_roof_set *set;
+    for (int i = 0; (set = qw_roof_set_at(i, NULL)) != NULL; i++) {
+        for (int kind = 0; kind < QW_ROOF_READ; kind++) {
+            product *f = product_of(set, kind);
+            if (f) roof->of[kind] = better(roof->of[kind], products(f, threads));
+        }
+        if (x && set->read)
+            roof->of[QW_ROOF_READ] = better(roof->of[QW_ROOF_READ], reading(set, x, threads));
+    }
+    free(x);
+    roof->at = qw_seconds();
+}
+
+qw_roof qw_roof_best(const qw_roof *a, const qw_roof *b)
+{
+    qw_roof best = { .at = a->at < b->at ? a->at : b->at };
+    for (int i = 0; i < QW_ROOFS; i++) best.of[i] = better(a->of[i], b->of[i]);
+    return best;
+}

@@ -1,0 +1,330 @@
+/* check_bench.c - the benchmark: words of works, statistics, the floor, lines of JSON, small works on the
+ * devices of this machine.  No time is asserted. */
+#include "conform/bench_row.h"
+#include "testing.h"
+#include <jansson.h>
+#include <math.h>
+#include <string.h>
+
+/* --- words ------------------------------------------------------------------------------------ */
+
+START_TEST(test_works)
+{
+    static const char *const good[][2] = {
+        { "roof", "roof" },
+        { "gemm:1024x3072x3072", "gemm:1024x3072x3072:bf16" },
+        { "gemm:1x2x256:q4_k", "gemm:1x2x256:q4_k" },
+        { "gemm:1x2x3:f8", "gemm:1x2x3:f8" },
+        { "gemm:1x2x512:i8_convrot", "gemm:1x2x512:i8_convrot" },
+        { "attention:24x4160x128", "attention:24x4160x128" },
+        { "block:1024+64:i8", "block:1024+64:i8" },
+        { "text:64", "text:64:bf16" },
+        { "vision:448", "vision:448" },
+        { "vae:512", "vae:512" },
+        { "vae:512:encode", "vae:512:encode" },
+    };
+    static const char *const wrong[] = {
+        "",
+        "gem:1x2x3",
+        "gemm",
+        "gemm:",
+        "gemm:1x2",
+        "gemm:1x2x3x4",
+        "gemm:0x2x3",
+        "gemm:1x2x-3",
+        "gemm:1x2x3:",
+        "gemm:1x2x3:u8",
+        "gemm:1x2x3:q8_0",
+        "gemm:1x2x64:i8_convrot",
+        "gemm:1x2x3 ",
+        "gemm:1 x2x3",
+        "gemm:9999999x1x1",
+        "gemm:99999999999999999999x1x1",
+        "attention:24x4160",
+        "attention:1x2x3:bf16",
+        "block:1024x64",
+        "block:1024",
+        "text:64:nvfp4",
+        "vision:448:bf16",
+        "vision:450",
+        "vae:8",
+        "vae:512:decode",
+        "roof:1",
+        "roofs",
+    };
+    qw_work w;
+    char why[300], line[96];
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        ck_assert_msg(!qw_work_parse(&w, good[i][0], why, sizeof why), "%s: %s", good[i][0], why);
+        qw_work_print(&w, line, sizeof line);
+        ck_assert_str_eq(line, good[i][1]);
+    }
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        why[0] = 0;
+        ck_assert_msg(qw_work_parse(&w, wrong[i], why, sizeof why), "%s was taken", wrong[i]);
+        ck_assert_msg(why[0] != 0, "%s: no sentence", wrong[i]);
+    }
+}
+END_TEST
+
+START_TEST(test_neighbours)
+{
+    qw_work w;
+    char why[300];
+    ck_assert(qw_work_parse(&w, "vision:450", why, sizeof why));
+    ck_assert_msg(strstr(why, "448") && strstr(why, "476"), "%s", why);
+}
+END_TEST
+
+/* --- statistics ------------------------------------------------------------------------------- */
+
+START_TEST(test_median)
+{
+    const qw_spell odd[] = { { 3, 0 }, { 1, 0 }, { 2, 0 } },
+                   even[] = { { 4, 0 }, { 1, 0 }, { 2, 0 }, { 3, 0 } };
+    qw_times t = qw_times_of(odd, 3);
+    ck_assert(t.median == 2 && t.best == 1 && t.worst == 3 && t.repeat == 3 && t.dropped == 0);
+    t = qw_times_of(even, 4);
+    ck_assert(t.median == 2.5 && t.repeat == 4);
+    t = qw_times_of(odd, 1);
+    ck_assert(t.median == 3 && t.repeat == 1);
+    t = qw_times_of(odd, 0);
+    ck_assert(t.median == 0 && t.repeat == 0);
+}
+END_TEST
+
+/* Three quiet repetitions are enough to drop the others; without three, the least disturbed count. */
+START_TEST(test_disturbed)
+{
+    const qw_spell some[] = { { 9, 3 }, { 1, 0 }, { 8, 1 }, { 1.1, 0.01 }, { 1.2, 0 } };
+    const qw_spell all[] = { { 9, 3 }, { 2, 0.1 }, { 8, 2 }, { 3, 0.3 }, { 4, 0.6 } };
+    qw_times t = qw_times_of(some, 5);
+    ck_assert(t.median == 1.1 && t.worst == 1.2 && t.repeat == 3 && t.dropped == 2);
+    t = qw_times_of(all, 5);
+    ck_assert(t.median == 3 && t.best == 2 && t.worst == 4 && t.repeat == 3 && t.dropped == 2);
+}
+END_TEST
+
+START_TEST(test_settled)
+{
+    const qw_spell quiet[] = { { 1, 0 }, { 1.01, 0 }, { 1.015, 0 }, { 3, 0 } };
+    const qw_spell spread[] = { { 1, 0 }, { 1.01, 0 }, { 1.03, 0 } };
+    const qw_spell noisy[] = { { 1, 0.1 }, { 1, 0.1 }, { 1, 0.1 }, { 1, 0 } };
+    ck_assert(!qw_times_settled(quiet, 2));
+    ck_assert(qw_times_settled(quiet, 3));
+    ck_assert(!qw_times_settled(spread, 3));
+    ck_assert(!qw_times_settled(noisy, 4));
+}
+END_TEST
+
+/* --- the floor -------------------------------------------------------------------------------- */
+
+START_TEST(test_floor)
+{
+    const qw_roof roof = { .of = { 1e9, 2e9, 0, 1e8 } };
+    ck_assert(qw_work_floor(&roof, QW_ROOF_F32, 3e9, 1e8) == 3);
+    ck_assert(qw_work_floor(&roof, QW_ROOF_BF16, 3e9, 1e8) == 1.5);
+    ck_assert(qw_work_floor(&roof, QW_ROOF_BF16, 3e9, 2e8) == 2);
+    ck_assert(qw_work_floor(&roof, QW_ROOF_INT8, 3e9, 2e8) == 0);
+    const qw_roof other = { .of = { 2e9, 1e9, 5, 1e8 }, .at = -1 };
+    const qw_roof best = qw_roof_best(&roof, &other);
+    ck_assert(best.of[0] == 2e9 && best.of[1] == 2e9 && best.of[2] == 5 && best.at == -1);
+}
+END_TEST
+
+START_TEST(test_arithmetic)
+{
+    static const struct {
+        const char *work, *device;
+        qw_roof_kind kind;
+    } row[] = {
+        { "gemm:1x1x1", "cpu:avx512bf16:bf16", QW_ROOF_BF16 },
+        { "gemm:1x1x1", "cpu:avx512bf16:f32", QW_ROOF_F32 },
+        { "gemm:1x1x1", "cpu:avx512bf16:int8", QW_ROOF_INT8 },
+        { "block:1+1", "cpu:avx512bf16:int8", QW_ROOF_BF16 },
+        { "attention:1x1x1", "cpu:amx:int8", QW_ROOF_BF16 },
+        { "text:1", "ref", QW_ROOF_F32 },
+        { "text:1", "ref:bf16", QW_ROOF_BF16 },
+    };
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        qw_work w;
+        char why[300];
+        ck_assert(!qw_work_parse(&w, row[i].work, why, sizeof why));
+        ck_assert_int_eq(qw_work_arithmetic(&w, row[i].device), row[i].kind);
+    }
+}
+END_TEST
+
+/* Every kind that a set of this machine has is measured, and reading always. */
+START_TEST(test_roof)
+{
+    qw_roof roof;
+    const qw_roof_set *set;
+    int has[QW_ROOFS] = { 0 };
+    for (int i = 0; (set = qw_roof_set_at(i, NULL)) != NULL; i++) {
+        volatile double sink;
+        if (set->f32) ck_assert(set->f32(2, &sink) == 2 * set->f32(1, &sink));
+        has[QW_ROOF_F32] |= set->f32 != NULL;
+        has[QW_ROOF_BF16] |= set->bf16 != NULL;
+        has[QW_ROOF_INT8] |= set->int8 != NULL;
+        has[QW_ROOF_READ] |= set->read != NULL;
+    }
+    ck_assert(has[QW_ROOF_F32] && has[QW_ROOF_READ]);
+    qw_roof_measure(&roof, 1);
+    for (int k = 0; k < QW_ROOFS; k++) ck_assert_int_eq(roof.of[k] > 0, has[k]);
+}
+END_TEST
+
+/* --- lines ------------------------------------------------------------------------------------ */
+
+static json_t *line_of(const qw_bench_row *row)
+{
+    char text[2000];
+    json_error_t e;
+    FILE *f = tmpfile();
+    ck_assert_ptr_nonnull(f);
+    qw_bench_print_json(f, row);
+    rewind(f);
+    ck_assert_ptr_nonnull(fgets(text, sizeof text, f));
+    ck_assert_int_eq(fgetc(f), EOF);
+    fclose(f);
+    json_t *json = json_loads(text, JSON_REJECT_DUPLICATES, &e);
+    ck_assert_msg(json != NULL, "%s: %s", text, e.text);
+    return json;
+}
+
+static double value(const json_t *json, const char *key)
+{
+    const json_t *v = json_object_get(json, key);
+    ck_assert_msg(v != NULL, "no \"%s\"", key);
+    return json_is_null(v) ? -1 : json_number_value(v);
+}
+
+START_TEST(test_line)
+{
+    qw_bench_row row = { .work = "gemm:1x2x3:bf16",
+                         .device = "ref",
+                         .times = { .median = 3, .best = 2, .worst = 5, .repeat = 4, .dropped = 1 },
+                         .cold = 6,
+                         .floor = 1.5,
+                         .flops = 12,
+                         .rss_anon = 100,
+                         .error = 0.25,
+                         .has_roof = 1,
+                         .roof = { .of = { 1e9, 0, 0, 1e8 } } };
+    json_t *json = line_of(&row), *roof = json_object_get(json, "roof");
+    ck_assert_str_eq(json_string_value(json_object_get(json, "work")), row.work);
+    ck_assert_str_eq(json_string_value(json_object_get(json, "device")), "ref");
+    ck_assert(value(json, "median") == 3 && value(json, "best") == 2 && value(json, "worst") == 5);
+    ck_assert(value(json, "repeat") == 4 && value(json, "cold") == 6 && value(json, "ratio") == 2);
+    ck_assert(value(json, "error") == 0.25 && value(json, "rss_anon") == 100);
+    ck_assert(value(roof, "f32") == 1e9 && value(roof, "bf16") == -1 && value(roof, "read") == 1e8);
+    json_decref(json);
+
+    row.floor = 0;
+    row.error = -1;
+    row.has_roof = 0;
+    json = line_of(&row);
+    ck_assert(value(json, "floor") == -1 && value(json, "ratio") == -1
+              && value(json, "error") == -1);
+    ck_assert(value(json, "roof") == -1);
+    json_decref(json);
+}
+END_TEST
+
+/* --- works on devices ------------------------------------------------------------------------- */
+
+/* Device, its reference and oracle; 0 where there is no such device. */
+static int open_all(qw_bench_options *o, const char *device)
+{
+    qw_error e = { 0 };
+    *o = (qw_bench_options){ .threads = 1, .repeat = 1 };
+    if (qw_device_open(device, NULL, &o->dev, &e)) return 0;
+    ck_assert(!qw_device_open("ref", NULL, &o->ref, &e));
+    ck_assert(!qw_device_open("ref64", NULL, &o->oracle, &e));
+    return 1;
+}
+
+static void close_all(qw_bench_options *o)
+{
+    o->dev->close(o->dev);
+    o->ref->close(o->ref);
+    o->oracle->close(o->oracle);
+}
+
+/* The work, its products, and how far off the device may be. */
+static void measured(const qw_bench_options *o, const char *line, double flops, double error)
+{
+    qw_work w;
+    qw_bench_row row;
+    qw_error e = { 0 };
+    char why[300];
+    ck_assert_msg(!qw_work_parse(&w, line, why, sizeof why), "%s: %s", line, why);
+    qw_bench_measure(&row, &w, o, &e);
+    ck_assert_msg(!e.status, "%s on %s: %s", line, o->dev->name, e.text);
+    ck_assert_msg(row.flops == flops, "%s: %.9g products, expected %.9g", line, row.flops, flops);
+    ck_assert_msg(row.error >= 0 && row.error < error, "%s on %s: error %g", line, o->dev->name,
+                  row.error);
+    ck_assert_int_eq(row.times.repeat, 1);
+    ck_assert(row.times.median > 0 && row.cold > 0 && row.rss_anon >= 0);
+    json_decref(line_of(&row));
+}
+
+/* f32 sums of 512 products: 1e-6 is far above their rounding, far below a lost term. */
+START_TEST(test_gemm)
+{
+    static const char *const weights[] = { "bf16", "f32",  "f16",  "f8",   "i8",   "i8_convrot",
+                                           "q8_0", "q4_0", "q4_k", "q5_k", "q6_k", "iq4_xs" };
+    char line[100];
+    qw_bench_options o;
+    ck_assert(open_all(&o, "ref"));
+    for (size_t i = 0; i < sizeof weights / sizeof *weights; i++) {
+        snprintf(line, sizeof line, "gemm:20x768x512:%s", weights[i]);
+        measured(&o, line, 2.0 * 20 * 768 * 512, 1e-6);
+    }
+    close_all(&o);
+}
+END_TEST
+
+START_TEST(test_attention)
+{
+    qw_bench_options o;
+    ck_assert(open_all(&o, "ref"));
+    measured(&o, "attention:2x40x16", 4.0 * 40 * 40 * 2 * 16, 1e-6);
+    close_all(&o);
+}
+END_TEST
+
+/* With bf16 branches: a result rounded to 8 bits. */
+START_TEST(test_cpu)
+{
+    qw_bench_options o;
+    if (!open_all(&o, "cpu")) return;
+    measured(&o, "gemm:20x768x512", 2.0 * 20 * 768 * 512, 0x1p-7);
+    measured(&o, "gemm:1x768x512:q8_0", 2.0 * 1 * 768 * 512, 0x1p-7);
+    measured(&o, "attention:2x40x16", 4.0 * 40 * 40 * 2 * 16, 0x1p-7);
+    close_all(&o);
+}
+END_TEST
+
+int main(void)
+{
+    Suite *s = suite_create("bench");
+    TCase *words = tcase_create("words"), *works = tcase_create("works");
+    tcase_add_test(words, test_works);
+    tcase_add_test(words, test_neighbours);
+    tcase_add_test(words, test_median);
+    tcase_add_test(words, test_disturbed);
+    tcase_add_test(words, test_settled);
+    tcase_add_test(words, test_floor);
+    tcase_add_test(words, test_arithmetic);
+    tcase_add_test(words, test_line);
+    suite_add_tcase(s, words);
+    tcase_set_timeout(works, 600);
+    tcase_add_test(works, test_roof);
+    tcase_add_test(works, test_gemm);
+    tcase_add_test(works, test_attention);
+    tcase_add_test(works, test_cpu);
+    suite_add_tcase(s, works);
+    return run_suite(s);
+}

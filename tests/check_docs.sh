@@ -66,6 +66,14 @@ END
         done
     done
 
+    # FILE:FUNCTION in code quotes: the file has that function.
+    for pair in $(grep -ohE '`[A-Za-z0-9_./-]+\.(c|h):[A-Za-z0-9_]+`' $documents | tr -d '`' | LC_ALL=C sort -u); do
+        file=${pair%:*}
+        if [ ! -f "$file" ]; then bad "$file:${pair##*:} is named in the documents, and there is no such file"
+        elif grep -qE "(^|[^A-Za-z0-9_])${pair##*:}\(" "$file"; then ok
+        else bad "$file has no function ${pair##*:}, which the documents name"; fi
+    done
+
     # A source begins with its own name.
     for file in $sources; do
         if head -n 1 "$file" | grep -qF "/* ${file##*/} - "; then ok; else bad "$file: the first line does not name the file"; fi
@@ -76,13 +84,13 @@ END
 try_itself() {
     mkdir -p "$tmp/tree" && cd "$tmp/tree" && mkdir -p lib/core include/qwen doc tests cli/find backends/cpu || exit 99
     documents='README.md doc/house.md lib/README.md' data_documents=
-    printf '/* run.c - walks; see lib/core/run.h and doc/house.md. */\n#include <gone.h>\n' >lib/core/run.c
+    printf '/* run.c - walks; see lib/core/run.h and doc/house.md. */\n#include <gone.h>\nint walk(void);\n' >lib/core/run.c
     printf '/* run.h - see doc/gone.md. */\n' >lib/core/run.h
     printf '/* old.h - a file that was moved. */\n' >include/qwen/qwen.h
     printf '/* main.c - begins. */\nint x = a/b.c;\n' >cli/main.c
     printf '# x\n' >tests/check.sh
     printf 'See lib/core/run.c, `core/run.h`, <qwen/qwen.h>, `lib/core`, `lib/core/gone.c`.\n`lib/walls/` are `core/gone.h`. `tests/*.sh`, cli/find.\n' >README.md
-    printf '`run.c`, `gone.c`, check.sh; backends/cuda/gpu.h, `backends/cpu/gone.h`.\n<!-- rooms -->\n| lib/attic | | gone.h |\n<!-- /rooms -->\n`lost.c`\n' >doc/house.md
+    printf '`run.c`, `gone.c`, check.sh; backends/cuda/gpu.h, `backends/cpu/gone.h`.\n<!-- rooms -->\n| lib/attic | | gone.h |\n<!-- /rooms -->\n`lost.c`\n`lib/core/run.c:walk`, `lib/core/run.c:wal` and `lib/core/gone.c:walk`.\n' >doc/house.md
     printf '`run.c`, `qwen.h`, `check.sh` and `own.c`:\n    /* own.c - shown here. */\n' >lib/README.md
     check_names | LC_ALL=C sort >"$tmp/found"
     LC_ALL=C sort >"$tmp/expected" <<'END'
@@ -94,6 +102,8 @@ doc/house.md names gone.c, which is nowhere in the tree
 doc/house.md names lost.c, which is nowhere in the tree
 include/qwen/qwen.h: the first line does not name the file
 lib/README.md names check.sh, which is not in lib/
+lib/core/gone.c:walk is named in the documents, and there is no such file
+lib/core/run.c has no function wal, which the documents name
 lib/core/run.h names doc/gone.md, which does not exist
 END
     cmp -s "$tmp/found" "$tmp/expected" && return

@@ -24,7 +24,8 @@ char *picture_name(const char *pattern, int64_t number, int several);
 
 /* --- edges.c, paste.c ------------------------------------------------------------------------- */
 int canny(qwen_array *picture); /* in place: edges white on black */
-/* Copies the input picture's pixels where the mask is black and inside the borders of --extend. */
+/* Copies r->kept to the picture where r->mask is 0, unless s->no_paste.  The library has resized
+ * both, and extended them by --extend (lib/pipeline/pictures.c). */
 void paste_kept(const settings *s, const qwen_result *r, qwen_array *picture);
 
 /* --- preview.c -------------------------------------------------------------------------------- */

@@ -154,6 +154,7 @@ static int matrix_shape(const qw_lora *l, const qw_entry *whole, const qw_entry 
     return QWEN_OK;
 }
 
+/* LoKr: delta [n][k] = factor times the Kronecker product of W1 and W2, each whole or a product. */
 static int lokr(const qw_lora *l, const qw_lora_module *m, const layer *y, double *delta,
                 qw_error *err)
 {
@@ -183,6 +184,7 @@ static int lokr(const qw_lora *l, const qw_lora_module *m, const layer *y, doubl
     return w2 ? QWEN_OK : err->status;
 }
 
+/* LoHa: delta [n][k] = factor times the elementwise product of two products. */
 static int loha(const qw_lora *l, const qw_lora_module *m, const layer *y, double *delta,
                 qw_error *err)
 {

@@ -201,8 +201,8 @@ static double act_of(qw_act a, double z)
 
 /* --- gemm, and conv2d as one --------------------------------------------------------------- */
 
-/* e before storage: (mul x + mul w + gamma(k)) sum |x||w| + row max|x| sum |w| + row_w max|w| sum |x|,
- * maxima over rows, through act, gate and res. */
+/* e before storage: (mul x + mul w + gamma(k)) sum |x||w| + row max|x| sum |w| + row_w max|w|
+ * sum |x|, maxima over rows, through act, gate and res. */
 static void expect_product(qw_expect *x, qw_device *oracle, const qw_gemm_args *a, const promise *p,
                            const product *f)
 {
@@ -465,8 +465,8 @@ static void expect_attention(qw_expect *x, qw_material *m, qw_device *oracle, co
 
 /* --- norms --------------------------------------------------------------------------------- */
 
-/* The share of a sum of squares, of v - mean, that lies in terms below acc times the sum.  Beside the
- * others they may vanish one by one, all with the same sign: no random walk. */
+/* The share of the terms below acc times the sum in the sum of squares of v - mean.  A sum may lose
+ * them one by one, each loss with the same sign (doc/numerics.md, lost squares). */
 static double vanishing(const double *v, int64_t n, double mean, double acc)
 {
     double sum = 0, small = 0;

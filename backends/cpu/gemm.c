@@ -1,57 +1,49 @@
 /* gemm.c - every linear layer, from weights as they lie in the file.
  *
- * Threads take panels of NW rows of w.  A panel is unpacked KC inputs at a time into a buffer that
- * stays in the second-level cache, as the columns that the tile of kernel.h reads, and is multiplied
- * with up to MC rows of x; sums stay in a buffer of the thread until all of k has passed.  Nothing of
- * w is kept.  Two kinds of products: f32, with x converted once a block of rows; and pairs of bf16,
- * with x as it lies, where the set has them and the device allows them.
+ * Rows of x become panels of columns once a call (up to MC rows at a time), in cache: x is small and
+ * is used by every row of w.  Threads take groups of rows of w and broadcast their elements as they
+ * lie, without a copy where the type is that of the product, else unpacked KC words a row at a time
+ * into a buffer that stays in the second-level cache.  A tile of MR rows of w and a panel of x keeps
+ * its sums in registers for KC words; between them they lie in a buffer of the thread.  Then a block
+ * of sums is transposed and leaves as rows of y.
  *
+ * Two kinds of products: f32; and pairs of bf16 where the set has them and the device allows them.
  * Scales of rows of w multiply the sums, before LoRA's product, bias, activation, gate and residual.
  * The order of additions follows from k alone. */
+#include "gemm.h"
 #include "kernel.h"
 
-enum { KC = 1536, CHUNK = 256 }; /* KC: a panel of floats is 288 KiB of AVX-512 columns */
+/* KC: words of a row at a time; a panel of x is then 144 KiB of AVX-512 vectors. */
+enum { KC = 768, MC = 1024, GROUP = 64 };
+enum { XBYTES = 16 << 20 }; /* of the panels of x: they lie in the last-level cache */
 
 typedef struct plan {
     int64_t m, n, k, r;
-    int pairs;   /* products of bf16 pairs */
-    int convert; /* x is copied: to floats, or to an even number of bf16 */
-    int64_t mc;  /* rows at a time */
-    int64_t ldx; /* elements of a copied row */
+    int pairs;              /* products of bf16 pairs; a word is such a pair, else a float */
+    int pairs2;             /* the same of the low-rank product */
+    int direct;             /* rows of w are read where they lie */
+    int64_t mc;             /* rows of x at a time */
+    int64_t words, words2;  /* of a row of x, of x2 */
+    int64_t groups, shares; /* of rows of w; of the panels of x, where groups are too few */
     int threads;
-    size_t x, x2, panel, more, rows, sums; /* bytes of each buffer */
+    size_t x, x2, rows, rows2, sums, flip; /* bytes of each buffer */
     size_t each, bytes;                    /* of a thread; of all */
 } plan;
 
-static int weight_taken(const qw_tensor *w)
-{
-    switch (w->dtype) {
-    case QW_F32:
-    case QW_F16:
-    case QW_BF16:
-    case QW_F8E4M3:
-    case QW_F8E5M2:
-    case QW_I8:
-    case QW_Q8_0:
-    case QW_Q4_0:
-    case QW_Q4_1:
-    case QW_Q5_0:
-    case QW_Q5_1:
-    case QW_Q2_K:
-    case QW_Q3_K:
-    case QW_Q4_K:
-    case QW_Q5_K:
-    case QW_Q6_K: return !w->layout && !w->block_scale;
-    default: return 0;
-    }
-}
-
 static int taken(const qw_gemm_args *a)
 {
-    if (!cpu_float(a->x.dtype) || !cpu_float(a->y.dtype) || !weight_taken(&a->w)) return 0;
+    if (!cpu_float(a->x.dtype) || !cpu_float(a->y.dtype) || !QW_NAME(unpacks)(&a->w)) return 0;
     if (qw_present(&a->res) && !cpu_float(a->res.dtype)) return 0;
     return !qw_present(&a->x2) || (cpu_float(a->x2.dtype) && cpu_float(a->w2.dtype));
 }
+
+static int64_t ratio_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+/* Vectors of columns for `rows` rows of x, and the panels that they are dealt to: panel p begins
+ * with vector deal(p), and none has more than NV. */
+static int64_t vectors(int64_t rows) { return ratio_up(rows, VL); }
+static int64_t panels(int64_t rows) { return ratio_up(vectors(rows), NV); }
+static int64_t deal(int64_t rows, int64_t p) { return vectors(rows) * p / panels(rows); }
 
 static plan plan_of(const cpu_device *dev, const qw_gemm_args *a)
 {
@@ -59,22 +51,25 @@ static plan plan_of(const cpu_device *dev, const qw_gemm_args *a)
     p.r = qw_present(&a->x2) ? a->x2.dim[1] : 0;
 #ifdef VEC_BF16_PAIRS
     p.pairs = dev->pairs && a->x.dtype == QW_BF16 && a->w.dtype != QW_F32 && a->w.dtype != QW_F16;
+    p.pairs2 = dev->pairs && p.r && a->x2.dtype == QW_BF16 && a->w2.dtype == QW_BF16;
 #endif
-    p.convert = p.pairs ? p.k % 2 != 0 : a->x.dtype != QW_F32;
-    p.mc = p.pairs ? 1024 : 512;
-    if (p.m < p.mc) p.mc = p.m;
-    p.ldx = p.pairs ? (p.k + 1) / 2 * 2 : p.k;
-    const int64_t panels = (p.n + NW - 1) / NW;
+    p.direct = p.pairs ? a->w.dtype == QW_BF16 && p.k % 2 == 0 : a->w.dtype == QW_F32;
+    p.words = p.pairs ? (p.k + 1) / 2 : p.k;
+    p.words2 = p.pairs2 ? (p.r + 1) / 2 : p.r;
+    const int64_t most = XBYTES / ((p.words + 1) * 4 * NW) * NW;
+    p.mc = most < NW ? NW : most < MC ? most : MC;
+    p.mc = ratio_up(ratio_up(p.m, ratio_up(p.m, p.mc)), VL) * VL; /* blocks of equal size */
+    p.groups = ratio_up(p.n, GROUP);
     p.threads = cpu_threads(&dev->d, (double)p.m * (double)p.n * (double)(p.k + p.r));
-    if (p.threads > panels) p.threads = (int)panels;
-    const int64_t kc = p.k < KC ? p.k + 1 : KC;
-    p.x = p.convert ? cpu_line((size_t)(p.mc * p.ldx) * (p.pairs ? 2 : 4)) : 0;
-    p.x2 = p.r ? cpu_line((size_t)(p.mc * p.r) * 4) : 0;
-    p.panel = cpu_line((size_t)(p.pairs ? (kc + 1) / 2 : kc) * NW * 4);
-    p.more = cpu_line((size_t)p.r * NW * 4);
-    p.rows = cpu_line((size_t)VL * CHUNK * 4);
-    p.sums = cpu_line((size_t)(p.mc * NW) * 4);
-    p.each = p.panel + p.more + p.rows + p.sums;
+    p.shares = p.threads > 1 && p.groups < 8 * p.threads ? ratio_up(8 * p.threads, p.groups) : 1;
+    if (p.shares > panels(p.mc)) p.shares = panels(p.mc);
+    p.x = (size_t)(p.words * p.mc) * 4;
+    p.x2 = (size_t)(p.words2 * p.mc) * 4;
+    p.rows = p.direct ? 0 : (size_t)GROUP * KC * 4;
+    p.rows2 = cpu_line((size_t)(GROUP * p.words2) * 4);
+    p.sums = (size_t)GROUP * (size_t)p.mc * 4;
+    p.flip = (size_t)GROUP * VL * 4;
+    p.each = p.rows + p.rows2 + p.sums + p.flip;
     p.bytes = p.x + p.x2 + (size_t)p.threads * p.each + 64;
     return p;
 }
@@ -85,205 +80,257 @@ size_t QW_NAME(gemm_scratch)(const cpu_device *dev, const qw_gemm_args *a)
     return taken(a) ? plan_of(dev, a).bytes : 0;
 }
 
-/* Elements l .. l + count of row j of w as floats, scales of rows not applied; count is a multiple
- * of the block unless the row ends. */
-static void row_floats(const qw_tensor *w, int64_t j, int64_t l, int64_t count, float *out)
+/* Words l .. l + VL of rows i .. i + count of t, at most VL rows, as columns of out [words][ld]. */
+INLINE void pack_square(const qw_tensor *t, int pairs, int64_t i, int64_t count, int64_t l,
+                        int64_t words, float *out, int64_t ld)
 {
-    const char *row = (const char *)w->data + (size_t)j * qw_row_bytes(w->dtype, w->stride[0]);
-    if (cpu_float(w->dtype) && w->dtype != QW_F32) {
-        for (int64_t i = 0; i < count; i += VL) {
-            const vm m = v_first(count - i);
-            v_store_n(out + i, m, v_get(w->dtype, row, l + i, m));
-        }
-        return;
-    }
-    qw_decode_f32(w->dtype, row + qw_row_bytes(w->dtype, l), count, out);
-}
-
-/* Rows j .. j + count of w, inputs l0 .. l0 + kc, as a panel [kc][NW]; zeros beyond count. */
-static void unpack(const qw_tensor *w, int64_t j, int64_t count, int64_t l0, int64_t kc,
-                   float *rows, float *panel)
-{
-    for (int64_t l = 0; l < kc; l += CHUNK) {
-        const int64_t chunk = kc - l < CHUNK ? kc - l : CHUNK;
-        for (int v = 0; v < NV; v++) {
-            for (int i = 0; i < VL; i++) {
-                if (v * VL + i < count)
-                    row_floats(w, j + v * VL + i, l0 + l, chunk, rows + i * CHUNK);
-                else memset(rows + i * CHUNK, 0, (size_t)chunk * sizeof *rows);
-            }
-            columns(rows, CHUNK, chunk, panel + l * NW + v * VL, NW);
-        }
-    }
-}
-
+    vf r[VL];
+    const char *row = (const char *)t->data + (size_t)(i * t->stride[0]) * qw_block_bytes(t->dtype);
+    const size_t step = (size_t)t->stride[0] * qw_block_bytes(t->dtype);
+    UNROLL(16)
+    for (int e = 0; e < VL; e++) {
+        if (e >= count) r[e] = v_set(0);
 #ifdef VEC_BF16_PAIRS
-/* VL words of VL rows as columns. */
-INLINE void word_columns(const uint16_t *const *row, int64_t n, uint32_t *out)
-{
-    for (int64_t l = 0; l < n; l += 2 * VL) {
-        vf r[VL];
-        const int64_t left = n - l;
-        const __mmask32 m = left >= 32 ? 0xffffffffu : (__mmask32)((1u << left) - 1);
-        UNROLL(16)
-        for (int i = 0; i < VL; i++)
-            r[i] = row[i] ? _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(m, row[i] + l)) : v_set(0);
-        v_transpose(r);
-        const int64_t pairs = left >= 2 * VL ? VL : (left + 1) / 2;
-        for (int64_t p = 0; p < pairs; p++) v_store((float *)(out + (l / 2 + p) * NW), r[p]);
-    }
-}
-
-/* The same as pairs of bf16 [(kc + 1) / 2][NW]: bf16 as it lies, other types by way of floats. */
-static void unpack_pairs(const qw_tensor *w, int64_t j, int64_t count, int64_t l0, int64_t kc,
-                         float *rows, uint32_t *panel)
-{
-    const uint16_t *row[VL];
-    for (int v = 0; v < NV; v++) {
-        if (w->dtype == QW_BF16) {
-            for (int i = 0; i < VL; i++)
-                row[i] = v * VL + i < count
-                             ? (const uint16_t *)w->data + (j + v * VL + i) * w->stride[0] + l0
-                             : NULL;
-            word_columns(row, kc, panel + v * VL);
-            continue;
-        }
-        for (int64_t l = 0; l < kc; l += CHUNK) {
-            const int64_t chunk = kc - l < CHUNK ? kc - l : CHUNK;
-            for (int i = 0; i < VL; i++) {
-                float *f = rows + i * CHUNK;
-                row[i] = v * VL + i < count ? (const uint16_t *)f : NULL;
-                if (!row[i]) continue;
-                row_floats(w, j + v * VL + i, l0 + l, chunk, f);
-                for (int64_t c = 0; c < chunk; c += VL) { /* in place: behind what is still read */
-                    const vm m = v_first(chunk - c);
-                    v_store_bf16_n((uint16_t *)f + c, m, v_load_n(f + c, m));
-                }
-            }
-            word_columns(row, chunk, panel + l / 2 * NW + v * VL);
-        }
-    }
-}
+        else if (pairs) r[e] = v_words(row + (size_t)e * step + (size_t)l * 4, t->dim[1] - 2 * l);
 #endif
-
-/* act(z) */
-INLINE vf activate(qw_act act, vf z)
-{
-    switch (act) {
-    case QW_SILU: return v_mul(z, v_sigmoid(z));
-    case QW_GELU_TANH: {
-        const vf cubic = v_fma(v_mul(z, z), v_set(0.044715f), v_set(1));
-        return v_mul(z, v_sigmoid(v_mul(v_mul(z, v_set(1.5957691216f)), cubic)));
+        else r[e] = v_get(t->dtype, row + (size_t)e * step, l, v_first(t->dim[1] - l));
     }
-    case QW_GELU_ERF: { /* erfc by Abramowitz and Stegun 7.1.26, absolute error 1.5e-7 */
-        const vf x = v_mul(v_abs(z), v_set(0.70710678f));
-        const vf t = v_div(v_set(1), v_fma(v_set(0.3275911f), x, v_set(1)));
-        vf p = v_set(1.061405429f);
-        p = v_fma(p, t, v_set(-1.453152027f));
-        p = v_fma(p, t, v_set(1.421413741f));
-        p = v_fma(p, t, v_set(-0.284496736f));
-        p = v_fma(p, t, v_set(0.254829592f));
-        const vf half = v_mul(v_mul(v_mul(p, t), v_exp(v_sub(v_set(0), v_mul(x, x)))), v_set(0.5f));
-        /* Phi(|z|) = 1 - half; z Phi(z) = max(z, 0) - |z| half */
-        return v_sub(v_max(z, v_set(0)), v_mul(v_abs(z), half));
-    }
-    default: return z;
-    }
+    (void)pairs;
+    v_transpose(r);
+    for (int e = 0; e < VL && l + e < words; e++) v_store(out + (l + e) * ld, r[e]);
 }
 
-static float scale_of(const qw_tensor *w, int64_t j)
+/* Rows i0 .. i0 + rows of t [..][k] as panels [words][ld], zeros beyond the last row; unit u of
+ * several. */
+enum { PACKED = 512 }; /* words of a unit */
+static void pack(const qw_tensor *t, int pairs, int64_t words, int64_t i0, int64_t rows, int64_t u,
+                 float *out)
 {
-    float s = 1; /* like the data it need not be aligned */
-    if (w->scale)
-        memcpy(&s, (const char *)w->scale + (size_t)(j * w->scale_stride) * sizeof s, sizeof s);
-    return s;
+    const int64_t v = u % vectors(rows), first = u / vectors(rows) * PACKED;
+    int64_t p = v * panels(rows) / vectors(rows);
+    while (deal(rows, p + 1) <= v) p++;
+    const int64_t begin = deal(rows, p), ld = (deal(rows, p + 1) - begin) * VL;
+    const int64_t count = rows - v * VL < VL ? rows - v * VL : VL;
+    for (int64_t l = first; l < words && l < first + PACKED; l += VL)
+        pack_square(t, pairs, i0 + v * VL, count, l, words,
+                    out + begin * VL * words + (v - begin) * VL, ld);
 }
 
-/* Row i, columns j .. j + count, from sums to y. */
-static void finish(const qw_gemm_args *a, int64_t i, int64_t j, int64_t count, const float *sums)
+/* What the tiles of a group ask for: each its share of a run of bytes (the next panel), or the rows
+ * after its own (of the next part of w). */
+typedef struct soon {
+    const char *at; /* NULL: nothing */
+    size_t bytes;   /* of a run; 0: rows, `step` bytes apart */
+    size_t step;
+    const qw_gemm_args *a; /* rows i .. i + rows, columns j .. j + count of y and res; or NULL */
+    int64_t i, rows, j, count;
+} soon;
+
+/* Asks for the lines of rows i .. to of t that hold columns j .. j + count. */
+static void touch(const qw_tensor *t, int64_t i, int64_t to, int64_t j, int64_t count, int write)
 {
-    char *y = (char *)a->y.data + (size_t)(i * a->y.stride[0]) * qw_block_bytes(a->y.dtype);
-    const char *res = a->res.data;
-    if (res) res += (size_t)(i * a->res.stride[0]) * qw_block_bytes(a->res.dtype);
-    for (int64_t c = 0; c < count; c += VL) {
-        const vm m = v_first(count - c);
-        vf z = v_load(sums + c);
-        if (a->bias.data) z = v_add(z, v_load_n((const float *)a->bias.data + j + c, m));
-        if (a->act) z = activate(a->act, z);
-        if (a->gate.data) z = v_mul(z, v_load_n((const float *)a->gate.data + j + c, m));
-        if (res) z = v_add(z, v_get(a->res.dtype, res, j + c, m));
-        v_put(a->y.dtype, y, j + c, m, z);
+    const size_t size = qw_block_bytes(t->dtype);
+    for (; i < to; i++) {
+        const char *row = (const char *)t->data + (size_t)(i * t->stride[0] + j) * size;
+        for (size_t b = 0; b < (size_t)count * size; b += 64)
+            if (write) v_prefetch_write(row + b);
+            else v_prefetch(row + b);
     }
 }
 
-/* Rows of a tensor of floats, from i0, as floats [rows][n]. */
-static void floats(const qw_tensor *t, int64_t i0, int64_t rows, float *out, int threads)
+static void touch_share(const soon *s, int64_t tile, int64_t tiles)
 {
-    const int64_t n = t->dim[1];
-    (void)threads; /* without OpenMP */
-CPU_OMP(parallel for num_threads(threads) schedule(static))
-for (int64_t i = 0; i < rows; i++) {
-    const char *row = (const char *)t->data
-                      + (size_t)((i0 + i) * t->stride[0]) * qw_block_bytes(t->dtype);
-    for (int64_t l = 0; l < n; l += VL) {
-        const vm m = v_first(n - l);
-        v_store_n(out + i * n + l, m, v_get(t->dtype, row, l, m));
-    }
-}
+    if (!s->a) return;
+    const int64_t i = s->i + s->rows * tile / tiles, to = s->i + s->rows * (tile + 1) / tiles;
+    touch(&s->a->y, i, to, s->j, s->count, 1);
+    if (s->a->res.data && s->a->res.data != s->a->y.data)
+        touch(&s->a->res, i, to, s->j, s->count, 0);
 }
 
-/* One panel of w with rows i0 .. i0 + rows of x; x and x2 are copies of these rows, or NULL. */
-static void panel_product(const qw_gemm_args *a, const plan *p, int64_t j, int64_t i0, int64_t rows,
-                          const void *x, const float *x2, char *room)
+static ahead share_of(const soon *s, int64_t tile, int64_t tiles, int64_t words)
 {
-    float *panel = (float *)(void *)room, *more = (float *)(void *)(room + p->panel);
-    float *flat = (float *)(void *)(room + p->panel + p->more);
-    float *sums = (float *)(void *)(room + p->panel + p->more + p->rows);
-    const int64_t count = p->n - j < NW ? p->n - j : NW;
-    const int V = (int)((count + VL - 1) / VL);
-    const size_t size = qw_block_bytes(a->x.dtype);
-    for (int64_t l0 = 0; l0 < p->k; l0 += KC) {
-        const int64_t kc = p->k - l0 < KC ? p->k - l0 : KC;
+    ahead a = { .at = s->at };
+    if (!s->at) return a;
+    if (!s->bytes) {
+        a.at += (size_t)(tile * MR) * s->step;
+        a.per = MR;
+        a.apart = s->step;
+        a.step = 64;
+        return a;
+    }
+    const int64_t lines = ratio_up((int64_t)s->bytes, 64 * tiles);
+    a.at += (size_t)(tile * lines) * 64;
+    a.per = ratio_up(lines, ratio_up(words, 16));
+    a.apart = 64;
+    a.step = (size_t)a.per * 64;
+    return a;
+}
+
+/* c [count][V VL] (+)= rows of words [count][words] times a panel. */
+static void rows_by_panel(int pairs, const char *rows, size_t step, int64_t count, int V,
+                          const float *panel, int64_t words, float *c, int more, const soon *s)
+{
+    for (int64_t i = 0; i < count; i += MR) {
+        const int R = (int)(count - i < MR ? count - i : MR);
+        const void *row[MR];
+        const ahead next = share_of(s, i / MR, ratio_up(count, MR), words);
+        for (int q = 0; q < R; q++) row[q] = rows + (size_t)(i + q) * step;
+        touch_share(s, i / MR, ratio_up(count, MR));
 #ifdef VEC_BF16_PAIRS
-        if (p->pairs) unpack_pairs(&a->w, j, count, l0, kc, flat, (uint32_t *)panel);
+        if (pairs)
+            product_pairs_ahead(R, V, (const uint16_t *const *)row, (const uint32_t *)panel, V * VL,
+                                words, c + i * V * VL, V * VL, more, &next);
         else
 #endif
-            unpack(&a->w, j, count, l0, kc, flat, panel);
-        for (int64_t i = 0; i < rows; i += MR) {
-            const int R = (int)(rows - i < MR ? rows - i : MR);
-            const void *row[MR];
-            for (int q = 0; q < R; q++)
-                row[q] = x ? (const char *)x + (size_t)((i + q) * p->ldx + l0) * (p->pairs ? 2 : 4)
-                           : (const char *)a->x.data
-                                 + (size_t)((i0 + i + q) * a->x.stride[0] + l0) * size;
-#ifdef VEC_BF16_PAIRS
-            if (p->pairs)
-                product_pairs(R, V, (const uint16_t *const *)row, (uint32_t *)panel, NW,
-                              (kc + 1) / 2, sums + i * NW, NW, l0 > 0);
-            else
-#endif
-                product_f32(R, V, (const float *const *)row, panel, NW, kc, sums + i * NW, NW,
-                            l0 > 0);
+            product_f32_ahead(R, V, (const float *const *)row, panel, V * VL, words, c + i * V * VL,
+                              V * VL, more, &next);
+    }
+    (void)pairs;
+}
+
+/* Sums of rows j .. j + count of w and one panel, c [count][V VL], become columns j .. j + count of
+ * rows i .. i + rows of y. */
+static void finish(const qw_gemm_args *a, int64_t i, int64_t rows, int64_t j, int64_t count, int V,
+                   float *c, float *flip)
+{
+    for (int v = 0; v < V; v++) {
+        for (int64_t b = 0; b < count; b += VL) {
+            vf r[VL];
+            UNROLL(16)
+            for (int e = 0; e < VL; e++) {
+                const int64_t q = b + e < count ? b + e : count - 1;
+                r[e] = v_load(c + q * V * VL + v * VL);
+            }
+            v_transpose(r);
+            UNROLL(16)
+            for (int e = 0; e < VL; e++) v_store(flip + e * GROUP + b, r[e]);
+        }
+        for (int64_t e = 0; e < VL && v * VL + e < rows; e++)
+            QW_NAME(finish_row)(a, i + v * VL + e, j, count, flip + e * GROUP);
+    }
+}
+
+typedef struct work {
+    const qw_gemm_args *a;
+    const plan *p;
+    int64_t i0, rows; /* of x, in panels at x and x2 */
+    const float *x, *x2;
+} work;
+
+/* LoRA's product and scales of rows: c [count][V VL] = c scale + w2 x2 */
+static void add_low_rank(const work *s, int64_t j, int64_t count, int V, const float *x2,
+                         const char *rows2, size_t step2, float *c)
+{
+    const qw_tensor *w = &s->a->w;
+    for (int64_t q = 0; w->scale && q < count; q++) {
+        const vf by = v_set(QW_NAME(row_scale)(w, j + q));
+        for (int v = 0; v < V; v++)
+            v_store(c + (q * V + v) * VL, v_mul(v_load(c + (q * V + v) * VL), by));
+    }
+    const soon nothing = { 0 };
+    if (s->p->r)
+        rows_by_panel(s->p->pairs2, rows2, step2, count, V, x2, s->p->words2, c, 1, &nothing);
+}
+
+/* What is read after panel t of words l .. l + words: the next panel, or more of w. */
+static soon after(const work *s, int64_t j, int64_t l, int64_t words, int64_t t, int64_t to)
+{
+    const plan *p = s->p;
+    soon next = { 0 };
+    if (t + 1 < to) {
+        const int64_t begin = deal(s->rows, t + 1) * VL, ld = deal(s->rows, t + 2) * VL - begin;
+        next.at = (const char *)(s->x + begin * p->words + l * ld);
+        next.bytes = (size_t)(words * ld) * 4;
+    } else if (p->direct) {
+        const int turn = l + words < p->words;
+        next.step = qw_row_bytes(s->a->w.dtype, s->a->w.stride[0]);
+        next.at = (const char *)s->a->w.data + (size_t)(turn ? j : j + GROUP) * next.step
+                  + (size_t)(turn ? l + words : 0) * 4;
+    }
+    return next;
+}
+
+/* Rows j .. j + count of w with panels from .. to of x. */
+static void group(const work *s, int64_t j, int64_t count, int64_t from, int64_t to, char *room)
+{
+    const plan *p = s->p;
+    const qw_tensor *w = &s->a->w;
+    float *sums = (float *)(void *)(room + p->rows + p->rows2), *flip = sums + p->sums / 4;
+    char *rows2 = room + p->rows;
+    if (p->r && p->pairs2) QW_NAME(unpack_bf16)
+    (&s->a->w2, j, count, 0, p->r, (uint16_t *)(void *)rows2, 2 * p->words2);
+    else if (p->r)
+        QW_NAME(unpack_f32)(&s->a->w2, j, count, 0, p->r, (float *)(void *)rows2, p->words2);
+    for (int64_t l = 0; l < p->words; l += KC) {
+        const int64_t words = p->words - l < KC ? p->words - l : KC;
+        const int64_t first = p->pairs ? 2 * l : l, left = p->k - first;
+        const char *rows = room;
+        size_t step = (size_t)KC * 4;
+        if (p->direct) {
+            step = qw_row_bytes(w->dtype, w->stride[0]);
+            rows = (const char *)w->data + (size_t)j * step + (size_t)l * 4;
+        } else if (p->pairs) QW_NAME(unpack_bf16)
+        (w, j, count, first, left < 2 * KC ? left : 2 * KC, (uint16_t *)(void *)room, 2 * KC);
+        else QW_NAME(unpack_f32)(w, j, count, first, words, (float *)(void *)room, KC);
+        for (int64_t t = from; t < to; t++) {
+            const int64_t begin = deal(s->rows, t) * VL, ld = deal(s->rows, t + 1) * VL - begin;
+            const int V = (int)(ld / VL);
+            float *c = sums + begin * GROUP;
+            soon next = after(s, j, l, words, t, to);
+            const int last = l + words == p->words;
+            if (last) {
+                next.a = s->a;
+                next.i = s->i0 + begin;
+                next.rows = s->rows - begin < ld ? s->rows - begin : ld;
+                next.j = j;
+                next.count = count;
+            }
+            rows_by_panel(p->pairs, rows, step, count, V, s->x + begin * p->words + l * ld, words,
+                          c, l > 0, &next);
+            if (!last) continue;
+            add_low_rank(s, j, count, V, s->x2 + begin * p->words2, rows2, (size_t)p->words2 * 4,
+                         c);
+            finish(s->a, s->i0 + begin, s->rows - begin, j, count, V, c, flip);
         }
     }
-    if (a->w.scale) {
-        float s[NW] = { 0 };
-        for (int64_t c = 0; c < count; c++) s[c] = scale_of(&a->w, j + c);
-        for (int64_t i = 0; i < rows; i++)
-            for (int v = 0; v < V; v++)
-                v_store(sums + i * NW + v * VL,
-                        v_mul(v_load(sums + i * NW + v * VL), v_load(s + v * VL)));
+}
+
+/* 1 once the op must stop: thread 0 asks, the others read. */
+static int stopped(qw_device *d, int *stop)
+{
+    int now;
+    CPU_OMP(atomic read)
+    now = *stop;
+    if (now || cpu_thread() || !d->poll || !d->poll(d->poll_user)) return now;
+    CPU_OMP(atomic write)
+    *stop = 1;
+    return 1;
+}
+
+/* All of w with up to mc rows of x. */
+static int block(qw_device *d, const work *s, float *x, float *x2, char *own)
+{
+    const plan *p = s->p;
+    const int64_t most = p->words > p->words2 ? p->words : p->words2;
+    const int64_t units = vectors(s->rows) * ratio_up(most, PACKED), all = panels(s->rows);
+    int stop = 0;
+    CPU_OMP(parallel num_threads(p->threads))
+    {
+        char *room = own + (size_t)cpu_thread() * p->each;
+CPU_OMP(for schedule(static))
+for (int64_t u = 0; u < units; u++) {
+    pack(&s->a->x, p->pairs, p->words, s->i0, s->rows, u, x);
+    if (p->r) pack(&s->a->x2, p->pairs2, p->words2, s->i0, s->rows, u, x2);
+}
+CPU_OMP(for schedule(dynamic))
+for (int64_t t = 0; t < p->groups * p->shares; t++) {
+    const int64_t j = t / p->shares * GROUP, share = t % p->shares;
+    if (!stopped(d, &stop))
+        group(s, j, p->n - j < GROUP ? p->n - j : GROUP, all * share / p->shares,
+              all * (share + 1) / p->shares, room);
+}
     }
-    if (p->r) {
-        unpack(&a->w2, j, count, 0, p->r, flat, more);
-        for (int64_t i = 0; i < rows; i += MR) {
-            const int R = (int)(rows - i < MR ? rows - i : MR);
-            const float *row[MR];
-            for (int q = 0; q < R; q++) row[q] = x2 + (i + q) * p->r;
-            product_f32(R, V, row, more, NW, p->r, sums + i * NW, NW, 1);
-        }
-    }
-    for (int64_t i = 0; i < rows; i++) finish(a, i0 + i, j, count, sums + i * NW);
+    return stop ? QWEN_ECANCELLED : QWEN_OK;
 }
 
 /* y = res + gate act(x wT + x2 w2T + bias), reference/gemm.c. */
@@ -293,35 +340,11 @@ int QW_NAME(gemm)(qw_device *d, const qw_gemm_args *a)
     if (!taken(a)) return QW_DECLINE;
     const plan p = plan_of((const cpu_device *)d, a);
     if (d->room_bytes < p.bytes) return QWEN_ENOMEM;
-    char *room = (char *)(((uintptr_t)d->room + 63) & ~(uintptr_t)63);
-    char *x = room, *x2 = x + p.x, *own = x2 + p.x2;
+    float *x = (float *)(((uintptr_t)d->room + 63) & ~(uintptr_t)63), *x2 = x + p.x / 4;
     for (int64_t i0 = 0; i0 < p.m; i0 += p.mc) {
-        const int64_t rows = p.m - i0 < p.mc ? p.m - i0 : p.mc;
-        if (p.convert && !p.pairs) floats(&a->x, i0, rows, (float *)(void *)x, p.threads);
-        if (p.convert && p.pairs)
-            for (int64_t i = 0; i < rows; i++) { /* pairs need a last zero */
-                uint16_t *to = (uint16_t *)(void *)x + i * p.ldx;
-                memcpy(to, (const uint16_t *)a->x.data + (i0 + i) * a->x.stride[0],
-                       (size_t)p.k * 2);
-                to[p.k] = 0;
-            }
-        if (p.r) floats(&a->x2, i0, rows, (float *)(void *)x2, p.threads);
-        int stop = 0;
-        const int64_t panels = (p.n + NW - 1) / NW;
-CPU_OMP(parallel for num_threads(p.threads) schedule(static))
-for (int64_t t = 0; t < panels; t++) {
-    int now;
-    CPU_OMP(atomic read)
-    now = stop;
-    if (now) continue;
-    if (cpu_thread() == 0 && d->poll && d->poll(d->poll_user)) {
-        CPU_OMP(atomic write)
-        stop = 1;
-    }
-    panel_product(a, &p, t * NW, i0, rows, p.convert ? x : NULL,
-                  p.r ? (const float *)(void *)x2 : NULL, own + (size_t)cpu_thread() * p.each);
-}
-if (stop) return QWEN_ECANCELLED;
+        const work s = { a, &p, i0, p.m - i0 < p.mc ? p.m - i0 : p.mc, x, x2 };
+        const int status = block(d, &s, x, x2, (char *)x2 + p.x2);
+        if (status) return status;
     }
     return QWEN_OK;
 }

@@ -24,6 +24,10 @@
 #define UNROLL(n) VEC_PRAGMA(GCC unroll n)
 #endif
 
+/* Asks for a cache line of the second level. */
+#define v_prefetch(p)       __builtin_prefetch(p, 0, 2)
+#define v_prefetch_write(p) __builtin_prefetch(p, 1)
+
 #if defined __AVX512BF16__ && defined __AVX512VL__ && defined __AVX512BW__ && defined __AVX512DQ__
 #define VEC_BF16_PAIRS 1
 #endif
@@ -134,6 +138,12 @@ INLINE vb v_pair(const uint16_t *p)
     return (vb)_mm512_set1_epi32((int)u);
 }
 INLINE vf v_dot2(vf c, vb a, vb b) { return _mm512_dpbf16_ps(c, a, b); }
+/* n bf16 from any address as VL words, zeros beyond; at most 2 VL. */
+INLINE vf v_words(const void *p, int64_t n)
+{
+    const __mmask32 m = n >= 32 ? 0xffffffffu : (__mmask32)((1u << (n > 0 ? n : 0)) - 1);
+    return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(m, p));
+}
 #endif
 
 #elif defined __AVX2__ && defined __FMA__ && defined __F16C__

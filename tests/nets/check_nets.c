@@ -2,10 +2,12 @@
  *
  * ref64 must agree to 1e-10 of each tensor's largest value, which checks layouts, orders and
  * formulas.  ref, whose streams are float32, must be within four times the error of the published
- * code's float32 run (GOLDEN.md).  Every tensor of a stage file is compared, or the test fails. */
+ * code's float32 run (GOLDEN.md); so must late, which computes the same from memory of its own.
+ * Every tensor of a stage file is compared, or the test fails. */
 #include "nets/control.h"
 #include "nets/dit.h"
 #include "host/pictures.h"
+#include "late.h"
 #include "testing.h"
 #include <check.h>
 #include <math.h>
@@ -27,6 +29,10 @@ typedef struct bench { /* a device, the golden file of a stage, what has been co
 } bench;
 
 static qw_error err;
+
+/* Devices whose streams are float32; late:joins packs parts as one matrix. */
+static const char *const in_f32[] = { "ref", "late", "late:joins" };
+enum { IN_F32 = sizeof in_f32 / sizeof in_f32[0] };
 
 static const qw_entry *gold(const bench *b, const char *name)
 {
@@ -120,8 +126,12 @@ static void open_bench(bench *b, const char *device, const char *stage, double t
     *b = (bench){ .tolerance = tolerance, .rename = rename };
     b->euclid = !strcmp(device, "ref:int8");
     err = (qw_error){ 0 };
-    ck_assert_msg(!qw_device_open(device, &(qw_device_options){ .threads = 2 }, &b->dev, &err),
-                  "%s", err.text);
+    if (!strncmp(device, "late", 4)) {
+        b->dev = open_late(27);
+        late_of(b->dev)->joins = !strcmp(device, "late:joins");
+    } else
+        ck_assert_msg(!qw_device_open(device, &(qw_device_options){ .threads = 2 }, &b->dev, &err),
+                      "%s", err.text);
     ck_assert_msg(!qw_device_open("ref", &(qw_device_options){ .threads = 2 }, &b->ref, &err), "%s",
                   err.text);
     ck_assert_int_eq(qw_store_new(&b->gold, &err), 0);
@@ -263,11 +273,11 @@ static void run_text(const char *device, const char *stage, double tolerance)
 
 START_TEST(text64) { run_text("ref64", "stages/text", 1e-10); }
 END_TEST
-START_TEST(text32) { run_text("ref", "stages/text", 4 * 7.3e-7); }
+START_TEST(text32) { run_text(in_f32[_i], "stages/text", 4 * 7.3e-7); }
 END_TEST
 START_TEST(text_image64) { run_text("ref64", "stages/text_image", 1e-10); }
 END_TEST
-START_TEST(text_image32) { run_text("ref", "stages/text_image", 4 * 8.8e-7); }
+START_TEST(text_image32) { run_text(in_f32[_i], "stages/text_image", 4 * 8.8e-7); }
 END_TEST
 
 /* --- vision ----------------------------------------------------------------------------------- */
@@ -351,9 +361,9 @@ START_TEST(vision64)
 END_TEST
 START_TEST(vision32)
 {
-    run_vision("ref", "stages/vision_partial", 4 * 1.6e-6);
-    run_vision("ref", "stages/vision_exact", 4 * 1.7e-6);
-    run_vision("ref", "stages/vision_two", 4 * 1.8e-6);
+    run_vision(in_f32[_i], "stages/vision_partial", 4 * 1.6e-6);
+    run_vision(in_f32[_i], "stages/vision_exact", 4 * 1.7e-6);
+    run_vision(in_f32[_i], "stages/vision_two", 4 * 1.8e-6);
 }
 END_TEST
 
@@ -422,10 +432,10 @@ START_TEST(dit64)
 END_TEST
 START_TEST(dit32)
 {
-    run_dit("ref", "stages/dit_t2i", "tiny/transformer", 1, 4 * 3.6e-5);
-    run_dit("ref", "stages/dit_edit", "tiny/transformer", 1, 4 * 2.6e-5);
-    run_dit("ref", "stages/dit_edit_2511", "tiny-edit-2511/transformer", 1, 4 * 2.6e-5);
-    run_dit("ref", "stages/dit_layered", "tiny-layered/transformer", 0, 4 * 4.4e-5);
+    run_dit(in_f32[_i], "stages/dit_t2i", "tiny/transformer", 1, 4 * 3.6e-5);
+    run_dit(in_f32[_i], "stages/dit_edit", "tiny/transformer", 1, 4 * 2.6e-5);
+    run_dit(in_f32[_i], "stages/dit_edit_2511", "tiny-edit-2511/transformer", 1, 4 * 2.6e-5);
+    run_dit(in_f32[_i], "stages/dit_layered", "tiny-layered/transformer", 0, 4 * 4.4e-5);
 }
 END_TEST
 
@@ -511,7 +521,7 @@ static void run_control(const char *device, double tolerance)
 
 START_TEST(control64) { run_control("ref64", 1e-10); }
 END_TEST
-START_TEST(control32) { run_control("ref", 4 * 5.5e-5); }
+START_TEST(control32) { run_control(in_f32[_i], 4 * 5.5e-5); }
 END_TEST
 
 /* --- VAE -------------------------------------------------------------------------------------- */
@@ -569,8 +579,8 @@ START_TEST(vae64)
 END_TEST
 START_TEST(vae32)
 {
-    run_vae("ref", "stages/vae_rgb", "tiny/vae", 4 * 3.0e-6);
-    run_vae("ref", "stages/vae_rgba", "tiny-layered/vae", 4 * 1.2e-6);
+    run_vae(in_f32[_i], "stages/vae_rgb", "tiny/vae", 4 * 3.0e-6);
+    run_vae(in_f32[_i], "stages/vae_rgba", "tiny-layered/vae", 4 * 1.2e-6);
 }
 END_TEST
 
@@ -759,17 +769,17 @@ int main(void)
     TCase *t = tcase_create("stages");
     tcase_set_timeout(t, 300);
     tcase_add_test(t, text64);
-    tcase_add_test(t, text32);
+    tcase_add_loop_test(t, text32, 0, IN_F32);
     tcase_add_test(t, text_image64);
-    tcase_add_test(t, text_image32);
+    tcase_add_loop_test(t, text_image32, 0, IN_F32);
     tcase_add_test(t, vision64);
-    tcase_add_test(t, vision32);
+    tcase_add_loop_test(t, vision32, 0, IN_F32);
     tcase_add_test(t, dit64);
-    tcase_add_test(t, dit32);
+    tcase_add_loop_test(t, dit32, 0, IN_F32);
     tcase_add_test(t, control64);
-    tcase_add_test(t, control32);
+    tcase_add_loop_test(t, control32, 0, IN_F32);
     tcase_add_test(t, vae64);
-    tcase_add_test(t, vae32);
+    tcase_add_loop_test(t, vae32, 0, IN_F32);
     tcase_add_test(t, one_frame);
     tcase_add_test(t, fun64);
     tcase_add_test(t, text8);

@@ -1,4 +1,4 @@
-/* devices.c - the subcommand that lists devices, and why those that cannot be opened cannot. */
+/* devices.c - the subcommand that lists devices, with the reason why one cannot be used. */
 #include "cli.h"
 #include <stdlib.h>
 #include <string.h>

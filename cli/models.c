@@ -1,4 +1,4 @@
-/* models.c - the subcommand that lists what can be found by name. */
+/* models.c - the subcommand that lists the models, pieces and LoRAs that have a name. */
 #include "find/find.h"
 #include <stdlib.h>
 #include <string.h>

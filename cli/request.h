@@ -1,4 +1,4 @@
-/* request.h - what the options say as the library's structs, and the recipe made of them. */
+/* request.h - the options as the library's structs, and the recipe made of them. */
 #ifndef REQUEST_H
 #define REQUEST_H
 #include "cli.h"

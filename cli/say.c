@@ -1,4 +1,4 @@
-/* say.c - what all subcommands use: messages, text, whole files. */
+/* say.c - for all subcommands: messages, text, whole files. */
 #include "cli.h"
 #include <errno.h>
 #include <stdarg.h>

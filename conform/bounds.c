@@ -1,4 +1,4 @@
-/* bounds.c - what a case must give: the oracle's value, the error bound, the expected deviation.
+/* bounds.c - the expected result of a case: the oracle's value, the error bound, the deviation.
  *
  * A transcription of doc/numerics.md, one function per op.  The judged part of a case is copied out
  * as dense float64 operands; the device "ref64" computes values and magnitude sums (the same op on
@@ -35,7 +35,7 @@ static promise promise_of(const qw_arith *a)
     return p;
 }
 
-/* What an operand of the case may lose before it is multiplied. */
+/* The relative error that an operand of the case may have before it is multiplied. */
 static double loss(qw_material *m, const promise *p, const char *name)
 {
     const qw_datum *d = qw_datum_named(m, name);
@@ -353,7 +353,7 @@ typedef struct logits {
     int powers;
 } logits;
 
-/* What q, k and v lose before they are multiplied. */
+/* Relative errors of q, k and v before they are multiplied. */
 typedef struct losses {
     double q, k, v;
 } losses;

@@ -1,4 +1,4 @@
-/* cases.c - a case is a line and a line is a case: reading and printing.
+/* cases.c - reads a case from a line of text, and prints it as one.
  *
  * The grammar is that of lib/core/op.c's case lines, whose types and sizes are data of the op table
  * (qw_form), followed by /fill/seed. */
@@ -28,7 +28,7 @@ qw_dtype qw_plain_float(qw_dtype t)
     return t == QW_F64 || t == QW_F32 || t == QW_F16 || t == QW_BF16 ? t : QW_F32;
 }
 
-/* How many types and how many sizes a line of the op has. */
+/* The numbers of types and of sizes in a line of the op. */
 static int types_of(const qw_form *f)
 {
     int n = 0;

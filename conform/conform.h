@@ -66,12 +66,12 @@ typedef struct qw_material {
 /* 0, or an error sentence in why.  Without fill and seed: normal, seed 1. */
 int qw_case_parse(qw_case *c, const char *line, char *why, size_t size);
 void qw_case_print(const qw_case *c, char *out, size_t size);
-/* Cases are counted by op and key: the type of a weight, or else of the first operand.  Key i of an op,
- * QW_NONE past the last; the key of a case. */
+/* Cases are counted by op and key: the type of a weight, or else of the first operand.  Key i of
+ * an op, QW_NONE past the last; the key of a case. */
 qw_dtype qw_case_key(enum qw_op op, int i);
 qw_dtype qw_case_key_of(const qw_case *c);
-/* The i-th case of an op and key for a seed, about `flops` large: borders, random and (of four times
- * that size) deep shapes by turns, all fills. */
+/* The i-th case of an op and key for a seed, about `flops` large: borders, random and (of four
+ * times that size) deep shapes by turns, all fills. */
 void qw_case_draw(qw_case *c, enum qw_op op, qw_dtype key, int i, uint64_t seed, double flops);
 /* Makes a line of the real model fit: its first dimension shrinks until the cost does. */
 void qw_case_shrink(qw_case *c, double flops);
@@ -107,9 +107,10 @@ typedef struct qw_verdict {
     char why[400];
 } qw_verdict;
 void qw_judge(qw_device *dev, qw_device *oracle, const qw_case *c, qw_verdict *v);
-/* Draws cases of an op and a key until `asked` of them have been judged, which declined ones have
- * not, and hands each verdict to `each`; a nonzero answer stops and is returned.  Drawing ends too when
- * the device has declined 2 asked + 8 cases and taken none, or 32 asked + 8 in all. */
+/* Draws cases of an op and a key until `asked` of them have been judged, which declined ones
+ * have not, and hands each verdict to `each`; a nonzero answer stops and is returned.  Drawing
+ * ends too when the device has declined 2 asked + 8 cases and taken none, or 32 asked + 8 in
+ * all. */
 int qw_judge_key(qw_device *dev, qw_device *oracle, enum qw_op op, qw_dtype key, int asked,
                  uint64_t seed, double flops,
                  int (*each)(void *user, const qw_case *c, const qw_verdict *v), void *user);

@@ -24,7 +24,8 @@ static int64_t draw_size(drawing *w, int64_t most)
     return n < 1 ? 1 : n > most ? most : n;
 }
 
-/* A size beyond the blockings of the day: past 256, 1024, 3072 and 12288, rarely by a whole tile. */
+/* A size beyond the blockings of the day: past 256, 1024, 3072 and 12288, rarely by a whole
+ * tile. */
 static int64_t draw_deep(drawing *w, int64_t most)
 {
     static const int64_t deep[] = { 1025, 3079, 1040, 4101, 1031, 6150, 1153, 12300, 2055 };
@@ -135,7 +136,8 @@ static void draw_conv2d(qw_case *c, drawing *w, double flops, int deep)
     draw_sizes(w, 4, n, flops / (2.0 * (double)(k * k)), deep);
     c->up = qw_below(r, 4) ? 1 : 2;
     c->stride = c->up == 1 && !qw_below(r, 3) ? 2 : 1;
-    /* Padded all round (1 of 3), only right and bottom (as a strided encoder does), or not at all. */
+    /* Padded all round (1 of 3), only right and bottom (as a strided encoder does), or not at
+     * all. */
     const int64_t before = k == 3 && qw_below(r, 2) ? 1 : 0,
                   after = k == 3 && (before || qw_below(r, 2)) ? 1 : 0;
     int64_t in[2];

@@ -3,8 +3,9 @@
  * exact: integers and powers of two, so that every order of summation gives the same sum.
  * normal: independent normals.  hard: outlier channels, cancellation, subnormals, the largest
  * finite values, zero rows, a mean far above the deviation, a step in the logits. Guards and
- * padding are 0xff: a NaN in every float type, so whoever reads there shows it.  Around results they
- * are 0xffbf, a signalling NaN of f32 and bf16: a NaN that was computed has other bits. */
+ * padding are 0xff: a NaN in every float type, which shows in a result that was computed from
+ * it.  Around results they are 0xffbf, a signalling NaN of f32 and bf16: a NaN that was computed
+ * has other bits. */
 #include "fill.h"
 #include "core/core.h"
 #include <math.h>

@@ -153,8 +153,8 @@ static int read_output(qw_trial *t, unsigned char *to, float *scale, qw_verdict 
 
 enum { CANARY = 64 };
 
-/* The op once, with `threads` threads (0: all) and the scratch that the device wants, which begins as
- * NaN and ends at a canary. */
+/* The op once, with `threads` threads (0: all) and the scratch that the device wants, which
+ * begins as NaN and ends at a canary. */
 static int call(qw_trial *t, int threads, qw_verdict *v)
 {
     qw_device *d = t->dev;
@@ -184,8 +184,8 @@ static int call(qw_trial *t, int threads, qw_verdict *v)
     return status;
 }
 
-/* Runs the op twice from the same start; 1 when the verdict is already known.  A device whose results
- * do not depend on the number of threads has another number the second time. */
+/* Runs the op twice from the same start; 1 when the verdict is already known.  A device whose
+ * results do not depend on the number of threads has another number the second time. */
 static int run_twice(qw_trial *t, qw_verdict *v)
 {
     static const int threads[3][2] = { { 1, 2 }, { 2, 0 }, { 3, 1 } };

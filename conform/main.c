@@ -1,4 +1,4 @@
-/* main.c - the program qwen-conform: devices, operations and cases by name, verdicts and their table.
+/* main.c - the program qwen-conform: devices, operations and cases by name, their verdicts.
  *
  *     qwen-conform [options] [device...] [op...]
  *     qwen-conform bench WORK...                      (bench.c)

@@ -1,4 +1,4 @@
-/* threads.c - how many threads an op has, and which of them calls. */
+/* threads.c - the number of threads of an op, and the index of the calling one. */
 #include "cpu.h"
 #ifdef _OPENMP
 #include <omp.h>

@@ -62,7 +62,7 @@ int find_id(const char *id, char **path, char **where);
 
 /* --- match.c: names --------------------------------------------------------------------------- */
 
-/* How well a listed name fits what was typed, from worst to best (match.c). */
+/* The fit of a listed name to the name that was typed, from worst to best (match.c). */
 enum {
     ANSWER_NONE,
     ANSWER_BEGINS,
@@ -80,7 +80,7 @@ typedef struct answer {
 } answer;
 /* CODE_DONE, or CODE_MEMORY and has complained. */
 int name_answers(const char *listed, const char *typed, answer *out);
-/* How far a listed name is from what was typed; 1000: too far for a suggestion. */
+/* Distance of a listed name from the name that was typed; 1000: too far for a suggestion. */
 int name_distance(const char *listed, const char *typed);
 int name_has_word(const char *name, const char *word);
 size_t name_stem(const char *name); /* length without the extension of a model file */

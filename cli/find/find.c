@@ -1,4 +1,4 @@
-/* find.c - the path of a model, of its pieces and of LoRAs, from what the user named.
+/* find.c - the path of a model, of its pieces and of LoRAs, from the names that the user gave.
  *
  * doc/names.md has the rules.  A name is, in this order: a path that exists; "demo"; an id in the
  * Hugging Face cache; a name that `qwen-image models` lists (places.c), compared by match.c.  A

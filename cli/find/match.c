@@ -1,4 +1,4 @@
-/* match.c - how well a listed name fits what was typed: rules R1 to R7 of doc/names.md.
+/* match.c - the fit of a listed name to the name that was typed: rules R1 to R7 of doc/names.md.
  *
  * Names are compared without the extension of a model file, and as many of their last parts as were
  * typed.  From the best answer to the worst:

@@ -1,4 +1,4 @@
-/* pieces.c - what files hold by their tensors, and the piece that fits a transformer.
+/* pieces.c - the kind of a file by its tensors, and the piece that fits a transformer.
  *
  * Names and shapes of tensors decide, never the file's name: a text encoder has biases on its keys,
  * no norms of them, and the width that the transformer reads; a VAE has the transformer's latent

@@ -7,8 +7,8 @@ enum { NR = 16, MC = 1024, KC = 3072 };
 
 static int64_t rank_of(const qw_gemm_args *a) { return qw_present(&a->x2) ? a->x2.dim[1] : 0; }
 
-/* Of one thread; the first thread's part also holds x and x2 as floats, and y where it becomes codes:
- * all threads have room for that, which is generous. */
+/* Of one thread; the first thread's part also holds x and x2 as floats, and y where it becomes
+ * codes: all threads have room for that, which is generous. */
 size_t plain_gemm_scratch(const qw_gemm_args *a)
 {
     const int64_t m = a->y.dim[0], n = a->y.dim[1], k = a->x.dim[1] + 1, r = rank_of(a);
@@ -73,7 +73,7 @@ typedef struct rooms {
     int64_t step;      /* of a row of x and of w: k, and one more where k is odd */
 } rooms;
 
-/* What becomes of a sum at (i, j). */
+/* The result from the sum at (i, j). */
 static void finish(qw_device *d, const qw_gemm_args *a, const rooms *q, int64_t i, int64_t j, int c,
                    float z)
 {

@@ -3,9 +3,9 @@
  *
  *     mutants [--seeds N] [NAME...]
  *
- * Only the op that a fault belongs to is judged.  --seeds: how many sets of cases the device without
- * a fault has to pass (20).  Exit 1 where a fault slips through or the correct device fails, 2 where
- * there is no fault of that name. */
+ * Only the op that a fault belongs to is judged.  --seeds: how many sets of cases the device
+ * without a fault has to pass (20).  Exit 1 where a fault slips through or the correct device
+ * fails, 2 where there is no fault of that name. */
 #include "conform/conform.h"
 #include "mutant.h"
 #include <stdio.h>

@@ -1,7 +1,8 @@
-/* mutant.h - a device in plain C, blocked and threaded as fast devices are, with one fault at a time.
+/* mutant.h - a device in plain C, blocked and threaded as fast devices are, with one fault at a
+ * time.
  *
- * Without a fault it is correct, in float arithmetic.  QW_MUTANT names a fault when the device is
- * opened; it changes the one op that it belongs to.  The kit has to catch each. */
+ * Without a fault it is correct, in float arithmetic.  QW_MUTANT names a fault when the device
+ * is opened; it changes the one op that it belongs to.  The kit has to catch each. */
 #ifndef QW_MUTANT_H
 #define QW_MUTANT_H
 #include <qwen/backend.h>
@@ -94,6 +95,7 @@ float plain_act(qw_act act, float z);
 /* Element (i, j, k) of a tensor of floats, rounded once from f32. */
 void plain_put(const qw_tensor *t, int64_t i, int64_t j, int64_t k, float x);
 float plain_get(const qw_tensor *t, int64_t i, int64_t j, int64_t k); /* 0 if absent */
-/* A row as codes; `seen` of n elements are looked at for the largest, which is divided by `steps`. */
+/* A row as codes; `seen` of n elements are looked at for the largest, which is divided by
+ * `steps`. */
 void plain_codes(const qw_tensor *t, int64_t i, const float *x, int64_t seen, float steps);
 #endif

@@ -1,4 +1,4 @@
-/* plain.c - what the ops share. */
+/* plain.c - functions of all ops of the plain device: rows to numbers, threads. */
 #include "mutant.h"
 #include <math.h>
 #include <string.h>

@@ -1,10 +1,10 @@
 /* example.c - a device outside the library: the reference with one operation of its own, gemm.
  *
- *     cc -O3 -fopenmp -fPIC -shared example.c -o example.so `pkg-config --cflags --libs libqwen-backend`
- *     QWEN_MODULES=. qwen-image devices
+ *     cc -O3 -fopenmp -fPIC -shared example.c -o example.so \
+ *         `pkg-config --cflags --libs libqwen-backend` && QWEN_MODULES=. qwen-image devices
  *
- * gemm sums in float, in tiles that stay in the cache; what it has no code for it declines, and the
- * reference computes it.  doc/backends.md explains each step. */
+ * gemm sums in float, in tiles that stay in the cache; calls for which it has no code it declines,
+ * and the reference computes them.  doc/backends.md explains each step. */
 #include <math.h>
 #include <qwen/ref.h>
 #include <stdio.h>
@@ -17,7 +17,7 @@
 #endif
 
 /* A tile of y has ROWS x COLS elements and is summed over DEPTH inputs at a time, four by four.
- * poll is asked after SIDE x SIDE elements. */
+ * poll is called after SIDE x SIDE elements. */
 enum { ROWS = 64, COLS = 32, DEPTH = 128, FOUR = 4, SIDE = 256 };
 
 static int is_float(const qw_tensor *t)
@@ -80,7 +80,7 @@ static void finish(const qw_gemm_args *a, int64_t first, int64_t rows, int64_t c
     }
 }
 
-/* What lies past the last row, column or input of a tile is zero. */
+/* Elements past the last row, column or input of a tile are zero. */
 static void tile(const qw_gemm_args *a, int64_t first, int64_t column)
 {
     float x[ROWS][DEPTH + FOUR] = { { 0 } }, w[DEPTH + FOUR][COLS] = { { 0 } };
@@ -127,7 +127,7 @@ static int example_list(int i, qw_listing *out)
     if (i) return QW_DECLINE; /* one device */
     snprintf(out->name, sizeof out->name, "example");
     snprintf(out->what, sizeof out->what, "the reference with a gemm of floats");
-    return QWEN_OK; /* score 0: only for those who ask for it */
+    return QWEN_OK; /* score 0: never the default */
 }
 
 static int example_open(int i, const qw_open_options *options, qw_device **out)

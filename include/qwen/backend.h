@@ -4,7 +4,7 @@
  * pointers, two in-order queues, eight operations.  The rest of the library runs on the host and is
  * the same for every device.
  *
- * What version 2 promises to a module (doc/backends.md): structs begin with their size, which the
+ * Version 2 promises to a module (doc/backends.md): structs begin with their size, which the
  * side that allocates them sets; fields and enumerators are appended, never moved; an argument
  * struct of an op does not change.  A device belongs to one thread at a time. */
 #ifndef QW_BACKEND_H
@@ -95,7 +95,7 @@ typedef struct qw_convert_args {
 enum qw_op { QW_OPS(X) QW_NOPS };
 #undef X
 
-/* What a device promises of the arithmetic inside an op: unit roundoffs, 0 for exact.
+/* A device's promise of the arithmetic inside an op: unit roundoffs, 0 for exact.
  * doc/numerics.md derives the bound of each op from them. */
 typedef struct qw_arith {
     /* of an operand before it is multiplied, by the class of its type: mul[QW_CLASS_F32] = 2^-8:

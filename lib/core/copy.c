@@ -57,7 +57,7 @@ static int copy_all(qw_device *dev, int way, const qw_tensor *t, const qw_tensor
                 qw_scales(t) * sizeof(float));
 }
 
-/* Whether t is rows of codes [rows][n] with a scale each. */
+/* Nonzero: t is rows of codes [rows][n] with a scale each. */
 static int is_codes(const qw_tensor *t)
 {
     return t->dtype == QW_I8 && t->rank == 2 && t->scale && t->scale_stride == 1;

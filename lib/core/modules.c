@@ -35,7 +35,7 @@ static struct {
     module m[MODULES];
 } modules = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
-/* --- looking ----------------------------------------------------------------------------------- */
+/* --- looking ---------------------------------------------------------------------------------- */
 
 static int by_name(const void *a, const void *b)
 {
@@ -124,7 +124,7 @@ const char *qw_module_name(int i)
     return m ? m->name : NULL;
 }
 
-/* --- opening ----------------------------------------------------------------------------------- */
+/* --- opening ---------------------------------------------------------------------------------- */
 
 static void check_backend(module *m, const qw_backend *b)
 {

@@ -94,7 +94,7 @@ static int is_float(qw_dtype t)
 }
 static int is_operand(qw_dtype t) { return t > QW_NONE && t < QW_U8 && t != QW_I32; }
 
-/* Which dtypes an operand may have. */
+/* Sets of dtypes that an operand may have. */
 typedef enum kind { FLOATS, WIDE, ROWS, WEIGHT } kind;
 
 static int kind_has(kind k, qw_dtype t)

@@ -25,7 +25,7 @@ enum {
     LINE = 4 * WHY + 5
 };
 
-/* --- backends ---------------------------------------------------------------------------------- */
+/* --- backends --------------------------------------------------------------------------------- */
 
 /* `name` is that of the backend `of` or of one of its devices. */
 static int belongs(const char *name, const char *of)
@@ -94,7 +94,7 @@ static int list_at(const qw_backend *b, int k, qw_listing *out)
     return 1;
 }
 
-/* --- choosing ---------------------------------------------------------------------------------- */
+/* --- choosing --------------------------------------------------------------------------------- */
 
 typedef struct choice {
     const qw_backend *backend;
@@ -127,7 +127,7 @@ static int choose_default(const choice *tried, choice *out)
     return found;
 }
 
-/* Is a name all of another, or all of it up to a colon? */
+/* Nonzero: a name is all of another, or all of it up to a colon. */
 static int begins(const char *name, const char *all)
 {
     const size_t n = strlen(name);
@@ -156,7 +156,7 @@ static int choose_named(const char *name, choice *out)
     return found;
 }
 
-/* --- opening ----------------------------------------------------------------------------------- */
+/* --- opening ---------------------------------------------------------------------------------- */
 
 /* NULL, or what is wrong with a device that has been opened. */
 static const char *complete(qw_device *d, const choice *c, const qw_device_options *options)
@@ -268,7 +268,7 @@ int qw_device_open(const char *name, const qw_device_options *options, qw_device
     return qw_fail(err, QWEN_EARG, "there is no device %s; these open: %s", shown, l.text);
 }
 
-/* --- listing ----------------------------------------------------------------------------------- */
+/* --- listing ---------------------------------------------------------------------------------- */
 
 int qw_device_list(int (*each)(void *user, const qw_listing *d, int is_default), void *user)
 {

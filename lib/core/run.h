@@ -80,9 +80,9 @@ void qw_run_forget(qw_run *r, qw_recording *p);
 int qw_run_spoils(qw_run *r);
 
 /* --- to the device and back ------------------------------------------------------------------- */
-/* Host doubles, dense, to a device tensor of any float dtype, I32 or rows of codes (I8 [n][k] with a
- * scale each, quantised here); and back, which waits.  One call of the device for what is contiguous
- * there. */
+/* Host doubles, dense, to a device tensor of any float dtype, I32 or rows of codes (I8 [n][k]
+ * with a scale each, quantised here); and back, which waits.  One call of the device for what is
+ * contiguous there. */
 void qw_put(qw_run *r, qw_tensor dst, const double *src);
 void qw_get(qw_run *r, qw_tensor src, double *dst);
 

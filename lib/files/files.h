@@ -37,7 +37,7 @@ int qw_store_put(qw_store *s, const char *name, qw_entry e, qw_error *err);
 int qw_store_index(qw_store *s, qw_error *err);
 /* Gives an entry another name; the hash stays as it is. */
 int qw_store_rename(qw_store *s, qw_entry *e, const char *name, qw_error *err);
-/* How many entries have a name that begins with the prefix. */
+/* The number of entries whose name begins with the prefix. */
 int64_t qw_store_prefixed(const qw_store *s, const char *prefix);
 int qw_starts_with(const char *s, const char *prefix);
 int qw_ends_with(const char *s, const char *end);

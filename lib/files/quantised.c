@@ -3,10 +3,10 @@
  *
  * A quantised layer L is marked by a tensor "L.comfy_quant" (JSON) or by the layer table in the
  * header's _quantization_metadata; fp8 and int8 weights may also just have "L.weight_scale" or
- * "L.scale_weight" beside them.  What an operand can say (a scale per tensor or row, block scales,
- * a rotated basis) stays in the mapping; what it cannot is unpacked into memory of the store: 4 and
- * 6 bit codes become int8, awq and layers with pre_quant_scale become f32.  Formats: comfy-kitchen,
- * docs of comfy-quants. */
+ * "L.scale_weight" beside them.  Weights that an operand can describe (a scale per tensor or row,
+ * block scales, a rotated basis) stay in the mapping; others are unpacked into memory of the store:
+ * 4 and 6 bit codes become int8, awq and layers with pre_quant_scale become f32.  Formats:
+ * comfy-kitchen, docs of comfy-quants. */
 #include "files/files.h"
 #include <math.h>
 #include <stdlib.h>
@@ -302,7 +302,7 @@ static int layout_plain(layer *l, qw_tensor *out)
     const qw_entry *e = l->weight;
     if (plain_shape(l) || refuse_codes(l, e)) return l->err->status;
     *out = qw_dense2((void *)(uintptr_t)e->data, e->dtype, l->n, l->k);
-    /* Blocks across rows (a GGUF whose shape was changed), and doubles, which few devices know. */
+    /* Blocks across rows (a GGUF whose shape was changed) and doubles become f32. */
     if (l->dry || (l->k % qw_block_elements(e->dtype) == 0 && e->dtype != QW_F64)) return QWEN_OK;
     *out = qw_dense2(floats(l, e), QW_F32, l->n, l->k);
     return l->err->status;

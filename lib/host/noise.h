@@ -3,7 +3,7 @@
 #define QW_NOISE_H
 #include "files/config.h"
 
-/* --- rng.c: the noise others draw ------------------------------------------------------------- */
+/* --- rng.c: the noise that PyTorch draws ------------------------------------------------------ */
 typedef enum qw_rng_kind {
     QW_RNG_TORCH_CPU,
     QW_RNG_TORCH_CPU_BF16_OLD,

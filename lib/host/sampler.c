@@ -39,7 +39,7 @@ void qw_guide(double *v, const double *pos, const double *neg, int64_t rows, int
     }
 }
 
-/* --- what the samplers are made of ------------------------------------------------------------ */
+/* --- parts of a step -------------------------------------------------------------------------- */
 
 static int stopped(walk *w, int status)
 {

@@ -14,7 +14,7 @@ void qw_tokenizer_free(qw_tokenizer *t);
 int qw_tokenize(const qw_tokenizer *t, const char *text, size_t bytes, int32_t **ids, int64_t *n,
                 qw_error *err);
 
-/* --- unicode.c: what the tokenizer stands on; text is valid UTF-8 here ------------------------ */
+/* --- unicode.c: Unicode for the tokenizer; text is valid UTF-8 here --------------------------- */
 typedef enum qw_char_class {
     QW_CHAR_OTHER,
     QW_CHAR_LETTER,

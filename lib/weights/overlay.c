@@ -2,7 +2,7 @@
  *
  * Low-rank differences stay factors: W' = W + s (alpha/r) up down becomes a = down, b = s (alpha/r)
  * up of the part, and several files concatenate their ranks.  That is exact for every weight
- * format.  What is not low-rank (DoRA, LoHa, LoKr, full differences, replaced weights) makes a
+ * format.  Other modules (DoRA, LoHa, LoKr, full differences, replaced weights) are applied to a
  * patched copy of the weight.  Factors and copies are of the device's preferred type, biases of its
  * wide type.  Files are applied in their order; before a file replaces or rescales (DoRA) a part,
  * the factors of earlier files are added to its copy, since the order matters there. */

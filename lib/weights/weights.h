@@ -1,4 +1,5 @@
-/* weights.h - named tensors to weights on a device: layers, residency, the loader, LoRA laid over. */
+/* weights.h - named tensors to weights on a device: layers, residency, the loader, LoRA laid
+ * over. */
 #ifndef QW_WEIGHTS_H
 #define QW_WEIGHTS_H
 #include "core/run.h"

@@ -277,7 +277,7 @@ static int count_verdict(void *user, const qw_case *c, const qw_verdict *v)
     return 0;
 }
 
-/* How many of n judged cases of an op with f32, bf16 and f16 fail on d. */
+/* The number of failures on d among n judged cases of an op with f32, bf16 and f16. */
 static int caught(qw_device *d, enum qw_op op, int n, double flops, char *why, size_t size)
 {
     qw_device *oracle = open_device("ref64");

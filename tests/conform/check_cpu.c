@@ -49,7 +49,7 @@ static int must_not_fail(void *user, const qw_case *c, const qw_verdict *v)
     return 0;
 }
 
-/* Each op of each device; _i counts (device, op).  What carries a transformer is taken. */
+/* Each op of each device; _i counts (device, op).  It must not decline bf16, f32 and f16. */
 START_TEST(judged)
 {
     const names all = cpu_devices();

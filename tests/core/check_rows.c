@@ -1,4 +1,5 @@
-/* check_rows.c - every code of the small types, rounding once, scales, quantised rows, the rotation. */
+/* check_rows.c - every code of the small types, rounding once, scales, quantised rows, the
+ * rotation. */
 #include <qwen/tensor.h>
 #include "testing.h"
 #include <math.h>
@@ -125,7 +126,7 @@ START_TEST(floats)
 }
 END_TEST
 
-/* What is smaller than half of the smallest number is a zero of its sign. */
+/* A number below half of the smallest one becomes a zero of its sign. */
 START_TEST(underflow)
 {
     const qw_dtype t = small[_i];

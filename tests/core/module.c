@@ -30,7 +30,7 @@ extern const QW_EXPORT qw_backend MODULE_SYMBOL;
 extern QW_EXPORT int module_listed, module_opened;
 int module_listed, module_opened;
 
-/* What each device does when it is opened; `why_not` is its sentence in the list. */
+/* The behaviour of each device when it is opened; `why_not` is its sentence in the list. */
 static const struct {
     const char *device, *why_not;
     double score;

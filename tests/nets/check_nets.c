@@ -734,12 +734,12 @@ START_TEST(fun64)
 }
 END_TEST
 
-/* --- codes of 8 bits --------------------------------------------------------------------------- */
+/* --- codes of 8 bits -------------------------------------------------------------------------- */
 
-/* Rounding to codes is off by a uniform error of max / 127 in width: of the length of a row of normal
- * numbers, whose largest is below 4 deviations, 4 / (127 sqrt(12)); both operands of a product are
- * quantised.  A block has 4 products that follow one another, and at worst the errors of all add
- * up. */
+/* Rounding to codes is off by a uniform error of max / 127 in width: of the length of a row of
+ * normal numbers, whose largest is below 4 deviations, 4 / (127 sqrt(12)); both operands of a
+ * product are quantised.  A block has 4 products that follow one another, and at worst the
+ * errors of all add up. */
 static double int8_bound(int blocks) { return 4 * blocks * sqrt(2) * 4 / (127 * sqrt(12)); }
 
 START_TEST(text8)

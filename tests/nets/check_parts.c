@@ -380,10 +380,11 @@ static void count_line(void *user, const char *line)
     if (!found && !strncmp(line, "gemm/", 5)) c->others++;
 }
 
-/* On a device that quantises: in a block each stream's input is quantised once by ln_mod for q, k and
- * v, once by ln_mod for the MLP, once from the attention's output, and once by the MLP's first
- * product.  All 6 products read codes.  Outside of blocks there are the two of the timestep, two a
- * block for its modulation, one of the output norm's, two entrances and the exit. */
+/* On a device that quantises: in a block each stream's input is quantised once by ln_mod for q,
+ * k and v, once by ln_mod for the MLP, once from the attention's output, and once by the MLP's
+ * first product.  All 6 products read codes.  Outside of blocks there are the two of the
+ * timestep, two a block for its modulation, one of the output norm's, two entrances and the
+ * exit. */
 START_TEST(test_codes)
 {
     net n;
@@ -412,8 +413,8 @@ START_TEST(test_codes)
 }
 END_TEST
 
-/* A rotated weight with a LoRA on a device that quantises: the branch stays numbers, its rotation is
- * codes.  Rows of codes cannot be the result of two parts. */
+/* A rotated weight with a LoRA on a device that quantises: the branch stays numbers, its
+ * rotation is codes.  Rows of codes cannot be the result of two parts. */
 START_TEST(test_rotated_codes)
 {
     net n;

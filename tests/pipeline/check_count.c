@@ -127,7 +127,7 @@ END_TEST
 
 /* --- nets ------------------------------------------------------------------------------------- */
 
-/* What a model has loaded, without the overlay's inside. */
+/* The nets that a model has loaded, without the overlay's inside. */
 static void same_nets(const qw_nets *a, const qw_nets *b)
 {
     ck_assert_ptr_eq(a->text, b->text);

@@ -1,4 +1,4 @@
-/* check_recording.c - a step that repeats is recorded and replayed, and nobody sees a difference. */
+/* check_recording.c - steps that a device records and replays give the same picture. */
 #include "api.h"
 #include "devices.h"
 #include "late.h"
@@ -22,7 +22,7 @@ static qwen_request six_steps(void)
     return r;
 }
 
-/* What the model draws on "ref", without devices that record. */
+/* The model's picture on "ref", a device that does not record. */
 static qwen_result plain(const char *model, const qwen_request *r)
 {
     qwen *q = opened(model);
@@ -111,8 +111,8 @@ START_TEST(control)
 }
 END_TEST
 
-/* One step more is one more put of the latents and one of each network's modulation, and one more get
- * of each pass, whether it is replayed or not. */
+/* One step more is one more put of the latents and one of each network's modulation, and one
+ * more get of each pass, whether it is replayed or not. */
 static void traffic(const char *model, qwen_request r, int recorded, uint64_t puts)
 {
     uint64_t seen[2][2];
@@ -227,7 +227,7 @@ START_TEST(declined)
     same_with(tiny, &r, no_record, 0);
     same_with(tiny, &r, no_replay, 0);
     same_with(tiny, &r, refuse_to_begin, 0);
-    ck_assert_int_eq(asked[QW_RECORD_BEGIN], 2 * (STEPS - 1)); /* not this time: asked again */
+    ck_assert_int_eq(asked[QW_RECORD_BEGIN], 2 * (STEPS - 1)); /* declined now, tried again */
     same_with(tiny, &r, refuse_to_end, 0);
     ck_assert_int_eq(asked[QW_RECORD_END], 2); /* once a picture */
     same_with(tiny, &r, refuse_to_replay, 0);

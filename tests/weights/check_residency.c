@@ -153,8 +153,8 @@ START_TEST(streams_in_two_slots)
 }
 END_TEST
 
-/* A block's ops take 100 ticks and its copy 90: both go on at once, also where a copy keeps whoever
- * asks for it. */
+/* A block's ops take 100 ticks and its copy 90: both run at once, also on a device whose copy
+ * blocks its caller. */
 START_TEST(overlap)
 {
     blocks b;

@@ -136,6 +136,11 @@ int qw_bench_measure(qw_bench_row *row, const qw_work *w, const qw_bench_options
     return err->status;
 }
 
+int qw_bench_slower(const qw_bench_row *row)
+{
+    return row->before > 0 && row->times.median > 1.1 * row->before;
+}
+
 /* --- lines ------------------------------------------------------------------------------------ */
 
 /* ", "name": number", or null where there is none. */
@@ -177,6 +182,7 @@ void qw_bench_print_json(FILE *f, const qw_bench_row *row)
     number(f, "flops", row->flops, timed);
     number(f, "rss_anon", row->rss_anon, row->rss_anon > 0);
     number(f, "error", row->error, row->error >= 0);
+    if (row->before > 0) number(f, "against", t->median / row->before, timed);
     fprintf(f, ", \"declined\": %llu", (unsigned long long)row->declined);
     print_roof(f, row);
     fputs("}\n", f);
@@ -200,6 +206,9 @@ void qw_bench_print(FILE *f, const qw_bench_row *row)
     else fprintf(f, "  %14s", "no floor");
     fprintf(f, "  %8.1f GFLOP/s", row->flops / row->times.median / 1e9);
     if (row->error >= 0) fprintf(f, "  error %.1e", row->error);
+    if (row->before > 0)
+        fprintf(f, "  %.2f x before%s", row->times.median / row->before,
+                qw_bench_slower(row) ? ": slower" : "");
     if (row->declined)
         fprintf(f, "  (%llu ops by the reference)", (unsigned long long)row->declined);
     fputc('\n', f);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 #ifdef _OPENMP
 #include <omp.h>
 #define OMP(x)    PRAGMA(omp x)
@@ -11,9 +12,9 @@
 #define OMP(x)
 #endif
 
-/* Memory is READ bytes, beyond most caches, and read in runs of PART.  SPELL seconds are longer than a
- * thread needs to start and shorter than a turn of the scheduler. */
-enum { SPELLS = 10, THREADS = 1024, LINE = 256, READ = 256 << 20, PART = 64 << 20 };
+/* Memory is read in runs of PART.  SPELL seconds are longer than a thread needs to start and shorter
+ * than a turn of the scheduler. */
+enum { SPELLS = 10, THREADS = 1024, LINE = 256, READ = 512 << 20, PART = 8 << 20 };
 static const double SPELL = 1.5e-3;
 
 const char *const qw_roof_name[QW_ROOFS] = { "f32", "bf16", "int8", "read" };
@@ -67,21 +68,36 @@ static double products(product *f, int threads)
     return sum;
 }
 
-/* Each thread reads a run of its own; together they go through the memory part by part. */
-static double reading(const qw_roof_set *set, const unsigned char *x, int threads)
+/* Bytes that the caches cannot hold. */
+static size_t beyond(void)
 {
-    const size_t run = PART / (size_t)threads / LINE * LINE;
+#if defined _SC_LEVEL3_CACHE_SIZE
+    const long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
+    if (cache > READ / 4) return (size_t)cache / PART * PART * 4;
+#endif
+    return READ;
+}
+
+/* The best part of memory that was written before, from the part written first on, so that none of it is
+ * left in a cache; each thread reads a run of its own.  The last quarter is not read. */
+static double reading(const qw_roof_set *set, int threads)
+{
+    const size_t bytes = beyond(), run = PART / (size_t)threads / LINE * LINE;
+    void *memory = NULL;
     double best = 0;
-    for (size_t at = 0; at < 2 * (size_t)READ; at += PART) {
+    if (posix_memalign(&memory, LINE, bytes)) return 0;
+    const unsigned char *x = memset(memory, 1, bytes);
+    for (size_t at = 0; at < bytes / 4 * 3; at += PART) {
         const double from = qw_seconds();
         OMP(parallel for num_threads(threads) schedule(static, 1))
         for (int t = 0; t < threads; t++) {
             volatile double sink;
-            set->read(x + at % READ + (size_t)t * run, run, &sink);
+            set->read(x + at + (size_t)t * run, run, &sink);
         }
         const double rate = (double)run * threads / (qw_seconds() - from);
         if (rate > best) best = rate;
     }
+    free(memory);
     return best;
 }
 
@@ -89,25 +105,21 @@ static double better(double a, double b) { return a > b ? a : b; }
 
 void qw_roof_measure(qw_roof *roof, int threads)
 {
-    void *x = NULL;
+    const qw_roof_set *set, *reads = NULL;
     memset(roof, 0, sizeof *roof);
     if (threads < 1) threads = qw_threads();
     if (threads > THREADS) threads = THREADS;
 #ifndef _OPENMP
     threads = 1;
 #endif
-    if (posix_memalign(&x, LINE, READ)) x = NULL;
-    if (x) memset(x, 1, READ);
-    const qw_roof_set *set;
     for (int i = 0; (set = qw_roof_set_at(i, NULL)) != NULL; i++) {
         for (int kind = 0; kind < QW_ROOF_READ; kind++) {
             product *f = product_of(set, kind);
             if (f) roof->of[kind] = better(roof->of[kind], products(f, threads));
         }
-        if (x && set->read)
-            roof->of[QW_ROOF_READ] = better(roof->of[QW_ROOF_READ], reading(set, x, threads));
+        if (set->read) reads = set; /* the widest */
     }
-    free(x);
+    if (reads) roof->of[QW_ROOF_READ] = reading(reads, threads);
     roof->at = qw_seconds();
 }
 

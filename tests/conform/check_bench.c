@@ -1,6 +1,7 @@
 /* check_bench.c - the benchmark: words of works, statistics, the floor, lines of JSON, small works on the
  * devices of this machine.  No time is asserted. */
 #include "conform/bench_row.h"
+#include "files.h"
 #include "testing.h"
 #include <jansson.h>
 #include <math.h>
@@ -295,6 +296,31 @@ START_TEST(test_attention)
 }
 END_TEST
 
+/* Products of a block of n tokens: 12 width^2 of linear layers and 2 n width of attention, for each; the
+ * result of the reference, f32, against the oracle's. */
+START_TEST(test_block)
+{
+    const double n = 3, C = 3072;
+    qw_bench_options o;
+    ck_assert(open_all(&o, "ref"));
+    o.error = 1;
+    measured(&o, "block:2+1:q4_k", 2 * n * 12 * C * C + 4 * n * n * C, 1e-5);
+    close_all(&o);
+}
+END_TEST
+
+/* A layer of the language model: q, k, v, o, gate, up, down; two rows see one and two keys. */
+START_TEST(test_text)
+{
+    const double n = 2, C = 3584, F = 18944, K = 512;
+    qw_bench_options o;
+    ck_assert(open_all(&o, "ref"));
+    o.error = 1;
+    measured(&o, "text:2:q4_k", 2 * n * (2 * C * C + 2 * K * C + 3 * C * F) + 4 * 3 * C, 1e-5);
+    close_all(&o);
+}
+END_TEST
+
 /* With bf16 branches: a result rounded to 8 bits. */
 START_TEST(test_cpu)
 {
@@ -304,6 +330,94 @@ START_TEST(test_cpu)
     measured(&o, "gemm:1x768x512:q8_0", 2.0 * 1 * 768 * 512, 0x1p-7);
     measured(&o, "attention:2x40x16", 4.0 * 40 * 40 * 2 * 16, 0x1p-7);
     close_all(&o);
+}
+END_TEST
+
+/* --- the command ------------------------------------------------------------------------------ */
+
+static int command(const char *const *word)
+{
+    char *argv[16];
+    int argc = 0;
+    for (; word[argc]; argc++) argv[argc] = (char *)(uintptr_t)word[argc];
+    argv[argc] = NULL;
+    return qw_bench_main(argc, argv);
+}
+
+#define BENCH(...) command((const char *const[]){ "bench", __VA_ARGS__, NULL })
+
+START_TEST(test_usage)
+{
+    ck_assert_int_eq(BENCH("--help"), 0);
+    ck_assert_int_eq(command((const char *const[]){ "bench", NULL }), 2);
+    ck_assert_int_eq(BENCH("gemm:1x2"), 2);
+    ck_assert_int_eq(BENCH("roof", "--nothing"), 2);
+    ck_assert_int_eq(BENCH("roof", "--threads"), 2);
+    ck_assert_int_eq(BENCH("roof", "--threads", "0"), 2);
+    ck_assert_int_eq(BENCH("roof", "--repeat", "3x"), 2);
+    ck_assert_int_eq(BENCH("gemm:1x2x3", "--device", "nowhere"), 2);
+    ck_assert_int_eq(BENCH("roof", "--against", "/nowhere/lines"), 3);
+    ck_assert_int_eq(BENCH("roof", "--device", "ref", "--report", "/nowhere/report"), 7);
+}
+END_TEST
+
+/* Saved medians far below and far above any that a machine has. */
+START_TEST(test_against)
+{
+    static const char line[] =
+        "{\"work\": \"gemm:2x32x32:bf16\", \"device\": \"ref\", \"median\": ";
+    char text[400];
+    make_folder();
+    const char *path = write_text("none", "# no line\n");
+    ck_assert_int_eq(BENCH("roof", "--against", path), 4);
+    path = write_text("broken", "{\"work\": \n");
+    ck_assert_int_eq(BENCH("roof", "--against", path), 4);
+    snprintf(text, sizeof text, "# timings\n%s1e-12}\n", line);
+    path = write_text("fast", text);
+    ck_assert_int_eq(BENCH("gemm:2x32x32", "--device", "ref", "--repeat", "1", "--against", path),
+                     1);
+    snprintf(text, sizeof text, "%s1e-12}\n%s1e6}\n", line, line);
+    path = write_text("slow", text);
+    ck_assert_int_eq(BENCH("gemm:2x32x32", "--device", "ref", "--repeat", "1", "--against", path),
+                     0);
+    remove_folder();
+}
+END_TEST
+
+/* The parts of a report; its lines can be compared with; the file has its name only when it is whole. */
+START_TEST(test_report)
+{
+    static const char *const part[] = { "# machine\n",
+                                        "\nprocessor: ",
+                                        "\n# devices\n",
+                                        "; of this report",
+                                        "\n# timings\n{\"work\": \"gemm:2x32x32:bf16\"",
+                                        "\n# device\n",
+                                        "\n# coverage",
+                                        "\ngemm         q4_k ",
+                                        "\n# cases\npassed " };
+    make_folder();
+    const char *path = made("report");
+    ck_assert_int_eq(BENCH("gemm:2x32x32", "--device", "ref", "--repeat", "1", "--report", path),
+                     0);
+    FILE *f = fopen(path, "r");
+    ck_assert_ptr_nonnull(f);
+    char *text = calloc(1, 1 << 20);
+    ck_assert_ptr_nonnull(text);
+    ck_assert(fread(text, 1, (1 << 20) - 1, f) > 1000);
+    fclose(f);
+    for (size_t i = 0; i < sizeof part / sizeof *part; i++)
+        ck_assert_msg(strstr(text, part[i]) != NULL, "the report has no %s", part[i]);
+    ck_assert_msg(!strstr(text, "\nfailed "), "the reference failed a case");
+    free(text);
+    ck_assert(fopen(made("report.part"), "r") == NULL);
+    qw_against *a;
+    qw_error e = { 0 };
+    ck_assert(!qw_against_open(&a, path, &e));
+    ck_assert(qw_against_find(a, "gemm:2x32x32:bf16", "ref") > 0);
+    ck_assert(qw_against_find(a, "gemm:2x32x32:bf16", "cpu") == 0);
+    qw_against_free(a);
+    remove_folder();
 }
 END_TEST
 
@@ -325,6 +439,11 @@ int main(void)
     tcase_add_test(works, test_gemm);
     tcase_add_test(works, test_attention);
     tcase_add_test(works, test_cpu);
+    tcase_add_test(works, test_block);
+    tcase_add_test(works, test_text);
+    tcase_add_test(works, test_usage);
+    tcase_add_test(works, test_against);
+    tcase_add_test(works, test_report);
     suite_add_tcase(s, works);
     return run_suite(s);
 }

@@ -160,7 +160,7 @@ static int open_files(bench *b)
 
 int qw_bench_main(int argc, char **argv)
 {
-    bench b = { .works = 0 };
+    bench b = { .options.roof = 1 };
     int status = 0;
     for (int i = 1; i < argc && !status; i++) {
         if (!strcmp(argv[i], "--help")) {

@@ -129,7 +129,7 @@ int qw_bench_measure(qw_bench_row *row, const qw_work *w, const qw_bench_options
     }
     qw_work_file f;
     snprintf(row->device, sizeof row->device, "%s", o->dev->name);
-    row->has_roof = o->dev->host;
+    row->has_roof = o->roof && o->dev->host;
     row->arithmetic = qw_work_arithmetic(w, o->dev->name);
     if (!qw_work_file_open(&f, w, err)) measure(row, &f, o, err);
     qw_work_file_close(&f);

@@ -23,6 +23,7 @@ typedef struct qw_bench_options {
     qw_device *dev, *ref, *oracle; /* ref: for what dev declines; oracle: ref64 */
     int threads, repeat;           /* 0: chosen */
     int error;                     /* of whole nets too */
+    int roof;                      /* is measured around the repetitions; else no floor */
 } qw_bench_options;
 
 /* --- bench_against.c: lines of an earlier run -------------------------------------------------- */

@@ -87,7 +87,8 @@ static int judge_file(session *s, const char *path)
         return EXIT_INPUT;
     }
     char line[500], why[300];
-    for (int number = 1, i = 0; fgets(line, sizeof line, f); number++) {
+    int i = 0;
+    for (int number = 1; fgets(line, sizeof line, f); number++) {
         line[strcspn(line, " \t\r\n#")] = 0;
         qw_case c;
         if (!line[0]) continue;
@@ -103,7 +104,10 @@ static int judge_file(session *s, const char *path)
         judge_one(s, &c);
     }
     fclose(f);
-    return 0;
+    if (i) return 0;
+    fprintf(stderr, "qwen-conform: %s: no line of %s\n", path,
+            s->any_op ? "an operation that is to be judged" : "an operation");
+    return EXIT_INPUT;
 }
 
 /* The last page: passed, declined, failed and the worst ratio by device, op and key. */
@@ -136,7 +140,11 @@ static int add_device(session *s, const char *name)
         return 0;
     }
     fprintf(stderr, "qwen-conform: %s\n", e.text);
-    return e.status == QWEN_EARG ? EXIT_USAGE : EXIT_DEVICE;
+    if (e.status != QWEN_EARG) return EXIT_DEVICE;
+    fprintf(stderr, "qwen-conform: nor an operation of that name; these are judged:");
+    for (int op = 0; op < QW_NOPS; op++) fprintf(stderr, " %s", qw_op_table[op].name);
+    fputc('\n', stderr);
+    return EXIT_USAGE;
 }
 
 /* Devices that can be used; those that cannot are named with the reason. */
@@ -255,8 +263,9 @@ int main(int argc, char **argv)
             fputs(usage, stdout);
             return 0;
         }
+        const int option = argv[i][0] == '-';
         status = read_argument(&s, argc, argv, &i);
-        if (status == EXIT_USAGE && argv[i][0] == '-') fputs(usage, stderr);
+        if (status == EXIT_USAGE && option) fputs(usage, stderr);
     }
     if (!status && qw_device_open("ref64", NULL, &s.oracle, &e)) {
         fprintf(stderr, "qwen-conform: %s\n", e.text);

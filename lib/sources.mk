@@ -8,7 +8,7 @@ core_sources = \
 	lib/core/core.h lib/core/error.c lib/core/path.c lib/core/sized.c lib/core/utf8.c \
 	lib/core/exact_math.c $(rows_sources) \
 	lib/core/op.h lib/core/op.c lib/core/run.h lib/core/run_inside.h lib/core/run_error.c lib/core/scratch.c lib/core/copy.c lib/core/finite.c \
-	lib/core/fallback.c lib/core/tap.c lib/core/record.c lib/core/run.c lib/core/plan.c lib/core/host_device.c lib/core/modules.h lib/core/modules.c lib/core/registry.c
+	lib/core/fallback.c lib/core/tap.c lib/core/record.c lib/core/run.c lib/core/plan.c lib/core/host_device.c lib/core/modules.h lib/core/elf.c lib/core/modules.c lib/core/registry.c
 files_sources = \
 	lib/files/store.h lib/files/json.h lib/files/config.h lib/files/files.h lib/files/json.c lib/files/store.c lib/files/open.c lib/files/safetensors.c lib/files/gguf.c \
 	lib/files/kind.c lib/files/names.c lib/files/leftovers.c lib/files/quantised.c lib/files/config.c lib/files/lora.h lib/files/lora.c

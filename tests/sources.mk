@@ -6,7 +6,7 @@ unit_tests = \
 	check_streaming check_vae check_layouts check_tokenizer check_rng check_schedule \
 	check_sampler check_image check_nets check_parts check_bands check_recording check_count check_load_nets check_geometry check_inspect \
 	check_api check_stages check_generate check_edits check_golden check_oom
-script_tests = tests/core/check_modules.sh tests/check_includes.sh tests/check_circles.sh tests/check_docs.sh tests/check_symbols.sh tests/check_archive.sh tests/whole/check_cli.sh \
+script_tests = tests/core/check_modules.sh tests/conform/check_kit.sh tests/check_includes.sh tests/check_circles.sh tests/check_docs.sh tests/check_symbols.sh tests/check_archive.sh tests/whole/check_cli.sh \
 	tests/whole/check_discovery.sh tests/fuzz/replay.sh
 
 # what the tests share
@@ -34,7 +34,7 @@ check_registry_LDADD = $(unit_libs)
 # modules for it: the source is one, what is wrong with each is a definition
 module_tests = tests/core/module_alpha.la tests/core/module_twin_one.la tests/core/module_twin_two.la \
 	tests/core/module_stale.la tests/core/module_small.la tests/core/module_future.la tests/core/module_nameless.la \
-	tests/core/module_alien.la
+	tests/core/module_alien.la tests/core/module_endless.la
 module_flags = $(AM_LDFLAGS) -module -shared -avoid-version -rpath /nowhere
 tests_core_module_alpha_la_SOURCES = tests/core/module.c
 tests_core_module_alpha_la_LDFLAGS = $(module_flags)
@@ -59,6 +59,9 @@ tests_core_module_nameless_la_LDFLAGS = $(module_flags)
 tests_core_module_alien_la_SOURCES = tests/core/module.c
 tests_core_module_alien_la_CPPFLAGS = $(AM_CPPFLAGS) -DMODULE_NAME='"alien"' -DMODULE_DEVICE='"ref64"'
 tests_core_module_alien_la_LDFLAGS = $(module_flags)
+tests_core_module_endless_la_SOURCES = tests/core/module.c
+tests_core_module_endless_la_CPPFLAGS = $(AM_CPPFLAGS) -DMODULE_NAME='"endless"' -DMODULE_ENDLESS=1
+tests_core_module_endless_la_LDFLAGS = $(module_flags)
 check_ops_SOURCES = tests/reference/check_ops.c
 check_ops_CPPFLAGS = $(test_cppflags)
 check_ops_LDADD = $(unit_libs)

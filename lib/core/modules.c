@@ -18,7 +18,7 @@
 #define QW_PKGLIBDIR ""
 #endif
 
-enum { MODULES = 32, PATH = 1024 };
+enum { MODULES = 64, PATH = 1024 };
 
 typedef struct module {
     char name[64]; /* file name without .so */
@@ -32,7 +32,7 @@ typedef struct module {
 static struct {
     pthread_mutex_t lock;
     int filled, n;
-    module m[MODULES];
+    module m[MODULES + 1]; /* the last is one too many */
 } modules = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 /* --- looking ---------------------------------------------------------------------------------- */
@@ -54,14 +54,17 @@ static void search(const char *folder)
 {
     const int first = modules.n;
     DIR *d = *folder ? opendir(folder) : NULL;
-    for (struct dirent *e; d && modules.n < MODULES && (e = readdir(d));) {
+    for (struct dirent *e; d && modules.n <= MODULES && (e = readdir(d));) {
         module *m = &modules.m[modules.n];
         const size_t n = strlen(e->d_name);
         if (n <= 3 || n - 3 >= sizeof m->name || strcmp(e->d_name + n - 3, ".so")) continue;
         memset(m, 0, sizeof *m);
         memcpy(m->name, e->d_name, n - 3);
         const int bytes = snprintf(m->path, sizeof m->path, "%s/%s", folder, e->d_name);
-        if (bytes > 0 && (size_t)bytes < sizeof m->path && !known(m->name)) modules.n++;
+        if (bytes < 0 || (size_t)bytes >= sizeof m->path || known(m->name)) continue;
+        m->opened = modules.n == MODULES;
+        if (m->opened) snprintf(m->why, sizeof m->why, "there are more than %d modules", MODULES);
+        modules.n++;
     }
     if (d) closedir(d);
     qsort(modules.m + first, (size_t)(modules.n - first), sizeof modules.m[0], by_name);
@@ -146,6 +149,11 @@ static void check_backend(module *m, const qw_backend *b)
 static void open_module(module *m)
 {
     m->opened = 1;
+    if (qw_module_is_cut(m->path)) {
+        snprintf(m->why, sizeof m->why, "%s.so is cut short: a part of the file is missing",
+                 m->name);
+        return;
+    }
     void *handle = dlopen(m->path, RTLD_NOW | RTLD_LOCAL);
     if (!handle) {
         const char *reason = dlerror();

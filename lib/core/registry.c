@@ -8,6 +8,7 @@
 #include "backends/cpu/cpu.h"
 #endif
 #include <ctype.h>
+#include <math.h>
 #include <qwen/ref.h>
 #include <stdio.h>
 #include <string.h>
@@ -20,7 +21,7 @@ static const qw_backend *const built_in[] = {
 };
 enum {
     BUILT_IN = sizeof built_in / sizeof built_in[0],
-    VARIANTS = 256,
+    VARIANTS = 256, /* devices of a backend */
     WHY = 300,
     LINE = 4 * WHY + 5
 };
@@ -72,13 +73,33 @@ static void clean(char *text, size_t size)
     else qw_visible(text, size, copy);
 }
 
+/* NULL, or why device k, listed as d, cannot be used whatever its backend says. */
+static const char *misfit(const qw_backend *b, int k, const qw_listing *d)
+{
+    if (k == VARIANTS) return "the backend lists too many devices";
+    if (!isfinite(d->score)) return "its score is not a finite number";
+    if (d->memory > INT64_MAX) return "its memory is over 2^63 bytes";
+    for (int i = 0; i < k; i++) {
+        qw_listing other = { .size = sizeof other };
+        if (b->list(i, &other) == QWEN_OK && !strncmp(other.name, d->name, sizeof d->name))
+            return "another device of the backend has its name";
+    }
+    return NULL;
+}
+
 /* Device k of a backend; 0 past the last. */
 static int list_at(const qw_backend *b, int k, qw_listing *out)
 {
     *out = (qw_listing){ .size = sizeof *out };
-    if (k >= VARIANTS) return 0;
+    if (k > VARIANTS) return 0;
     const int status = b->list(k, out);
     if (status == QW_DECLINE) return 0;
+    const char *wrong = misfit(b, k, out);
+    if (wrong) {
+        snprintf(out->why_not, sizeof out->why_not, "%s", wrong);
+        out->score = 0;
+        out->memory = 0;
+    }
     clean(out->name, sizeof out->name);
     clean(out->what, sizeof out->what);
     clean(out->identity, sizeof out->identity);
@@ -182,7 +203,7 @@ static int open_choice(const choice *c, const qw_device_options *options, qw_dev
     if (status) *out = NULL;
     if (!status && ((*out)->size < sizeof **out || (*out)->abi != QW_BACKEND_ABI)) {
         snprintf(why, sizeof why, "the device has another version of the device interface");
-        status = QWEN_EUNSUPPORTED;
+        status = QWEN_EDEVICE;
         *out = NULL; /* close may lie elsewhere in its struct: it is leaked */
     }
     const char *wrong = status ? NULL : complete(*out, c, options);
@@ -194,8 +215,8 @@ static int open_choice(const choice *c, const qw_device_options *options, qw_dev
     }
     if (!status) return QWEN_OK;
     clean(why, sizeof why);
-    return qw_fail(err, status < 0 ? status : QWEN_EDEVICE, "device %s does not open: %s",
-                   c->listing.name,
+    return qw_fail(err, status == QWEN_ENOMEM ? status : QWEN_EDEVICE,
+                   "device %s does not open: %s", c->listing.name,
                    why[0]       ? why
                    : status < 0 ? qwen_strerror(status)
                                 : "it is no longer there");

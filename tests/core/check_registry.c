@@ -216,9 +216,12 @@ START_TEST(refusals)
     ck_says(refusal("alpha:asleep", QWEN_EDEVICE), "its driver sleeps");
     ck_says(refusal("alpha:silent", QWEN_EDEVICE), qwen_strerror(QWEN_EDEVICE));
     ck_says(refusal("alpha:dark", QWEN_EDEVICE), "no power");
-    ck_says(refusal("alpha:old", QWEN_EUNSUPPORTED), "version of the device interface");
+    ck_says(refusal("alpha:old", QWEN_EDEVICE), "version of the device interface");
     ck_says(refusal("alpha:halves", QWEN_EDEVICE), "neither f32 nor bf16");
     ck_says(refusal("alpha:far", QWEN_EDEVICE), "memory functions");
+    ck_says(refusal("alpha:unsure", QWEN_EDEVICE), "its score is not a finite number");
+    ck_says(refusal("alpha:best", QWEN_EDEVICE), "its score is not a finite number");
+    ck_says(refusal("alpha:vast", QWEN_EDEVICE), "its memory is over 2^63 bytes");
     ck_says(refusal("alpha:none", QWEN_EARG), "there is no device alpha:none");
     ck_assert_int_eq(listed("alpha:half\\n\\xff").times, 1);
 }
@@ -265,6 +268,81 @@ START_TEST(wrong_modules)
 }
 END_TEST
 
+/* What a module may not list: two devices of one name, devices without end. */
+START_TEST(wrong_lists)
+{
+    put_module("", "alpha", "module_alpha");
+    put_module("", "endless", "module_endless");
+    setenv("QWEN_MODULES", made(NULL), 1);
+    found f = listed("alpha:twice");
+    ck_assert_int_eq(f.times, 2);
+    ck_says(f.d.why_not, "another device of the backend has its name");
+    ck_assert(f.d.score == 0);
+    qw_device *d = open_device("alpha:twice");
+    d->close(d);
+    ck_assert_int_eq(listed("endless:255").times, 1);
+    f = listed("endless:256");
+    ck_assert_int_eq(f.times, 1);
+    ck_says(f.d.why_not, "lists too many devices");
+    ck_assert_int_eq(listed("endless:257").times, 0);
+}
+END_TEST
+
+/* Copies of a module that end too soon are refused; the whole copy opens. */
+START_TEST(cut_modules)
+{
+    char *all = NULL, name[20];
+    size_t size;
+    FILE *from = fopen(built("module_alpha"), "rb");
+    ck_assert_ptr_nonnull(from);
+    ck_assert_int_eq(fseek(from, 0, SEEK_END), 0);
+    size = (size_t)ftell(from);
+    all = malloc(size);
+    ck_assert_ptr_nonnull(all);
+    rewind(from);
+    ck_assert_uint_eq(fread(all, 1, size, from), size);
+    fclose(from);
+    for (int i = 0; i < 33; i++) { /* cut32 is whole but for one byte */
+        snprintf(name, sizeof name, "cut%d.so", i);
+        FILE *to = fopen(made(name), "wb");
+        ck_assert_ptr_nonnull(to);
+        const size_t n = i < 32 ? size / 32 * (size_t)i : size - 1;
+        ck_assert_uint_eq(fwrite(all, 1, n, to), n);
+        ck_assert_int_eq(fclose(to), 0);
+    }
+    free(all);
+    setenv("QWEN_MODULES", made(NULL), 1);
+    for (int i = 1; i < 32; i++) {
+        snprintf(name, sizeof name, "cut%d", i == 31 ? 32 : i);
+        ck_says(listed(name).d.why_not, "is cut short");
+    }
+    ck_assert_int_eq(listed("cut0").times, 1);
+}
+END_TEST
+
+static int count_surplus(void *user, const qw_listing *d, int is_default)
+{
+    (void)is_default;
+    *(int *)user += strstr(d->why_not, "there are more than 64 modules") != NULL;
+    return 0;
+}
+
+START_TEST(too_many_modules)
+{
+    char name[20];
+    for (int i = 0; i < 70; i++) {
+        snprintf(name, sizeof name, "m%d.so", i);
+        write_text(name, "no shared object");
+    }
+    setenv("QWEN_MODULES", made(NULL), 1);
+    int n = 0;
+    ck_assert_int_eq(qw_device_list(count_surplus, &n), 0);
+    ck_assert_int_eq(n, 1);
+    qw_device *d = open_device("ref");
+    d->close(d);
+}
+END_TEST
+
 /* The list of folders: the first file of a name is taken; folders that do not exist are skipped. */
 START_TEST(folders)
 {
@@ -307,12 +385,15 @@ int main(void)
     tcase_add_checked_fixture(c, make_folder, remove_folder);
     tcase_add_test(c, devices);
     tcase_add_test(c, broken_module);
+    tcase_add_test(c, too_many_modules);
     tcase_add_test(c, sentences);
     if (have_modules()) {
         tcase_add_test(c, on_demand);
         tcase_add_test(c, defaults);
         tcase_add_test(c, refusals);
         tcase_add_test(c, wrong_modules);
+        tcase_add_test(c, wrong_lists);
+        tcase_add_test(c, cut_modules);
         tcase_add_test(c, folders);
     } else printf("no shared libraries here: tests of modules are skipped\n");
     suite_add_tcase(s, c);

@@ -3,6 +3,7 @@
  *
  * Its devices are host devices without an operation, so the reference computes for them.  It counts
  * how often it was listed and opened. */
+#include <math.h>
 #include <qwen/backend.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,6 +26,9 @@
 #ifndef MODULE_SIZE
 #define MODULE_SIZE sizeof(qw_backend)
 #endif
+#ifndef MODULE_ENDLESS
+#define MODULE_ENDLESS 0 /* its list has no end */
+#endif
 
 extern const QW_EXPORT qw_backend MODULE_SYMBOL;
 extern QW_EXPORT int module_listed, module_opened;
@@ -34,26 +38,37 @@ int module_listed, module_opened;
 static const struct {
     const char *device, *why_not;
     double score;
+    uint64_t memory;
 } devices[] = {
-    { ":asleep", "", 4e6 },       /* fails with a sentence */
-    { ":dark", "no power", 9e6 }, /* cannot be used */
-    { ":plain", "", 2e6 },        /* opens */
-    { ":silent", "", 3e6 },       /* fails without a sentence */
-    { ":old", "", 0 },            /* opens as a device of another version */
-    { ":halves", "", 0 },         /* prefers a type that no device may */
-    { ":far", "", 0 },            /* not host memory, and no memory functions */
-    { ":half\n\xff", "", 0 },     /* its name is no UTF-8 text */
+    { ":asleep", "", 4e6, 0 },        /* fails with a sentence */
+    { ":dark", "no power", 9e6, 0 },  /* cannot be used */
+    { ":plain", "", 2e6, 0 },         /* opens */
+    { ":silent", "", 3e6, 0 },        /* fails without a sentence */
+    { ":old", "", 0, 0 },             /* opens as a device of another version */
+    { ":halves", "", 0, 0 },          /* prefers a type that no device may */
+    { ":far", "", 0, 0 },             /* not host memory, and no memory functions */
+    { ":half\n\xff", "", 0, 0 },      /* its name is no UTF-8 text */
+    { ":unsure", "", NAN, 0 },        /* a score that is no number */
+    { ":best", "", INFINITY, 0 },     /* a score above all */
+    { ":vast", "", 5e6, UINT64_MAX }, /* memory that no machine has */
+    { ":twice", "", 1, 0 },           /* opens */
+    { ":twice", "", 6e6, 0 },         /* has the name of another */
 };
 enum { DEVICES = sizeof devices / sizeof devices[0] };
 
 static int list(int i, qw_listing *out)
 {
     module_listed++;
-    if (i < 0 || i >= DEVICES) return QW_DECLINE;
+    if (i < 0 || (i >= DEVICES && !MODULE_ENDLESS)) return QW_DECLINE;
+    if (i >= DEVICES) {
+        snprintf(out->name, sizeof out->name, "%s:%d", MODULE_DEVICE, i);
+        return QWEN_OK;
+    }
     snprintf(out->name, sizeof out->name, "%s%s", MODULE_DEVICE, devices[i].device);
     snprintf(out->what, sizeof out->what, "%s", MODULE_WHAT);
     snprintf(out->why_not, sizeof out->why_not, "%s", devices[i].why_not);
     out->score = devices[i].score;
+    out->memory = devices[i].memory;
     return QWEN_OK;
 }
 

@@ -66,13 +66,12 @@ static void op_failed(qw_run *r, int status, const char *line)
 {
     char place[160];
     const char *sentence = r->dev->failure ? r->dev->failure(r->dev) : NULL;
+    const int declined = status == QW_DECLINE; /* by the reference, after the device */
+    if (!sentence) sentence = declined ? "the reference declined" : qwen_strerror(status);
     if (status == QWEN_ECANCELLED) qw_run_fail(r, status, "cancelled");
     else
-        qw_run_fail(r, status < 0 ? status : QWEN_EUNSUPPORTED, "%sdevice %s failed in %s: %s",
-                    qw_run_where(r, place, sizeof place), r->dev->name, line,
-                    sentence     ? sentence
-                    : status < 0 ? qwen_strerror(status)
-                                 : "the reference declined");
+        qw_run_fail(r, declined ? QWEN_EUNSUPPORTED : status, "%sdevice %s failed in %s: %s",
+                    qw_run_where(r, place, sizeof place), r->dev->name, line, sentence);
 }
 
 static void dispatch(qw_run *r, enum qw_op op, void *args)

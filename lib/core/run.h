@@ -47,6 +47,7 @@ typedef struct qw_run {
 void qw_run_init(qw_run *r, qw_device *dev, qw_device *ref);
 int qw_run_reserve(qw_run *r, size_t bytes); /* grows the scratch block while it is unused */
 void qw_run_free(qw_run *r);
+/* The run's first failure stays.  A status above 0, which only a device returns, is QWEN_EDEVICE. */
 void qw_run_fail(qw_run *r, int status, const char *format, ...) QW_PRINTF(3, 4);
 /* Fails the run with the sentence of dev->failure if it returns one, else with "device NAME failed
  * while WHAT". */

@@ -11,7 +11,7 @@ void qw_run_fail(qw_run *r, int status, const char *format, ...)
     va_start(ap, format);
     vsnprintf(text, sizeof text, format, ap);
     va_end(ap);
-    qw_fail(&r->error, status, "%s", text);
+    qw_fail(&r->error, status < 0 ? status : QWEN_EDEVICE, "%s", text);
 }
 
 /* "denoise, step 3, block 12: " or as much of it as is set. */

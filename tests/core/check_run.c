@@ -416,6 +416,33 @@ static int broken(qw_device *d, const qw_swiglu_args *a)
     return QWEN_EDEVICE;
 }
 
+static int unknown(qw_device *d, const qw_swiglu_args *a)
+{
+    (void)d;
+    (void)a;
+    return QW_DECLINE + 1;
+}
+
+/* Only QW_DECLINE gives an op to the reference. */
+START_TEST(unknown_status)
+{
+    qw_device *ref = open_device("ref"), *dev = open_device("ref");
+    qw_run r;
+    qw_run_init(&r, dev, ref);
+    qw_run_reserve(&r, 4096);
+    dev->op.swiglu = unknown;
+    qw_tensor x = qw_new2(&r, QW_F32, 2, 8), y = qw_new2(&r, QW_F32, 2, 4);
+    const double v[16] = { 0 };
+    qw_put(&r, x, v);
+    qw_swiglu(&r, (qw_swiglu_args){ .y = y, .x = x });
+    ck_assert_int_eq(r.error.status, QWEN_EDEVICE);
+    ck_assert_ptr_nonnull(strstr(r.error.text, "unknown status"));
+    qw_run_free(&r);
+    dev->close(dev);
+    ref->close(ref);
+}
+END_TEST
+
 /* The first error stays; later calls do nothing. */
 START_TEST(first_error)
 {
@@ -481,6 +508,7 @@ int main(void)
     tcase_add_test(c, cancel);
     tcase_add_test(c, not_finite);
     tcase_add_test(c, require_finite);
+    tcase_add_test(c, unknown_status);
     tcase_add_test(c, first_error);
     tcase_add_test(c, wide_vectors);
     suite_add_tcase(s, c);

@@ -1,44 +1,44 @@
 /* attention.c - softmax attention in blocks of queries and keys: no matrix of all scores.
  *
- * For each head of keys, threads first lay its keys out as panels of columns and its values as
- * floats (or both as pairs of bf16).  Then they take blocks of BQ queries: scores of BK keys at a
- * time, their maximum and sum so far in each row, and the weighted values, rescaled where the
- * maximum grows (Milakov and Gimelshein 2018; Dao 2023).  Scores are in units of log 2. */
-#include "kernel.h"
+ * For some heads of keys at a time, threads lay keys and values out as words.  Then they take tasks of
+ * queries, which go through the keys in blocks (Milakov and Gimelshein 2018; Dao 2023).  Query heads
+ * that share a head of keys are rows of one task. */
+#include "attention.h"
 
-enum { BQ = 64, BK = 240 }; /* BK: a multiple of NW on every set */
-
-typedef struct plan {
-    int64_t nq, nk, hq, hk, d, dp, kp; /* dp: d padded to NW; kp: keys padded to NW */
-    int pairs, threads;
-    size_t keys, values, q, s, o, flat, each, bytes;
-} plan;
+enum { PACKED = 16 << 20 }; /* bytes of packed keys and values, unless one head has more */
 
 static int taken(const qw_attention_args *a)
 {
     return cpu_float(a->q.dtype) && cpu_float(a->k.dtype) && cpu_float(a->v.dtype)
-           && cpu_float(a->y.dtype);
+           && cpu_float(a->y.dtype) && a->scale > 0;
 }
 
-static plan plan_of(const cpu_device *dev, const qw_attention_args *a)
+static att_plan plan_of(const cpu_device *dev, const qw_attention_args *a)
 {
-    plan p = { .nq = a->q.dim[0], .hq = a->q.dim[1], .d = a->q.dim[2], .nk = a->k.dim[0] };
+    att_plan p = { .nq = a->q.dim[0], .hq = a->q.dim[1], .d = a->q.dim[2], .nk = a->k.dim[0] };
     p.hk = a->k.dim[1];
-    p.dp = (p.d + NW - 1) / NW * NW;
-    p.kp = (p.nk + NW - 1) / NW * NW;
 #ifdef VEC_BF16_PAIRS
-    p.pairs = dev->pairs && a->q.dtype == QW_BF16 && a->k.dtype == QW_BF16 && a->v.dtype == QW_BF16
-              && p.d % 2 == 0;
+    p.pairs = dev->pairs && a->q.dtype == QW_BF16 && a->k.dtype == QW_BF16 && a->v.dtype == QW_BF16;
 #endif
-    p.threads = cpu_threads(&dev->d, 2.0 * (double)p.nq * (double)p.nk * (double)(p.hq * p.d));
-    p.keys = cpu_line((size_t)(p.kp * p.d) * (p.pairs ? 2 : 4));
-    p.values = cpu_line((size_t)((p.kp + 1) * p.dp) * (p.pairs ? 2 : 4));
-    p.q = cpu_line((size_t)(BQ * p.d) * 4);
-    p.s = cpu_line((size_t)BQ * BK * 4);
-    p.o = cpu_line((size_t)(BQ * p.dp) * 4);
-    p.flat = cpu_line((size_t)(VL * p.d) * 4);
-    p.each = p.q + p.s + (p.pairs ? p.s : 0) + p.o + p.flat + cpu_line(2 * BQ * 4);
-    p.bytes = p.keys + p.values + (size_t)p.threads * p.each + 64;
+    p.scale = (float)(a->scale * 1.4426950408889634);
+    p.rows = p.nq * (p.hq / p.hk);
+    p.vectors = (p.rows + VL - 1) / VL;
+    p.strips = (p.vectors + NV - 1) / NV;
+    p.kd = p.pairs ? (p.d + 1) / 2 : p.d;
+    const int64_t padded = (p.nk + VL - 1) / VL * VL;
+    p.kg = padded / MR;
+    p.kv = p.pairs ? padded / 2 : padded;
+    p.vg = (p.d + MR - 1) / MR;
+    p.threads = cpu_threads(&dev->d, 2.0 * (double)p.rows * (double)p.nk * (double)(p.hk * p.d));
+    p.keys = cpu_line((size_t)(p.kg * p.kd) * MR * 4);
+    p.values = cpu_line((size_t)(p.vg * p.kv) * MR * 4);
+    p.batch = (int64_t)(PACKED / (p.keys + p.values));
+    p.batch = p.batch < 1 ? 1 : p.batch > p.hk ? p.hk : p.batch;
+    p.q = (size_t)p.kd * NW * 4;
+    p.o = (size_t)(p.vg * MR) * NW * 4;
+    p.strip = p.q + p.o + (size_t)5 * NW * 4;
+    p.each = TASK * cpu_line(p.strip) + (size_t)(p.pairs ? BK / 2 : BK) * NW * 4;
+    p.bytes = (size_t)p.batch * (p.keys + p.values) + (size_t)p.threads * p.each + 64;
     return p;
 }
 
@@ -48,189 +48,64 @@ size_t QW_NAME(attention_scratch)(const cpu_device *dev, const qw_attention_args
     return taken(a) ? plan_of(dev, a).bytes : 0;
 }
 
-static const char *head_row(const qw_tensor *t, int64_t i, int64_t h)
+/* Strip t of head h in room: its queries, nothing summed yet. */
+static void begin(const qw_attention_args *a, const att_plan *p, int64_t h, int64_t t, char *room,
+                  att_strip *s)
 {
-    return (const char *)t->data
-           + (size_t)(i * t->stride[0] + h * t->stride[1]) * qw_block_bytes(t->dtype);
-}
-
-static void row_floats(const qw_tensor *t, int64_t i, int64_t h, int64_t d, float factor,
-                       float *out)
-{
-    const char *row = head_row(t, i, h);
-    for (int64_t c = 0; c < d; c += VL) {
-        const vm m = v_first(d - c);
-        v_store_n(out + c, m, v_mul(v_get(t->dtype, row, c, m), v_set(factor)));
+    const int64_t group = p->hq / p->hk;
+    const int64_t v0 = p->vectors * t / p->strips, v1 = p->vectors * (t + 1) / p->strips;
+    *s = (att_strip){ .r0 = v0 * VL, .vectors = (int)(v1 - v0), .q = (float *)(void *)room };
+    s->n = p->rows < v1 * VL ? p->rows - s->r0 : (v1 - v0) * VL;
+    s->o = s->q + p->q / 4;
+    s->minus = s->o + p->o / 4;
+    s->limit = s->minus + NW;
+    s->sum = s->limit + NW;
+    s->from = (int32_t *)(void *)(s->sum + NW);
+    s->to = s->from + NW;
+    for (int64_t r = 0; r < NW; r++) {
+        const int64_t i = (s->r0 + (r < s->n ? r : s->n - 1)) / group;
+        s->from[r] = a->first ? a->first[i] : 0;
+        s->to[r] = a->last ? a->last[i] : (int32_t)p->nk;
+        s->minus[r] = s->sum[r] = 0;
+        s->limit[r] = -INFINITY;
     }
+    s->first = s->from[0];
+    s->last = s->to[NW - 1];
+    s->all = s->from[NW - 1];
+    s->none = s->to[0];
+    memset(s->o, 0, p->o);
+    QW_NAME(att_lay_queries)(a, p, h, s);
 }
 
-/* Keys j .. j + NW of head h as a panel [d][NW] (or [d / 2][NW] pairs); zeros beyond the last. */
-static void lay_keys(const qw_attention_args *a, const plan *p, int64_t h, int64_t j, float *flat,
-                     char *to)
+/* Strips t0 .. t1 of head h. */
+static void task(const qw_attention_args *a, const att_plan *p, int64_t h, int64_t t0, int64_t t1,
+                 const float *keys, const float *values, char *room)
 {
-    for (int v = 0; v < NV; v++) {
-        const int64_t first = j + v * VL;
-#ifdef VEC_BF16_PAIRS
-        if (p->pairs) {
-            for (int64_t c = 0; c < p->d; c += 2 * VL) {
-                vf r[VL];
-                const int64_t left = p->d - c;
-                const __mmask32 m = left >= 32 ? 0xffffffffu : (__mmask32)((1u << left) - 1);
-                for (int i = 0; i < VL; i++)
-                    r[i] =
-                        first + i < p->nk ? _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(
-                            m, (const uint16_t *)(const void *)head_row(&a->k, first + i, h) + c))
-                                          : v_set(0);
-                v_transpose(r);
-                for (int64_t i = 0; i < VL && 2 * i < left; i++)
-                    v_store((float *)(void *)to + (c / 2 + i) * NW + v * VL, r[i]);
-            }
-            continue;
+    att_strip s[TASK];
+    const int n = (int)(t1 - t0);
+    float *w = (float *)(void *)(room + TASK * cpu_line(p->strip));
+    for (int i = 0; i < n; i++)
+        begin(a, p, h, t0 + i, room + (size_t)i * cpu_line(p->strip), &s[i]);
+    for (int64_t b = s[0].first / MR * MR; b < s[n - 1].last; b += BK)
+        for (int i = 0; i < n; i++) {
+            const int64_t own = s[i].first / MR * MR, end = b + BK;
+            QW_NAME(att_block)
+            (p, &s[i], own > b ? own : b, end < s[i].last ? end : s[i].last, keys, values, w);
         }
-#endif
-        for (int i = 0; i < VL; i++)
-            if (first + i < p->nk) row_floats(&a->k, first + i, h, p->d, 1, flat + i * p->d);
-            else memset(flat + i * p->d, 0, (size_t)p->d * sizeof *flat);
-        columns(flat, p->d, p->d, (float *)(void *)to + v * VL, NW);
-    }
+    for (int i = 0; i < n; i++) QW_NAME(att_finish)(a, p, h, &s[i]);
 }
 
-/* Values j .. j + NW of head h as rows [dp] of floats, or as pairs of keys [dp]; zeros beyond. */
-static void lay_values(const qw_attention_args *a, const plan *p, int64_t h, int64_t j,
-                       char *values)
+static int stopped(qw_device *d, int *stop)
 {
-#ifdef VEC_BF16_PAIRS
-    if (p->pairs) {
-        for (int64_t i = j; i < j + NW; i += 2) {
-            uint32_t *to = (uint32_t *)(void *)values + i / 2 * p->dp;
-            memset(to, 0, (size_t)p->dp * sizeof *to);
-            for (int64_t e = 0; e < 2 && i + e < p->nk; e++) {
-                const uint16_t *row = (const uint16_t *)(const void *)head_row(&a->v, i + e, h);
-                for (int64_t c = 0; c < p->d; c++) to[c] |= (uint32_t)row[c] << 16 * e;
-            }
-        }
-        return;
+    int now;
+    CPU_OMP(atomic read)
+    now = *stop;
+    if (!now && cpu_thread() == 0 && d->poll && d->poll(d->poll_user)) {
+        now = 1;
+        CPU_OMP(atomic write)
+        *stop = 1;
     }
-#endif
-    for (int64_t i = j; i < j + NW; i++) {
-        float *to = (float *)(void *)values + i * p->dp;
-        memset(to, 0, (size_t)p->dp * sizeof *to);
-        if (i < p->nk) row_floats(&a->v, i, h, p->d, 1, to);
-    }
-}
-
-/* Scores s [count] of the keys from `b` of one query: those outside first .. last are -infinity.
- * They become weights 2^(s - most); *most and *sum go on from earlier blocks.  Returns the factor
- * for what was summed before. */
-static float weigh(float *s, int64_t count, int64_t first, int64_t last, float *most, float *sum)
-{
-    vf top = v_set(*most);
-    for (int64_t c = 0; c < count; c += VL) {
-        vf z = v_load(s + c);
-        if (c < first) z = v_keep(v_first(first - c), v_set(-INFINITY), z);
-        if (c + VL > last) z = v_keep(v_first(last - c), z, v_set(-INFINITY));
-        v_store(s + c, z);
-        top = v_max(top, z);
-    }
-    const float now = v_most(top), before = *most;
-    if (now == -INFINITY) { /* none of these keys is seen */
-        for (int64_t c = 0; c < count; c += VL) v_store(s + c, v_set(0));
-        return 1;
-    }
-    vf total = v_set(0);
-    for (int64_t c = 0; c < count; c += VL) {
-        const vf w = v_exp(v_mul(v_sub(v_load(s + c), v_set(now)), v_set(0.69314718f)));
-        total = v_add(total, w);
-        v_store(s + c, w);
-    }
-    float factor = 0;
-    if (before > -INFINITY) {
-        float t[VL];
-        v_store(t, v_exp(v_set((before - now) * 0.69314718f)));
-        factor = t[0];
-    }
-    *sum = *sum * factor + v_sum(total);
-    *most = now;
-    return factor;
-}
-
-/* Queries i0 .. i0 + rows of one head. */
-static void block(const qw_attention_args *a, const plan *p, int64_t head, int64_t i0, int64_t rows,
-                  const char *keys, const char *values, char *room)
-{
-    float *q = (float *)(void *)room, *s = (float *)(void *)(room + p->q);
-    char *w = room + p->q + p->s;
-    float *o = (float *)(void *)(w + (p->pairs ? p->s : 0));
-    float *most = (float *)(void *)((char *)o + p->o + p->flat), *sum = most + BQ;
-    const int64_t first = a->first ? a->first[i0] : 0;
-    const int64_t last = a->last ? a->last[i0 + rows - 1] : p->nk;
-    const float scale = (float)(a->scale * 1.4426950408889634);
-    for (int64_t i = 0; i < rows; i++) {
-        most[i] = -INFINITY;
-        sum[i] = 0;
-        if (!p->pairs) row_floats(&a->q, i0 + i, head, p->d, 1, q + i * p->d);
-    }
-    memset(o, 0, (size_t)(rows * p->dp) * sizeof *o);
-    for (int64_t b = first / NW * NW; b < last; b += BK) {
-        const int64_t seen = last - b < BK ? last - b : BK, count = (seen + NW - 1) / NW * NW;
-        for (int64_t c = 0; c < count; c += NW)
-            for (int64_t i = 0; i < rows; i += MR) {
-                const int R = (int)(rows - i < MR ? rows - i : MR);
-                const void *row[MR];
-                for (int e = 0; e < R; e++)
-                    row[e] = p->pairs ? (const void *)head_row(&a->q, i0 + i + e, head)
-                                      : (const void *)(q + (i + e) * p->d);
-#ifdef VEC_BF16_PAIRS
-                if (p->pairs)
-                    product_pairs(R, NV, (const uint16_t *const *)row,
-                                  (const uint32_t *)(const void *)keys + (b + c) * (p->d / 2), NW,
-                                  p->d / 2, s + i * BK + c, BK, 0);
-                else
-#endif
-                    product_f32(R, NV, (const float *const *)row,
-                                (const float *)(const void *)keys + (b + c) * p->d, NW, p->d,
-                                s + i * BK + c, BK, 0);
-            }
-        for (int64_t i = 0; i < rows; i++) {
-            float *z = s + i * BK;
-            for (int64_t c = 0; c < count; c += VL)
-                v_store(z + c, v_mul(v_load(z + c), v_set(scale)));
-            const int64_t f = (a->first ? a->first[i0 + i] : 0) - b;
-            const int64_t l = (a->last ? a->last[i0 + i] : p->nk) - b;
-            const float factor = weigh(z, count, f, l, &most[i], &sum[i]);
-            if (factor != 1)
-                for (int64_t c = 0; c < p->dp; c += VL)
-                    v_store(o + i * p->dp + c, v_mul(v_load(o + i * p->dp + c), v_set(factor)));
-            if (p->pairs)
-                for (int64_t c = 0; c < count; c += VL)
-                    v_store_bf16_n((uint16_t *)(void *)w + i * BK + c, v_first(VL), v_load(z + c));
-        }
-        for (int64_t c = 0; c < p->dp; c += NW)
-            for (int64_t i = 0; i < rows; i += MR) {
-                const int R = (int)(rows - i < MR ? rows - i : MR);
-                const int V = (int)((p->d - c < NW ? p->d - c + VL - 1 : NW) / VL);
-                const void *row[MR];
-                for (int e = 0; e < R; e++)
-                    row[e] = p->pairs ? (const void *)((uint16_t *)(void *)w + (i + e) * BK)
-                                      : (const void *)(s + (i + e) * BK);
-#ifdef VEC_BF16_PAIRS
-                if (p->pairs)
-                    product_pairs(R, V, (const uint16_t *const *)row,
-                                  (const uint32_t *)(const void *)values + b / 2 * p->dp + c, p->dp,
-                                  count / 2, o + i * p->dp + c, p->dp, 1);
-                else
-#endif
-                    product_f32(R, V, (const float *const *)row,
-                                (const float *)(const void *)values + b * p->dp + c, p->dp, count,
-                                o + i * p->dp + c, p->dp, 1);
-            }
-    }
-    for (int64_t i = 0; i < rows; i++) {
-        char *y = (char *)(uintptr_t)head_row(&a->y, i0 + i, head);
-        const vf by = v_set(1 / sum[i]);
-        for (int64_t c = 0; c < p->d; c += VL)
-            v_put(a->y.dtype, y, c, v_first(p->d - c), v_mul(v_load(o + i * p->dp + c), by));
-    }
+    return now;
 }
 
 /* y_i = sum_j softmax_j(scale q_i.k_j) v_j, reference/attention.c. */
@@ -238,34 +113,31 @@ int QW_NAME(attention)(qw_device *d, const qw_attention_args *a);
 int QW_NAME(attention)(qw_device *d, const qw_attention_args *a)
 {
     if (!taken(a)) return QW_DECLINE;
-    const plan p = plan_of((const cpu_device *)d, a);
+    const att_plan p = plan_of((const cpu_device *)d, a);
     if (d->room_bytes < p.bytes) return QWEN_ENOMEM;
-    char *keys = (char *)(((uintptr_t)d->room + 63) & ~(uintptr_t)63);
-    char *values = keys + p.keys, *own = values + p.values;
-    const int64_t group = p.hq / p.hk, blocks = (p.nq + BQ - 1) / BQ;
+    char *const packed = (char *)(((uintptr_t)d->room + 63) & ~(uintptr_t)63);
+    char *const own = packed + (size_t)p.batch * (p.keys + p.values);
+    const int64_t tasks = (p.strips + TASK - 1) / TASK, padded = p.kg * MR;
     int stop = 0;
-    for (int64_t h = 0; h < p.hk && !stop; h++) {
+    for (int64_t h0 = 0; h0 < p.hk && !stop; h0 += p.batch) {
+        const int64_t heads = p.hk - h0 < p.batch ? p.hk - h0 : p.batch;
         CPU_OMP(parallel num_threads(p.threads))
         {
-            char *room = own + (size_t)cpu_thread() * p.each;
-            float *flat = (float *)(void *)(room + p.q + p.s + (p.pairs ? p.s : 0) + p.o);
 CPU_OMP(for schedule(static))
-for (int64_t j = 0; j < p.kp; j += NW) {
-    lay_keys(a, &p, h, j, flat, keys + (size_t)(j * p.d) * (p.pairs ? 2 : 4));
-    lay_values(a, &p, h, j, values);
+for (int64_t t = 0; t < heads * (padded / VL); t++) {
+    const int64_t h = t / (padded / VL), j = t % (padded / VL) * VL;
+    char *to = packed + (size_t)h * (p.keys + p.values);
+    QW_NAME(att_lay_keys)(a, &p, h0 + h, j, (float *)(void *)to);
+    QW_NAME(att_lay_values)(a, &p, h0 + h, j, (float *)(void *)(to + p.keys));
 }
 CPU_OMP(for schedule(dynamic))
-for (int64_t t = 0; t < group * blocks; t++) {
-    int now;
-    CPU_OMP(atomic read)
-    now = stop;
-    if (now) continue;
-    if (cpu_thread() == 0 && d->poll && d->poll(d->poll_user)) {
-        CPU_OMP(atomic write)
-        stop = 1;
-    }
-    const int64_t i0 = t / group * BQ;
-    block(a, &p, h * group + t % group, i0, p.nq - i0 < BQ ? p.nq - i0 : BQ, keys, values, room);
+for (int64_t t = 0; t < heads * tasks; t++) {
+    if (stopped(d, &stop)) continue;
+    const int64_t h = t / tasks, t0 = t % tasks * TASK;
+    const char *from = packed + (size_t)h * (p.keys + p.values);
+    task(a, &p, h0 + h, t0, t0 + TASK < p.strips ? t0 + TASK : p.strips,
+         (const float *)(const void *)from, (const float *)(const void *)(from + p.keys),
+         own + (size_t)cpu_thread() * p.each);
 }
         }
     }

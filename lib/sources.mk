@@ -14,7 +14,7 @@ files_sources = \
 	lib/files/kind.c lib/files/names.c lib/files/leftovers.c lib/files/quantised.c lib/files/config.c lib/files/lora.h lib/files/lora.c
 host_sources = \
 	lib/host/text.h lib/host/noise.h lib/host/pictures.h lib/host/tokenizer.h lib/host/tokenizer.c lib/host/tokenizer_load.c lib/host/unicode.c \
-	lib/host/template.c lib/host/rng.c lib/host/schedule.c lib/host/sampler.c lib/host/image.c
+	lib/host/template.c lib/host/rng.c lib/host/schedule.c lib/host/sampler.c lib/host/image.c lib/host/interpolate.c
 weights_sources = \
 	lib/weights/weights.h lib/weights/residency.h lib/weights/loader.c lib/weights/residency.c lib/weights/overlay.c
 nets_sources = \

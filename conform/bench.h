@@ -92,7 +92,8 @@ typedef struct qw_spell { /* one repetition */
 } qw_spell;
 typedef struct qw_times {
     double median, best, worst; /* of the repetitions that count */
-    int repeat, dropped;        /* how many count; how many the scheduler disturbed */
+    int repeat, dropped;        /* how many count; how many the scheduler disturbed and do not */
+    int disturbed;              /* of those that count, since there were no others */
 } qw_times;
 /* Disturbed repetitions do not count where three others do. */
 qw_times qw_times_of(const qw_spell *s, int n);

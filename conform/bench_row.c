@@ -175,7 +175,8 @@ void qw_bench_print_json(FILE *f, const qw_bench_row *row)
     number(f, "median", t->median, timed);
     number(f, "best", t->best, timed);
     number(f, "worst", t->worst, timed);
-    fprintf(f, ", \"repeat\": %d, \"dropped\": %d", t->repeat, t->dropped);
+    fprintf(f, ", \"repeat\": %d, \"dropped\": %d, \"disturbed\": %d", t->repeat, t->dropped,
+            t->disturbed);
     number(f, "cold", row->cold, timed);
     number(f, "floor", row->floor, row->floor > 0);
     number(f, "ratio", t->median / row->floor, timed && row->floor > 0);
@@ -206,6 +207,7 @@ void qw_bench_print(FILE *f, const qw_bench_row *row)
     else fprintf(f, "  %14s", "no floor");
     fprintf(f, "  %8.1f GFLOP/s", row->flops / row->times.median / 1e9);
     if (row->error >= 0) fprintf(f, "  error %.1e", row->error);
+    if (row->times.disturbed) fputs("  (disturbed)", f);
     if (row->before > 0)
         fprintf(f, "  %.2f x before%s", row->times.median / row->before,
                 qw_bench_slower(row) ? ": slower" : "");

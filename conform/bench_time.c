@@ -61,6 +61,7 @@ qw_times qw_times_of(const qw_spell *s, int n)
                         .worst = kept[keep - 1].seconds,
                         .repeat = keep,
                         .dropped = n - keep };
+    for (int i = 0; i < keep; i++) t.disturbed += share(&kept[i]) > DISTURBED;
     free(kept);
     return t;
 }

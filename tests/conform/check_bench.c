@@ -101,8 +101,10 @@ START_TEST(test_disturbed)
     const qw_spell all[] = { { 9, 3 }, { 2, 0.1 }, { 8, 2 }, { 3, 0.3 }, { 4, 0.6 } };
     qw_times t = qw_times_of(some, 5);
     ck_assert(t.median == 1.1 && t.worst == 1.2 && t.repeat == 3 && t.dropped == 2);
+    ck_assert_int_eq(t.disturbed, 0);
     t = qw_times_of(all, 5);
     ck_assert(t.median == 3 && t.best == 2 && t.worst == 4 && t.repeat == 3 && t.dropped == 2);
+    ck_assert_int_eq(t.disturbed, 3);
 }
 END_TEST
 

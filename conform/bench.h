@@ -1,5 +1,5 @@
-/* bench.h - timing parts of the published model: a work, its synthetic checkpoint, the work on a device,
- * repetitions, a row of results. */
+/* bench.h - timing parts of the published model: a work, its synthetic checkpoint, the work on a
+ * device, repetitions, the machine. */
 #ifndef QW_BENCH_H
 #define QW_BENCH_H
 #include "files/config.h"
@@ -19,8 +19,8 @@ typedef enum qw_work_kind {
 } qw_work_kind;
 typedef struct qw_work {
     qw_work_kind kind;
-    /* gemm: m, n, k; attention: heads, rows, d; block: picture tokens, text tokens; text: rows; vision
-     * and vae: pixels of a side */
+    /* gemm: m, n, k; attention: heads, rows, d; block: picture tokens, text tokens; text: rows;
+     * vision and vae: pixels of a side */
     int64_t dim[3];
     qw_dtype weights; /* NONE: attention and the roof */
     int rotated;      /* group of the rotated basis of i8_convrot, or 0 */
@@ -30,8 +30,8 @@ typedef struct qw_work {
 int qw_work_parse(qw_work *w, const char *line, char *why, size_t size);
 /* The same, whole: with the weights that a line may leave out. */
 void qw_work_print(const qw_work *w, char *out, size_t size);
-/* The arithmetic whose roof is the work's floor on a device, by the last part of its name: its own for
- * gemm; bf16 for the other works on a device of int8, so that the two compare. */
+/* The arithmetic whose roof is the work's floor on a device, by the last part of its name: its own
+ * for gemm; bf16 for the other works on a device of int8, so that the two compare. */
 qw_roof_kind qw_work_arithmetic(const qw_work *w, const char *device);
 /* Seconds of so many operations and bytes at the roof; 0: unknown. */
 double qw_work_floor(const qw_roof *roof, qw_roof_kind arithmetic, double flops, double bytes);
@@ -44,8 +44,8 @@ void qw_sheet_free(qw_sheet *s);
 /* <name>.weight [n][k] with its scales and <name>.bias [n]. */
 void qw_sheet_linear(qw_sheet *s, int64_t n, int64_t k, int bias, const char *format, ...)
     QW_PRINTF(5, 6);
-/* <name>.weight [co][ci][taps][kernel][kernel], or [co][ci][kernel][kernel] for taps 0, and <name>.bias
- * [co]. */
+/* <name>.weight [co][ci][taps][kernel][kernel], or [co][ci][kernel][kernel] for taps 0, and
+ * <name>.bias [co]. */
 void qw_sheet_conv(qw_sheet *s, int64_t co, int64_t ci, int64_t kernel, int taps,
                    const char *format, ...) QW_PRINTF(6, 7);
 /* n values around a mean, of deviation 0.02. */
@@ -70,18 +70,18 @@ typedef struct qw_work_file { /* what works of any device share */
 } qw_work_file;
 int qw_work_file_open(qw_work_file *f, const qw_work *w, qw_error *err);
 void qw_work_file_close(qw_work_file *f);
-/* sample: rows of the result that are computed, spread over all, 0: all (gemm and attention only).  The
- * devices are borrowed; ref computes what dev declines. */
+/* sample: rows of the result that are computed, spread over all, 0: all (gemm and attention only).
+ * The devices are borrowed; ref computes what dev declines. */
 int qw_place(qw_placed **out, const qw_work_file *f, qw_device *dev, qw_device *ref, int64_t sample,
              qw_error *err);
 void qw_placed_free(qw_placed *p);
 /* Computes once; seconds of its ops. */
 int qw_placed_run(qw_placed *p, double *seconds, qw_error *err);
-/* The result of the last run, or a sample of its rows; n numbers, malloc'ed.  A number that is not finite
- * is an error. */
+/* The result of the last run, or a sample of its rows; n numbers, malloc'ed.  A number that is not
+ * finite is an error. */
 int qw_placed_result(qw_placed *p, int64_t sample, double **out, int64_t *n, qw_error *err);
-/* Products of one run, two for a multiplication with its addition; bytes that it has to read and write at
- * least; ops that the device declined. */
+/* Products of one run, two for a multiplication with its addition; bytes that it has to read and
+ * write at least; ops that the device declined. */
 double qw_placed_flops(const qw_placed *p);
 double qw_placed_bytes(const qw_placed *p);
 uint64_t qw_placed_declined(const qw_placed *p);
@@ -112,7 +112,16 @@ typedef struct qw_sampler qw_sampler;
 qw_sampler *qw_sampler_start(void);
 double qw_sampler_stop(qw_sampler *s); /* frees it */
 
-/* --- bench.c ------------------------------------------------------------------------------------ */
+/* --- bench_machine.c: where the numbers come from -------------------------------------------- */
+typedef struct qw_machine {
+    char processor[200], system[200], compiler[100], date[40]; /* texts without quotes, UTC */
+    int online, threads;                                       /* processors, threads used */
+    double memory;                                             /* bytes, 0: unknown */
+} qw_machine;
+/* threads 0: as many as a program takes without being given a number. */
+qw_machine qw_machine_of(int threads);
+
+/* --- bench.c --------------------------------------------------------------------------------- */
 /* `qwen-conform bench`; argv[0] is "bench".  Returns the exit status. */
 int qw_bench_main(int argc, char **argv);
 #endif

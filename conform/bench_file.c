@@ -1,7 +1,7 @@
 /* bench_file.c - a checkpoint of random weights: names and shapes, written as safetensors or GGUF.
  *
- * A matrix is made of rows of a pool, which has some 2^18 numbers: large files are written at the speed
- * of the disk.  The data depend on the names and shapes alone. */
+ * A matrix is made of rows of a pool, which has some 2^18 numbers: large files are written at the
+ * speed of the disk.  The data depend on the names and shapes alone. */
 #include "bench.h"
 #include "fill.h"
 #include <errno.h>

@@ -1,5 +1,5 @@
-/* bench_place.c - a work on a device, through the nets' own code: weights by loader and residency, ops
- * by a run whose scratch a plan has counted. */
+/* bench_place.c - a work on a device, through the nets' own code: weights by loader and residency,
+ * ops by a run whose scratch a plan has counted. */
 #include "bench_inside.h"
 #include "nets/dit.h"
 #include <math.h>
@@ -175,7 +175,7 @@ static void load_text(qw_placed *p, qw_loader *l)
     if (!l->err->status) qw_text_load(&p->text, &c, l);
 }
 
-/* Called before every op: the layer is what runs between the first op of a block and the next outside. */
+/* Called before every op: times what runs from the first op of a block to the next outside. */
 static int watch_layer(void *user)
 {
     qw_placed *p = user;

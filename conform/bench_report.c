@@ -1,12 +1,10 @@
-/* bench_report.c - a file for somebody who has not this machine: what it is, what was judged, what was
- * timed, what was left out and why. */
+/* bench_report.c - a file for somebody who has not this machine: what it is, what was judged, what
+ * was timed, what was left out and why. */
 #include "bench_report.h"
 #include "conform.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/utsname.h>
-#include <time.h>
 #include <unistd.h>
 
 enum { CASES = 6 };
@@ -21,39 +19,14 @@ struct qw_report {
 
 /* --- the machine ------------------------------------------------------------------------------ */
 
-/* The value after "KEY  : " in a file of /proc, or "unknown". */
-static void value_of(const char *path, const char *key, char *out, size_t size)
-{
-    char line[400];
-    FILE *f = fopen(path, "r");
-    snprintf(out, size, "unknown");
-    while (f && fgets(line, sizeof line, f)) {
-        const size_t n = strlen(key);
-        if (strncmp(line, key, n)) continue;
-        const char *at = line + n + strspn(line + n, " \t:");
-        snprintf(out, size, "%.*s", (int)strcspn(at, "\n"), at);
-        break;
-    }
-    if (f) fclose(f);
-}
-
 static void write_machine(FILE *f, int threads)
 {
-    struct utsname u;
-    char cpu[200], memory[100], date[40] = "";
-    const time_t now = time(NULL);
-    struct tm tm;
+    const qw_machine m = qw_machine_of(threads);
     const char *name;
-    value_of("/proc/cpuinfo", "model name", cpu, sizeof cpu);
-    value_of("/proc/meminfo", "MemTotal", memory, sizeof memory);
-    if (gmtime_r(&now, &tm)) strftime(date, sizeof date, "%Y-%m-%d %H:%M UTC", &tm);
-    fprintf(f, "date: %s\nlibqwen: %s\n", date, PACKAGE_VERSION);
-#if defined __VERSION__
-    fprintf(f, "compiler: %s\n", __VERSION__);
-#endif
-    if (uname(&u) >= 0) fprintf(f, "system: %s %s %s\n", u.sysname, u.release, u.machine);
-    fprintf(f, "processor: %s, %ld online, %d threads used\nmemory: %s\n", cpu,
-            sysconf(_SC_NPROCESSORS_ONLN), threads > 0 ? threads : qw_threads(), memory);
+    fprintf(f, "date: %s\nlibqwen: %s\ncompiler: %s\nsystem: %s\n", m.date, PACKAGE_VERSION,
+            m.compiler, m.system);
+    fprintf(f, "processor: %s, %d online, %d threads used\nmemory: %.3g GB\n", m.processor,
+            m.online, m.threads, m.memory / 1e9);
     fputs("instruction sets of the roof:", f);
     for (int i = 0; qw_roof_set_at(i, &name); i++) fprintf(f, " %s", name);
     fputc('\n', f);

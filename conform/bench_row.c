@@ -5,8 +5,8 @@
 #include <string.h>
 
 enum { REPEAT = 7, MOST = 200, SAMPLE = 16 };
-/* A repetition lasts TURN seconds or longer: short works run several times in it.  Without a number of
- * repetitions, they go on for WHILE seconds. */
+/* A repetition lasts TURN seconds or longer: short works run several times in it.  Without a number
+ * of repetitions, they go on for WHILE seconds. */
 static const double TURN = 0.02, WHILE = 1.5;
 
 /* Relative distance in the Euclidean norm. */
@@ -121,7 +121,7 @@ static int measure(qw_bench_row *row, const qw_work_file *f, const qw_bench_opti
 
 int qw_bench_measure(qw_bench_row *row, const qw_work *w, const qw_bench_options *o, qw_error *err)
 {
-    *row = (qw_bench_row){ .error = -1, .has_roof = 1 };
+    *row = (qw_bench_row){ .error = -1, .has_roof = 1, .threads = o->threads };
     qw_work_print(w, row->work, sizeof row->work);
     if (w->kind == QW_WORK_ROOF) {
         qw_roof_measure(&row->roof, o->threads);
@@ -165,6 +165,17 @@ static void print_roof(FILE *f, const qw_bench_row *row)
     fprintf(f, ", \"seconds_ago\": %.1f}", row->seconds_ago);
 }
 
+/* The line of the roof says where all lines after it were measured. */
+static void print_machine(FILE *f, int threads)
+{
+    const qw_machine m = qw_machine_of(threads);
+    fprintf(f,
+            ", \"libqwen\": \"%s\", \"processor\": \"%s\", \"online\": %d, \"threads\": %d, "
+            "\"memory\": %.4g, \"system\": \"%s\", \"compiler\": \"%s\", \"date\": \"%s\"",
+            PACKAGE_VERSION, m.processor, m.online, m.threads, m.memory, m.system, m.compiler,
+            m.date);
+}
+
 void qw_bench_print_json(FILE *f, const qw_bench_row *row)
 {
     const qw_times *t = &row->times;
@@ -186,6 +197,7 @@ void qw_bench_print_json(FILE *f, const qw_bench_row *row)
     if (row->before > 0) number(f, "against", t->median / row->before, timed);
     fprintf(f, ", \"declined\": %llu", (unsigned long long)row->declined);
     print_roof(f, row);
+    if (!row->device[0]) print_machine(f, row->threads);
     fputs("}\n", f);
 }
 

@@ -13,6 +13,7 @@ typedef struct qw_bench_row {
     double error;               /* negative: not measured */
     double before;              /* median of an earlier run to compare with, or 0 */
     uint64_t declined;          /* ops that the device left to the reference, in all runs */
+    int threads;                /* as asked for; 0: all */
     int has_roof;
     qw_roof_kind arithmetic; /* of the floor */
     qw_roof roof;
@@ -26,14 +27,14 @@ typedef struct qw_bench_options {
     int roof;                      /* is measured around the repetitions; else no floor */
 } qw_bench_options;
 
-/* --- bench_against.c: lines of an earlier run -------------------------------------------------- */
+/* --- bench_against.c: lines of an earlier run ------------------------------------------------ */
 typedef struct qw_against qw_against;
 int qw_against_open(qw_against **out, const char *path, qw_error *err);
 void qw_against_free(qw_against *a);
 /* The median of a work on a device, or 0. */
 double qw_against_find(const qw_against *a, const char *work, const char *device);
 
-/* --- bench_row.c ------------------------------------------------------------------------------- */
+/* --- bench_row.c ----------------------------------------------------------------------------- */
 /* Measures one work. */
 int qw_bench_measure(qw_bench_row *row, const qw_work *w, const qw_bench_options *o, qw_error *err);
 /* Nonzero: the median is more than 10 % above the earlier one. */

@@ -1,4 +1,4 @@
-/* bench_sheets.c - the checkpoint of each work: names and shapes of the published model's tensors. */
+/* bench_sheets.c - the checkpoint of each work: tensors with the published names and shapes. */
 #include "bench_inside.h"
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
-/* bench_time.c - repetitions: what the scheduler took from each, which of them count, when they agree;
- * and a thread that samples the memory of the process. */
+/* bench_time.c - repetitions: what the scheduler took from each, which of them count, when they
+ * agree; and a thread that samples the memory of the process. */
 #include "bench.h"
 #include <dirent.h>
 #include <pthread.h>

@@ -12,8 +12,8 @@
 #define OMP(x)
 #endif
 
-/* Memory is read in runs of PART.  SPELL seconds are longer than a thread needs to start and shorter
- * than a turn of the scheduler. */
+/* Memory is read in runs of PART.  SPELL seconds are longer than a thread needs to start and
+ * shorter than a turn of the scheduler. */
 enum { SPELLS = 10, THREADS = 1024, LINE = 256, READ = 512 << 20, PART = 8 << 20 };
 static const double SPELL = 1.5e-3;
 
@@ -53,7 +53,7 @@ static void spell(product *f, int64_t rounds, int threads, double *rate)
     }
 }
 
-/* The sum of the best of every thread: a thread that is disturbed in one spell counts by another. */
+/* The sum of the best spell of each thread: a disturbed spell counts for no thread. */
 static double products(product *f, int threads)
 {
     double rate[THREADS] = { 0 }, sum = 0;
@@ -78,8 +78,8 @@ static size_t beyond(void)
     return READ;
 }
 
-/* The best part of memory that was written before, from the part written first on, so that none of it is
- * left in a cache; each thread reads a run of its own.  The last quarter is not read. */
+/* The best part of memory that was written before, from the part written first on, so that none of
+ * it is left in a cache; each thread reads a run of its own.  The last quarter is not read. */
 static double reading(const qw_roof_set *set, int threads)
 {
     const size_t bytes = beyond(), run = PART / (size_t)threads / LINE * LINE;

@@ -1,11 +1,11 @@
-/* roof.h - what the processor can do at most: products a second in registers, bytes a second read. */
+/* roof.h - what the processor does at most: products a second in registers, bytes read a second. */
 #ifndef QW_ROOF_H
 #define QW_ROOF_H
 #include <stddef.h>
 #include <stdint.h>
 
-/* Operations of one instruction set (roof_kernels.c); NULL: the set has no such instruction.  Products
- * return the operations that they have done, two for a multiplication with its addition. */
+/* Functions of one instruction set (roof_kernels.c); NULL: the set has no such instruction.
+ * Products return the operations that they have done, two for a multiplication and its addition. */
 typedef struct qw_roof_set {
     double (*f32)(int64_t rounds, volatile double *sink);
     double (*bf16)(int64_t rounds, volatile double *sink);

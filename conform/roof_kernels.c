@@ -1,4 +1,4 @@
-/* roof_kernels.c - products in registers and a sum of memory, compiled once for each instruction set.
+/* roof_kernels.c - products in registers and a sum of memory, compiled for each instruction set.
  *
  * They measure what the processor can do and share nothing with any device.  A chain of twelve
  * accumulators hides the latency of a multiplication; nothing is loaded or stored inside a loop. */
@@ -144,34 +144,23 @@ static void tiles_on(void)
     _tile_zero(7);
 }
 
-/* Four products of tiles, 16 x 16 x 32 pairs of multiply and add each. */
-static double bf16(int64_t rounds, volatile double *sink)
-{
-    tiles_on();
-    for (int64_t r = 0; r < rounds; r++) {
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        _tile_dpbf16ps(2, 5, 6);
-        _tile_dpbf16ps(3, 5, 7);
+/* Four products of tiles, each of 16 x 16 sums of k products. */
+#define TILES(name, product, k)                               \
+    static double name(int64_t rounds, volatile double *sink) \
+    {                                                         \
+        tiles_on();                                           \
+        for (int64_t r = 0; r < rounds; r++) {                \
+            product(0, 4, 6);                                 \
+            product(1, 4, 7);                                 \
+            product(2, 5, 6);                                 \
+            product(3, 5, 7);                                 \
+        }                                                     \
+        _tile_release();                                      \
+        *sink = 0;                                            \
+        return 2.0 * 4 * 16 * 16 * k * (double)rounds;        \
     }
-    _tile_release();
-    *sink = 0;
-    return 2.0 * 4 * 16 * 16 * 32 * (double)rounds;
-}
-
-static double int8(int64_t rounds, volatile double *sink)
-{
-    tiles_on();
-    for (int64_t r = 0; r < rounds; r++) {
-        _tile_dpbssd(0, 4, 6);
-        _tile_dpbssd(1, 4, 7);
-        _tile_dpbssd(2, 5, 6);
-        _tile_dpbssd(3, 5, 7);
-    }
-    _tile_release();
-    *sink = 0;
-    return 2.0 * 4 * 16 * 16 * 64 * (double)rounds;
-}
+TILES(bf16, _tile_dpbf16ps, 32)
+TILES(int8, _tile_dpbssd, 64)
 #endif
 
 const qw_roof_set QW_ROOF_NAME = {

@@ -1,4 +1,4 @@
-/* roof_sets.c - the instruction sets that the program was compiled for and that this machine has. */
+/* roof_sets.c - the instruction sets that both the program and this machine have. */
 #define _DEFAULT_SOURCE /* syscall */
 #include "roof.h"
 #if ROOF_X86

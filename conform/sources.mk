@@ -8,6 +8,6 @@ mutants_sources = conform/mutants/mutant.h conform/mutants/main.c conform/mutant
 
 # the benchmark of the same program; the roof's kernels are compiled once for each instruction set
 bench_sources = conform/bench.h conform/bench_inside.h conform/bench_row.h conform/bench_report.h conform/roof.h conform/roof.c conform/roof_sets.c \
-	conform/bench_work.c conform/bench_file.c conform/bench_sheets.c conform/bench_place.c conform/bench_time.c \
+	conform/bench_work.c conform/bench_machine.c conform/bench_file.c conform/bench_sheets.c conform/bench_place.c conform/bench_time.c \
 	conform/bench_row.c conform/bench_against.c conform/bench_report.c conform/bench.c
 roof_kernels = conform/roof.h conform/roof_kernels.c

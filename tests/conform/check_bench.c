@@ -1,5 +1,5 @@
-/* check_bench.c - the benchmark: words of works, statistics, the floor, lines of JSON, small works on the
- * devices of this machine.  No time is asserted. */
+/* check_bench.c - the benchmark: words of works, statistics, the floor, lines of JSON, small works
+ * on the devices of this machine.  No time is asserted. */
 #include "conform/bench_row.h"
 #include "files.h"
 #include "testing.h"
@@ -94,7 +94,7 @@ START_TEST(test_median)
 }
 END_TEST
 
-/* Three quiet repetitions are enough to drop the others; without three, the least disturbed count. */
+/* Three quiet repetitions are enough to drop the others; else the least disturbed count. */
 START_TEST(test_disturbed)
 {
     const qw_spell some[] = { { 9, 3 }, { 1, 0 }, { 8, 1 }, { 1.1, 0.01 }, { 1.2, 0 } };
@@ -235,6 +235,22 @@ START_TEST(test_line)
 }
 END_TEST
 
+/* The roof's line names the machine. */
+START_TEST(test_machine)
+{
+    static const char *const text[] = { "libqwen", "processor", "system", "compiler", "date" };
+    qw_bench_row row = { .work = "roof", .has_roof = 1, .threads = 3, .roof = { .of = { 1e9 } } };
+    json_t *json = line_of(&row);
+    for (size_t i = 0; i < sizeof text / sizeof *text; i++) {
+        const char *s = json_string_value(json_object_get(json, text[i]));
+        ck_assert_msg(s && *s && !strstr(s, "unknown"), "%s: %s", text[i], s ? s : "none");
+    }
+    ck_assert(value(json, "threads") == 3 && value(json, "online") >= 1);
+    ck_assert(value(json, "memory") > 1e6);
+    json_decref(json);
+}
+END_TEST
+
 /* --- works on devices ------------------------------------------------------------------------- */
 
 /* Device, its reference and oracle; 0 where there is no such device. */
@@ -298,8 +314,8 @@ START_TEST(test_attention)
 }
 END_TEST
 
-/* Products of a block of n tokens: 12 width^2 of linear layers and 2 n width of attention, for each; the
- * result of the reference, f32, against the oracle's. */
+/* Products of a block of n tokens: 12 width^2 of linear layers and 2 n width of attention, for
+ * each; the result of the reference, f32, against the oracle's. */
 START_TEST(test_block)
 {
     const double n = 3, C = 3072;
@@ -386,7 +402,7 @@ START_TEST(test_against)
 }
 END_TEST
 
-/* The parts of a report; its lines can be compared with; the file has its name only when it is whole. */
+/* The parts of a report; its lines can be compared with; its name appears when it is whole. */
 START_TEST(test_report)
 {
     static const char *const part[] = { "# machine\n",
@@ -435,6 +451,7 @@ int main(void)
     tcase_add_test(words, test_floor);
     tcase_add_test(words, test_arithmetic);
     tcase_add_test(words, test_line);
+    tcase_add_test(words, test_machine);
     suite_add_tcase(s, words);
     tcase_set_timeout(works, 600);
     tcase_add_test(works, test_roof);

@@ -22,7 +22,11 @@ typedef struct cpu_device {
     qw_device d;
     const struct cpu_set *set;
     int pairs; /* products of bf16 pairs are allowed */
+    int codes; /* rows of 8-bit codes are read and written */
 } cpu_device;
+
+/* The ops that read or write rows of 8-bit codes. */
+#define CPU_INT8_OPS(X) X(gemm) X(ln_mod) X(convert)
 
 /* The kernels of a set, and the bytes of scratch that the larger ones need. */
 typedef struct cpu_set {
@@ -33,6 +37,12 @@ typedef struct cpu_set {
     size_t (*gemm_scratch)(const cpu_device *, const qw_gemm_args *);
     size_t (*attention_scratch)(const cpu_device *, const qw_attention_args *);
     size_t (*conv2d_scratch)(const cpu_device *, const qw_conv2d_args *);
+    /* The ops of a device that quantises, NULL where the set has no product of bytes. */
+#define X(op)                                              \
+    int (*op##_int8)(qw_device *, const qw_##op##_args *); \
+    size_t (*op##_int8_scratch)(const cpu_device *, const qw_##op##_args *);
+    CPU_INT8_OPS(X)
+#undef X
 } cpu_set;
 
 /* Threads for an op of `work` multiplications: a thread is woken for no less than some 20

@@ -38,7 +38,8 @@ double qw_work_floor(const qw_roof *roof, qw_roof_kind arithmetic, double flops,
 
 /* --- bench_file.c: a checkpoint of random weights --------------------------------------------- */
 typedef struct qw_sheet qw_sheet; /* names and shapes of the tensors of a file */
-/* weights: the type of matrices, rotated: their basis.  NULL: no memory. */
+/* weights: the type of matrices, rotated: their basis; a block format makes a GGUF file, all others
+ * safetensors.  NULL: no memory. */
 qw_sheet *qw_sheet_new(qw_dtype weights, int rotated);
 void qw_sheet_free(qw_sheet *s);
 /* <name>.weight [n][k] with its scales and <name>.bias [n]. */
@@ -52,13 +53,23 @@ void qw_sheet_conv(qw_sheet *s, int64_t co, int64_t ci, int64_t kernel, int taps
 void qw_sheet_vector(qw_sheet *s, int64_t n, double mean, const char *format, ...) QW_PRINTF(4, 5);
 /* 0: tensors that follow are not counted, since the work does not read them. */
 void qw_sheet_count(qw_sheet *s, int counted);
+/* The type of the matrices that follow; not into or out of a block format. */
+void qw_sheet_type(qw_sheet *s, qw_dtype weights);
 /* Bytes of the counted tensors in the file. */
 double qw_sheet_bytes(const qw_sheet *s);
-/* Writes the file, GGUF for block formats and safetensors for all others, opens it as a store and
- * removes its name; the pages stay until the store is freed. */
+/* Writes the file; what was written stays when it fails. */
+int qw_sheet_write(const qw_sheet *s, const char *path, qw_error *err);
+/* Writes a temporary file, opens it as a store and removes its name; the pages stay until the store
+ * is freed. */
 int qw_sheet_open(const qw_sheet *s, qw_store **out, qw_error *err);
 /* n normal numbers that bf16 holds exactly; the seed names the stream. */
 void qw_bench_normals(double *x, int64_t n, uint64_t seed);
+
+/* --- bench_sheets.c: tensors with the published names -------------------------------------------- */
+void qw_sheet_block(qw_sheet *s, const qw_dit_config *c, int block);
+void qw_sheet_layer(qw_sheet *s, const qw_text_config *c, int layer);
+void qw_sheet_encoder(qw_sheet *s, const qw_vae_config *c);
+void qw_sheet_decoder(qw_sheet *s, const qw_vae_config *c);
 
 /* --- bench_place.c: a work on a device -------------------------------------------------------- */
 typedef struct qw_placed qw_placed;

@@ -30,8 +30,8 @@ typedef struct item {
 struct qw_sheet {
     item *item;
     int items, room, failed;
-    qw_dtype weights;
-    int rotated, counted;
+    qw_dtype weights; /* of the matrices that follow */
+    int gguf, rotated, counted;
 };
 
 /* --- names and shapes ------------------------------------------------------------------------- */
@@ -39,7 +39,11 @@ struct qw_sheet {
 qw_sheet *qw_sheet_new(qw_dtype weights, int rotated)
 {
     qw_sheet *s = calloc(1, sizeof *s);
-    if (s) *s = (qw_sheet){ .weights = weights, .rotated = rotated, .counted = 1 };
+    if (s)
+        *s = (qw_sheet){ .weights = weights,
+                         .gguf = qw_block_elements(weights) > 1,
+                         .rotated = rotated,
+                         .counted = 1 };
     return s;
 }
 
@@ -50,6 +54,7 @@ void qw_sheet_free(qw_sheet *s)
 }
 
 void qw_sheet_count(qw_sheet *s, int counted) { s->counted = counted; }
+void qw_sheet_type(qw_sheet *s, qw_dtype weights) { s->weights = weights; }
 
 static const char *marker_of(const qw_sheet *s)
 {
@@ -88,7 +93,7 @@ static int add(qw_sheet *s, item t, const char *name, const char *leaf)
 static void add_vector(qw_sheet *s, int64_t n, double mean, const char *name, const char *leaf)
 {
     /* GGUF files keep vectors in f32. */
-    const qw_dtype t = s->weights == QW_F32 || qw_block_elements(s->weights) > 1 ? QW_F32 : QW_BF16;
+    const qw_dtype t = s->gguf || s->weights == QW_F32 ? QW_F32 : QW_BF16;
     add(s, (item){ .role = VECTOR, .type = t, .rank = 1, .dim = { n }, .mean = mean }, name, leaf);
 }
 
@@ -297,7 +302,7 @@ static uint64_t type_in_gguf(qw_dtype t)
         [QW_Q5_1] = 7,   [QW_Q8_0] = 8,    [QW_Q2_K] = 10,    [QW_Q3_K] = 11,   [QW_Q4_K] = 12,
         [QW_Q5_K] = 13,  [QW_Q6_K] = 14,   [QW_IQ2_XXS] = 16, [QW_IQ2_XS] = 17, [QW_IQ3_XXS] = 18,
         [QW_IQ1_S] = 19, [QW_IQ4_NL] = 20, [QW_IQ3_S] = 21,   [QW_IQ2_S] = 22,  [QW_IQ4_XS] = 23,
-        [QW_IQ1_M] = 29,
+        [QW_IQ1_M] = 29, [QW_BF16] = 30,
     };
     return id[t];
 }
@@ -327,35 +332,38 @@ static int put_gguf_head(FILE *f, const qw_sheet *s)
     return bad || end < 0 || put(f, zero, padded((size_t)end) - (size_t)end);
 }
 
-static int put_file(FILE *f, const qw_sheet *s, int gguf, qw_error *err)
+static int put_file(FILE *f, const qw_sheet *s, qw_error *err)
 {
     static const char zero[ALIGN];
-    if (gguf ? put_gguf_head(f, s) : put_safetensors_head(f, s))
+    if (s->gguf ? put_gguf_head(f, s) : put_safetensors_head(f, s))
         return qw_fail(err, QWEN_EIO, "the temporary file of weights: %s", strerror(errno));
     for (int i = 0; i < s->items && !err->status; i++) {
         const item *t = &s->item[i];
-        if (!put_item(f, s, t, err) && gguf && put(f, zero, padded(t->bytes) - t->bytes))
+        if (!put_item(f, s, t, err) && s->gguf && put(f, zero, padded(t->bytes) - t->bytes))
             qw_fail(err, QWEN_EIO, "the temporary file of weights: %s", strerror(errno));
     }
+    return err->status;
+}
+
+int qw_sheet_write(const qw_sheet *s, const char *path, qw_error *err)
+{
+    if (s->failed) return qw_fail(err, QWEN_ENOMEM, "no memory for the names of weights");
+    FILE *f = fopen(path, "wb");
+    if (!f) return qw_fail(err, QWEN_EIO, "%s: %s", path, strerror(errno));
+    put_file(f, s, err);
+    if (fclose(f) && !err->status) qw_fail(err, QWEN_EIO, "%s: %s", path, strerror(errno));
     return err->status;
 }
 
 int qw_sheet_open(const qw_sheet *s, qw_store **out, qw_error *err)
 {
     const char *tmp = getenv("TMPDIR");
-    const int gguf = qw_block_elements(s->weights) > 1;
     char folder[600], path[640];
     *out = NULL;
-    if (s->failed) return qw_fail(err, QWEN_ENOMEM, "no memory for the names of weights");
     snprintf(folder, sizeof folder, "%.500s/qwen-conform.XXXXXX", tmp && *tmp ? tmp : "/tmp");
     if (!mkdtemp(folder)) return qw_fail(err, QWEN_EIO, "%s: %s", folder, strerror(errno));
-    snprintf(path, sizeof path, "%s/weights.%s", folder, gguf ? "gguf" : "safetensors");
-    FILE *f = fopen(path, "wb");
-    if (!f) qw_fail(err, QWEN_EIO, "%s: %s", path, strerror(errno));
-    else {
-        put_file(f, s, gguf, err);
-        if (fclose(f)) qw_fail(err, QWEN_EIO, "%s: %s", path, strerror(errno));
-    }
+    snprintf(path, sizeof path, "%s/weights.%s", folder, s->gguf ? "gguf" : "safetensors");
+    qw_sheet_write(s, path, err);
     if (!err->status && !qw_store_new(out, err)) qw_store_add(*out, path, err);
     unlink(path);
     rmdir(folder);

@@ -1,5 +1,6 @@
 /* bench_sheets.c - the checkpoint of each work: tensors with the published names and shapes. */
 #include "bench_inside.h"
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -16,13 +17,14 @@ static void gemm(qw_sheet *s, qw_work_file *f)
     for (int i = 1; i < f->copies; i++) qw_sheet_linear(s, n, k, 1, "gemm.%d", i);
 }
 
-static void dit_stream(qw_sheet *s, const qw_dit_config *c, int text)
+static void dit_stream(qw_sheet *s, const qw_dit_config *c, int block, int text)
 {
     static const char *const part[2][4] = { { "to_q", "to_k", "to_v", "to_out.0" },
                                             { "add_q_proj", "add_k_proj", "add_v_proj",
                                               "to_add_out" } };
-    const char *b = "transformer_blocks.0", *side = text ? "txt" : "img";
-    const char *norm = text ? "norm_added_" : "norm_";
+    const char *side = text ? "txt" : "img", *norm = text ? "norm_added_" : "norm_";
+    char b[64];
+    snprintf(b, sizeof b, "transformer_blocks.%d", block);
     for (int i = 0; i < 4; i++)
         qw_sheet_linear(s, c->width, c->width, 1, "%s.attn.%s", b, part[text][i]);
     qw_sheet_vector(s, c->head, 1, "%s.attn.%sq.weight", b, norm);
@@ -34,29 +36,39 @@ static void dit_stream(qw_sheet *s, const qw_dit_config *c, int text)
     qw_sheet_count(s, 1);
 }
 
+void qw_sheet_block(qw_sheet *s, const qw_dit_config *c, int block)
+{
+    for (int text = 0; text < 2; text++) dit_stream(s, c, block, text);
+}
+
 static void block(qw_sheet *s, qw_error *err)
 {
     qw_dit_config c;
-    if (qw_dit_configure(&c, NULL, NULL, "the published transformer", err)) return;
-    dit_stream(s, &c, 0);
-    dit_stream(s, &c, 1);
+    if (!qw_dit_configure(&c, NULL, NULL, "the published transformer", err))
+        qw_sheet_block(s, &c, 0);
+}
+
+void qw_sheet_layer(qw_sheet *s, const qw_text_config *c, int layer)
+{
+    const int64_t q = c->heads * c->head, k = c->kv_heads * c->head;
+    char l[64];
+    snprintf(l, sizeof l, "model.layers.%d", layer);
+    qw_sheet_vector(s, c->width, 1, "%s.input_layernorm.weight", l);
+    qw_sheet_vector(s, c->width, 1, "%s.post_attention_layernorm.weight", l);
+    qw_sheet_linear(s, q, c->width, 1, "%s.self_attn.q_proj", l);
+    qw_sheet_linear(s, k, c->width, 1, "%s.self_attn.k_proj", l);
+    qw_sheet_linear(s, k, c->width, 1, "%s.self_attn.v_proj", l);
+    qw_sheet_linear(s, c->width, q, 0, "%s.self_attn.o_proj", l);
+    qw_sheet_linear(s, c->ff, c->width, 0, "%s.mlp.gate_proj", l);
+    qw_sheet_linear(s, c->ff, c->width, 0, "%s.mlp.up_proj", l);
+    qw_sheet_linear(s, c->width, c->ff, 0, "%s.mlp.down_proj", l);
 }
 
 static void text(qw_sheet *s, qw_error *err)
 {
     qw_text_config c;
     if (qw_text_configure(&c, NULL, NULL, "the published language model", err)) return;
-    const int64_t q = c.heads * c.head, k = c.kv_heads * c.head;
-    const char *l = "model.layers.0";
-    qw_sheet_vector(s, c.width, 1, "%s.input_layernorm.weight", l);
-    qw_sheet_vector(s, c.width, 1, "%s.post_attention_layernorm.weight", l);
-    qw_sheet_linear(s, q, c.width, 1, "%s.self_attn.q_proj", l);
-    qw_sheet_linear(s, k, c.width, 1, "%s.self_attn.k_proj", l);
-    qw_sheet_linear(s, k, c.width, 1, "%s.self_attn.v_proj", l);
-    qw_sheet_linear(s, c.width, q, 0, "%s.self_attn.o_proj", l);
-    qw_sheet_linear(s, c.ff, c.width, 0, "%s.mlp.gate_proj", l);
-    qw_sheet_linear(s, c.ff, c.width, 0, "%s.mlp.up_proj", l);
-    qw_sheet_linear(s, c.width, c.ff, 0, "%s.mlp.down_proj", l);
+    qw_sheet_layer(s, &c, 0);
     qw_sheet_count(s, 0);
     qw_sheet_linear(s, QW_BENCH_VOCAB, c.width, 0, "model.embed_tokens");
     qw_sheet_vector(s, c.width, 1, "model.norm.weight");
@@ -106,7 +118,7 @@ static void middle(qw_sheet *s, int64_t c, const char *side)
     qw_sheet_conv(s, c, c, 1, 0, "%s.mid_block.attentions.0.proj", side);
 }
 
-static void encoder(qw_sheet *s, const qw_vae_config *c)
+void qw_sheet_encoder(qw_sheet *s, const qw_vae_config *c)
 {
     char name[96];
     int k = 0;
@@ -127,7 +139,7 @@ static void encoder(qw_sheet *s, const qw_vae_config *c)
     qw_sheet_conv(s, 2 * c->z, 2 * c->z, 1, 1, "quant_conv");
 }
 
-static void decoder(qw_sheet *s, const qw_vae_config *c)
+void qw_sheet_decoder(qw_sheet *s, const qw_vae_config *c)
 {
     char name[96];
     int64_t in = c->base * c->mult[c->levels - 1];
@@ -152,8 +164,8 @@ static void vae(qw_sheet *s, int encode, qw_error *err)
 {
     qw_vae_config c;
     if (qw_vae_configure(&c, NULL, NULL, "the published VAE", err)) return;
-    if (encode) encoder(s, &c);
-    else decoder(s, &c);
+    if (encode) qw_sheet_encoder(s, &c);
+    else qw_sheet_decoder(s, &c);
 }
 
 /* ---------------------------------------------------------------------------------------------- */

@@ -77,6 +77,10 @@ check_conform_LDADD = $(unit_libs)
 check_bench_SOURCES = tests/conform/check_bench.c tests/testing.h $(conform_sources)
 check_bench_CPPFLAGS = $(test_cppflags)
 check_bench_LDADD = libbench.la $(unit_libs)
+# a model of the published size, for measurements: `make full_model`
+full_model_SOURCES = tests/full/full_model.c $(conform_sources)
+full_model_CPPFLAGS = $(test_cppflags)
+full_model_LDADD = libbench.la libcore.la $(JANSSON_LIBS) $(UTF8PROC_LIBS)
 check_safetensors_SOURCES = tests/files/check_safetensors.c
 check_safetensors_CPPFLAGS = $(test_cppflags)
 check_safetensors_LDADD = $(unit_libs)

@@ -1,15 +1,14 @@
-/* conv2d.c - convolution without a matrix of patches: with channels last, a tap of the kernel is a
- * product of pixels with a panel of its weights.
+/* conv2d.c - convolution of a picture with channels last: the plan, and the tasks of threads.
  *
- * The weights become panels once a call; threads take rows of the result, MR pixels at a time, and
- * add up the taps that lie inside the picture.  Enlargement is a division of the coordinates. */
-#include "kernel.h"
+ * The weights become panels once a call; threads take blocks of output rows.  The sum over taps and
+ * channels of a tile of MR pixels and NW channels stays in registers. */
+#include "conv2d.h"
 
-typedef struct plan {
-    int64_t ho, wo, co, hi, wi, ci, kh, kw, taps, panels, cp; /* cp: ci, padded to pairs */
-    int pairs, convert, threads;
-    size_t panel, zero, flat, sums, x, each, bytes; /* panel: of NW columns, all taps */
-} plan;
+/* PIXELS: of a task, that a panel meets while it lies in the second level cache. */
+enum { PIXELS = 256 };
+
+static int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
+static int64_t gcd(int64_t a, int64_t b) { return b ? gcd(b, a % b) : a; }
 
 static int taken(const qw_conv2d_args *a)
 {
@@ -17,28 +16,55 @@ static int taken(const qw_conv2d_args *a)
            && (!qw_present(&a->res) || cpu_float(a->res.dtype));
 }
 
-static plan plan_of(const cpu_device *dev, const qw_conv2d_args *a)
+/* Rows of x that rows ii0 .. ii1 of every phase see. */
+static void see(const qw_conv2d_args *a, const conv_plan *p, int64_t ii0, int64_t ii1,
+                int64_t *from, int64_t *to)
 {
-    plan p = { .ho = a->y.dim[0], .wo = a->y.dim[1], .co = a->y.dim[2], .hi = a->x.dim[0] };
+    const conv_taps f = conv_taps_of(a, 0, p->kh, a->top);
+    const conv_taps l = conv_taps_of(a, p->phases - 1, p->kh, a->top);
+    const int64_t first = ii0 * p->step + f.first, end = (ii1 - 1) * p->step + l.first + l.n;
+    *from = first < 0 ? 0 : first < p->hi ? first : p->hi;
+    *to = end < *from ? *from : end < p->hi ? end : p->hi;
+}
+
+static conv_plan plan_of(const cpu_device *dev, const qw_conv2d_args *a)
+{
+    conv_plan p = { .ho = a->y.dim[0], .wo = a->y.dim[1], .co = a->y.dim[2], .hi = a->x.dim[0] };
     p.wi = a->x.dim[1];
     p.ci = a->x.dim[2];
     p.kh = a->w.dim[1];
     p.kw = a->w.dim[2];
-    p.taps = p.kh * p.kw;
-    p.panels = (p.co + NW - 1) / NW;
+    p.phases = a->up / gcd(a->up, a->stride);
+    p.step = p.phases * a->stride / a->up;
+    int64_t rows = 0, columns = 0;
+    for (int64_t i = 0; i < p.phases; i++) {
+        rows = most(rows, conv_taps_of(a, i, p.kh, a->top).n);
+        columns = most(columns, conv_taps_of(a, i, p.kw, a->left).n);
+    }
+    p.most = rows * columns;
 #ifdef VEC_BF16_PAIRS
-    p.pairs = dev->pairs && a->x.dtype == QW_BF16 && a->w.dtype == QW_BF16 && p.ci % 2 == 0;
+    /* Sums of weights are no bf16. */
+    p.pairs = dev->pairs && a->x.dtype == QW_BF16 && a->w.dtype == QW_BF16 && p.ci % 2 == 0
+              && a->up == 1;
 #endif
     p.convert = !p.pairs && a->x.dtype != QW_F32;
+    p.dense = p.convert || a->x.stride[1] == p.ci;
     p.cp = p.pairs ? p.ci / 2 : p.ci;
-    p.threads = cpu_threads(&dev->d, (double)(p.ho * p.wo * p.co) * (double)(p.taps * p.ci));
-    p.panel = (size_t)(p.taps * p.cp) * NW * 4;
+    p.panels = (p.co + NW - 1) / NW;
+    const int64_t wide = (p.wo + p.phases - 1) / p.phases, high = (p.ho + p.phases - 1) / p.phases;
+    p.block = most(1, PIXELS / wide);
+    if (p.block > high) p.block = high;
+    p.seen = p.block * p.step + rows;
+    p.left = conv_taps_of(a, 0, p.kw, a->left).first;
+    p.wide = (wide + MR) * p.step + columns + 1;
+    p.threads = cpu_threads(&dev->d, (double)(p.ho * p.wo * p.co) * (double)(p.most * p.ci));
+    p.panel = (size_t)(p.most * p.cp) * NW * 4;
     p.zero = cpu_line((size_t)p.ci * 4);
-    p.flat = cpu_line((size_t)(VL * p.ci) * 4);
-    p.sums = cpu_line((size_t)MR * NW * 4);
-    p.x = p.convert ? cpu_line((size_t)(p.kh * p.wi * p.ci) * 4) : 0;
-    p.each = p.flat + p.sums + p.x;
-    p.bytes = (size_t)p.panels * p.panel + p.zero + (size_t)p.threads * p.each + 64;
+    p.table = cpu_line((size_t)(p.seen * p.wide) * sizeof(void *));
+    p.x = p.convert ? cpu_line((size_t)(p.seen * p.wi * p.ci) * 4) : 0;
+    p.each = p.table + p.x + cpu_line((size_t)MR * NW * 4);
+    p.bytes = (size_t)(p.phases * p.phases * p.panels) * p.panel + p.zero
+              + (size_t)p.threads * p.each + 64;
     return p;
 }
 
@@ -48,94 +74,17 @@ size_t QW_NAME(conv2d_scratch)(const cpu_device *dev, const qw_conv2d_args *a)
     return taken(a) ? plan_of(dev, a).bytes : 0;
 }
 
-static const char *pixel(const qw_tensor *t, int64_t i, int64_t j)
+static int stopped(qw_device *d, int *stop)
 {
-    return (const char *)t->data
-           + (size_t)(i * t->stride[0] + j * t->stride[1]) * qw_block_bytes(t->dtype);
-}
-
-/* Weights of output channels o .. o + NW at one tap, as a panel. */
-static void lay_tap(const qw_conv2d_args *a, const plan *p, int64_t o, int64_t tap, float *flat,
-                    float *to)
-{
-    const qw_tensor *w = &a->w;
-    const size_t size = qw_block_bytes(w->dtype);
-    for (int v = 0; v < NV; v++) {
-        for (int i = 0; i < VL; i++) {
-            const int64_t channel = o + v * VL + i;
-            const char *row = (const char *)w->data
-                              + (size_t)(channel * w->stride[0] + tap / p->kw * w->stride[1]
-                                         + tap % p->kw * w->stride[2])
-                                    * size;
-            float *f = flat + i * p->ci;
-            if (channel >= p->co) memset(f, 0, (size_t)p->ci * sizeof *f);
-            else if (p->pairs) memcpy(f, row, (size_t)p->ci * 2);
-            else
-                for (int64_t c = 0; c < p->ci; c += VL) {
-                    const vm m = v_first(p->ci - c);
-                    v_store_n(f + c, m, v_get(w->dtype, row, c, m));
-                }
-        }
-        columns(flat, p->ci, p->cp, to + v * VL, NW);
+    int now;
+    CPU_OMP(atomic read)
+    now = *stop;
+    if (!now && cpu_thread() == 0 && d->poll && d->poll(d->poll_user)) {
+        now = 1;
+        CPU_OMP(atomic write)
+        *stop = 1;
     }
-}
-
-/* Rows of x that output row i sees, as floats [kh][wi][ci]; those outside are not touched. */
-static void picture_rows(const qw_conv2d_args *a, const plan *p, int64_t i, float *to)
-{
-    for (int64_t u = 0; u < p->kh; u++) {
-        const int64_t row = i * a->stride - a->top + u;
-        if (row < 0 || row >= p->hi * a->up) continue;
-        for (int64_t j = 0; j < p->wi; j++)
-            for (int64_t c = 0; c < p->ci; c += VL) {
-                const vm m = v_first(p->ci - c);
-                v_store_n(to + (u * p->wi + j) * p->ci + c, m,
-                          v_get(a->x.dtype, pixel(&a->x, row / a->up, j), c, m));
-            }
-    }
-}
-
-/* Output pixels j .. j + R of row i, one panel of channels. */
-static void pixels(const qw_conv2d_args *a, const plan *p, int64_t i, int64_t j, int R, int64_t t,
-                   const float *panel, const char *zero, const float *x, float *sums)
-{
-    const int64_t o = t * NW, count = p->co - o < NW ? p->co - o : NW;
-    const int V = (int)((count + VL - 1) / VL);
-    int more = 0;
-    for (int64_t u = 0; u < p->kh; u++) {
-        const int64_t row = i * a->stride - a->top + u;
-        if (row < 0 || row >= p->hi * a->up) continue;
-        for (int64_t v = 0; v < p->kw; v++) {
-            const void *from[MR];
-            for (int q = 0; q < R; q++) {
-                const int64_t column = (j + q) * a->stride - a->left + v;
-                from[q] = column < 0 || column >= p->wi * a->up ? (const void *)zero
-                          : p->convert ? (const void *)(x + (u * p->wi + column / a->up) * p->ci)
-                                       : (const void *)pixel(&a->x, row / a->up, column / a->up);
-            }
-            const float *w = panel + (u * p->kw + v) * p->cp * NW;
-#ifdef VEC_BF16_PAIRS
-            if (p->pairs)
-                product_pairs(R, V, (const uint16_t *const *)from,
-                              (const uint32_t *)(const void *)w, NW, p->cp, sums, NW, more);
-            else
-#endif
-                product_f32(R, V, (const float *const *)from, w, NW, p->cp, sums, NW, more);
-            more = 1;
-        }
-    }
-    if (!more) memset(sums, 0, (size_t)(R * NW) * sizeof *sums);
-    for (int q = 0; q < R; q++) {
-        char *y = (char *)(uintptr_t)pixel(&a->y, i, j + q);
-        const char *res = a->res.data ? pixel(&a->res, i, j + q) : NULL;
-        for (int64_t c = 0; c < count; c += VL) {
-            const vm m = v_first(count - c);
-            vf z = v_load(sums + q * NW + c);
-            if (a->bias.data) z = v_add(z, v_load_n((const float *)a->bias.data + o + c, m));
-            if (res) z = v_add(z, v_get(a->res.dtype, res, o + c, m));
-            v_put(a->y.dtype, y, o + c, m, z);
-        }
-    }
+    return now;
 }
 
 /* y = res + up(x) * w + bias, reference/conv2d.c. */
@@ -143,35 +92,31 @@ int QW_NAME(conv2d)(qw_device *d, const qw_conv2d_args *a);
 int QW_NAME(conv2d)(qw_device *d, const qw_conv2d_args *a)
 {
     if (!taken(a)) return QW_DECLINE;
-    const plan p = plan_of((const cpu_device *)d, a);
+    const conv_plan p = plan_of((const cpu_device *)d, a);
     if (d->room_bytes < p.bytes) return QWEN_ENOMEM;
     char *panels = (char *)(((uintptr_t)d->room + 63) & ~(uintptr_t)63);
-    char *zero = panels + (size_t)p.panels * p.panel, *own = zero + p.zero;
+    const int64_t all = p.phases * p.phases * p.panels, high = (p.ho + p.phases - 1) / p.phases;
+    char *zero = panels + (size_t)all * p.panel, *own = zero + p.zero;
     memset(zero, 0, p.zero);
     int stop = 0;
     CPU_OMP(parallel num_threads(p.threads))
     {
-        float *flat = (float *)(void *)(own + (size_t)cpu_thread() * p.each);
-        float *sums = flat + p.flat / 4, *x = sums + p.sums / 4;
+        char *room = own + (size_t)cpu_thread() * p.each;
+        conv_rows rows = { .table = (const void **)(void *)room };
+        rows.sums = (float *)(void *)(room + p.table);
+        float *const x = rows.sums + MR * NW;
+        rows.x = x;
 CPU_OMP(for schedule(static))
-for (int64_t t = 0; t < p.panels * p.taps; t++)
-    lay_tap(a, &p, t / p.taps * NW, t % p.taps, flat,
-            (float *)(void *)(panels + (size_t)(t / p.taps) * p.panel) + t % p.taps * p.cp * NW);
+for (int64_t t = 0; t < all * p.most; t++) QW_NAME(conv_lay)
+(a, &p, t / p.most / p.panels, t / p.most % p.panels * NW, t % p.most,
+ (float *)(void *)(panels + (size_t)(t / p.most) * p.panel));
 CPU_OMP(for schedule(dynamic))
-for (int64_t i = 0; i < p.ho; i++) {
-    int now;
-    CPU_OMP(atomic read)
-    now = stop;
-    if (now) continue;
-    if (cpu_thread() == 0 && d->poll && d->poll(d->poll_user)) {
-        CPU_OMP(atomic write)
-        stop = 1;
-    }
-    if (p.convert) picture_rows(a, &p, i, x);
-    for (int64_t t = 0; t < p.panels; t++)
-        for (int64_t j = 0; j < p.wo; j += MR)
-            pixels(a, &p, i, j, (int)(p.wo - j < MR ? p.wo - j : MR), t,
-                   (const float *)(void *)(panels + (size_t)t * p.panel), zero, x, sums);
+for (int64_t ii = 0; ii < high; ii += p.block) {
+    if (stopped(d, &stop)) continue;
+    const int64_t end = ii + p.block < high ? ii + p.block : high;
+    see(a, &p, ii, end, &rows.from, &rows.to);
+    if (p.convert) QW_NAME(conv_lay_rows)(a, &p, rows.from, rows.to, x);
+    QW_NAME(conv_block)(a, &p, ii, end, panels, zero, &rows);
 }
     }
     return stop ? QWEN_ECANCELLED : QWEN_OK;

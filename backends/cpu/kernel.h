@@ -1,4 +1,4 @@
-/* kernel.h - the product that gemm and conv2d are made of: R rows times a panel.
+/* kernel.h - the product that gemm is made of: R rows times a panel.
  *
  * A panel holds V vectors of columns, [k][ldp] floats, or [k / 2][ldp] words of two bf16 each.  c
  * [R][ldc] += x [R][k] panel.  The order of summation over k is that of k, whatever R and V are and

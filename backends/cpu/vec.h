@@ -75,9 +75,12 @@ INLINE vf v_load_f16_n(const uint16_t *p, vm m)
 {
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(m, p));
 }
-/* The instruction of AVX512_BF16 makes subnormals zero, so rounding is done on integers. */
+/* The instruction of AVX512_BF16 makes subnormals zero: these are rounded on integers. */
 INLINE __m256i v_bf16(vf x)
 {
+#ifdef VEC_BF16_PAIRS
+    if (!_mm512_fpclass_ps_mask(x, 0x20)) return (__m256i)_mm512_cvtneps_pbh(x);
+#endif
     const __m512i u = _mm512_castps_si512(x), one = _mm512_set1_epi32(1);
     const __m512i odd = _mm512_and_si512(_mm512_srli_epi32(u, 16), one);
     const __m512i r = _mm512_add_epi32(u, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));

@@ -3,6 +3,7 @@
 #ifndef QW_BENCH_H
 #define QW_BENCH_H
 #include "files/config.h"
+#include "files/lora.h"
 #include "roof.h"
 #include "weights/weights.h"
 
@@ -25,6 +26,7 @@ typedef struct qw_work {
     qw_dtype weights; /* NONE: attention and the roof */
     int rotated;      /* group of the rotated basis of i8_convrot, or 0 */
     int encode;       /* vae: the encoder */
+    int lora;         /* block: the rank of a LoRA over all its linear layers, 0: none */
 } qw_work;
 /* "gemm:1024x3072x3072:q8_0"; 0, or a sentence in why. */
 int qw_work_parse(qw_work *w, const char *line, char *why, size_t size);
@@ -59,14 +61,17 @@ void qw_sheet_type(qw_sheet *s, qw_dtype weights);
 double qw_sheet_bytes(const qw_sheet *s);
 /* Writes the file; what was written stays when it fails. */
 int qw_sheet_write(const qw_sheet *s, const char *path, qw_error *err);
-/* Writes a temporary file, opens it as a store and removes its name; the pages stay until the store
- * is freed. */
+/* Each writes a temporary file, opens it as a store or as a LoRA and removes its name; the pages stay
+ * until what was opened is freed. */
 int qw_sheet_open(const qw_sheet *s, qw_store **out, qw_error *err);
+int qw_sheet_open_lora(const qw_sheet *s, qw_lora **out, qw_error *err);
 /* n normal numbers that bf16 holds exactly; the seed names the stream. */
 void qw_bench_normals(double *x, int64_t n, uint64_t seed);
 
 /* --- bench_sheets.c: tensors with the published names -------------------------------------------- */
 void qw_sheet_block(qw_sheet *s, const qw_dit_config *c, int block);
+/* A LoRA over the linear layers of block 0. */
+void qw_sheet_lora(qw_sheet *s, const qw_dit_config *c, int rank);
 void qw_sheet_layer(qw_sheet *s, const qw_text_config *c, int layer);
 void qw_sheet_encoder(qw_sheet *s, const qw_vae_config *c);
 void qw_sheet_decoder(qw_sheet *s, const qw_vae_config *c);
@@ -76,6 +81,7 @@ typedef struct qw_placed qw_placed;
 typedef struct qw_work_file { /* what works of any device share */
     qw_work work;
     qw_store *store; /* NULL: no weights */
+    qw_lora *lora;   /* NULL: none */
     int copies;      /* gemm: of the weight, so that together they are beyond the caches */
     double bytes;    /* of the weights that one pass reads */
 } qw_work_file;

@@ -355,20 +355,53 @@ int qw_sheet_write(const qw_sheet *s, const char *path, qw_error *err)
     return err->status;
 }
 
-int qw_sheet_open(const qw_sheet *s, qw_store **out, qw_error *err)
+typedef struct opened {
+    qw_store *store;
+    qw_lora *lora;
+} opened;
+
+static void open_store(opened *o, const char *path, qw_error *err)
+{
+    if (!qw_store_new(&o->store, err)) qw_store_add(o->store, path, err);
+}
+
+static void open_lora(opened *o, const char *path, qw_error *err)
+{
+    qw_lora_open(&o->lora, path, 1, err);
+}
+
+/* In a folder of its own under $TMPDIR, which is gone afterwards. */
+static int open_temporary(const qw_sheet *s, opened *o,
+                          void (*open)(opened *o, const char *path, qw_error *err), qw_error *err)
 {
     const char *tmp = getenv("TMPDIR");
     char folder[600], path[640];
-    *out = NULL;
+    *o = (opened){ .store = NULL };
     snprintf(folder, sizeof folder, "%.500s/qwen-conform.XXXXXX", tmp && *tmp ? tmp : "/tmp");
     if (!mkdtemp(folder)) return qw_fail(err, QWEN_EIO, "%s: %s", folder, strerror(errno));
     snprintf(path, sizeof path, "%s/weights.%s", folder, s->gguf ? "gguf" : "safetensors");
-    qw_sheet_write(s, path, err);
-    if (!err->status && !qw_store_new(out, err)) qw_store_add(*out, path, err);
+    if (!qw_sheet_write(s, path, err)) open(o, path, err);
     unlink(path);
     rmdir(folder);
     if (!err->status) return QWEN_OK;
-    qw_store_free(*out);
-    *out = NULL;
+    qw_store_free(o->store);
+    qw_lora_free(o->lora);
+    *o = (opened){ .store = NULL };
+    return err->status;
+}
+
+int qw_sheet_open(const qw_sheet *s, qw_store **out, qw_error *err)
+{
+    opened o;
+    open_temporary(s, &o, open_store, err);
+    *out = o.store;
+    return err->status;
+}
+
+int qw_sheet_open_lora(const qw_sheet *s, qw_lora **out, qw_error *err)
+{
+    opened o;
+    open_temporary(s, &o, open_lora, err);
+    *out = o.lora;
     return err->status;
 }

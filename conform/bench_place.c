@@ -21,6 +21,7 @@ struct qw_placed {
     int turn;
     qw_dit_config dit;
     qw_dit_block block;
+    qw_overlay *overlay; /* NULL: no LoRA */
     qw_dit_part part[2];
     qw_text *text;
     qw_vision *vision;
@@ -107,6 +108,21 @@ static void load_block(qw_placed *p, qw_loader *l)
     if (qw_dit_configure(&p->dit, NULL, NULL, "the published transformer", l->err)) return;
     qw_dit_new_groups(l, &p->block, 1, "transformer_blocks");
     qw_dit_load_block(l, &p->block, &p->dit, "transformer_blocks", 0);
+}
+
+/* Lays the LoRA over the block's linear layers. */
+static void lay_lora(qw_placed *p, qw_error *err)
+{
+    qw_lora_site site[32];
+    int n = 0;
+    for (int text = 0; text < 2; text++) {
+        qw_dit_stream *s = text ? &p->block.text : &p->block.picture;
+        qw_weight *const w[] = { &s->qkv, &s->out, &s->up, &s->down };
+        for (int i = 0; i < 4; i++)
+            for (int k = 0; k < w[i]->parts; k++, n++)
+                site[n] = (qw_lora_site){ &w[i]->part[k], w[i]->part[k].w.dim[0], w[i]->k };
+    }
+    qw_overlay_new(&p->overlay, &p->f->lora, 1, site, n, p->dev, 0, NULL, NULL, err);
 }
 
 /* Rows and columns of n tokens, as square as they divide. */
@@ -297,6 +313,7 @@ static int prepare(qw_placed *p, qw_error *err)
     if (known[w->kind].load) {
         known[w->kind].load(p, &l);
         if (!qw_loader_end(&l)) qw_residency_commit(p->res, err);
+        if (!err->status && p->f->lora) lay_lora(p, err);
     }
     if (err->status || plan(p, &scratch, err)) return err->status;
     if (qw_run_reserve(&p->run, scratch)) return qw_fail(err, QWEN_ENOMEM, "%s", p->run.error.text);
@@ -331,6 +348,7 @@ void qw_placed_free(qw_placed *p)
     if (!p) return;
     qw_run_free(&p->run);
     for (int i = 0; i < QW_COPIES; i++) qw_weight_free(&p->weight[i]);
+    qw_overlay_free(p->overlay);
     qw_dit_free_block(&p->block);
     qw_text_free(p->text);
     qw_vision_free(p->vision);

@@ -17,28 +17,41 @@ static void gemm(qw_sheet *s, qw_work_file *f)
     for (int i = 1; i < f->copies; i++) qw_sheet_linear(s, n, k, 1, "gemm.%d", i);
 }
 
-static void dit_stream(qw_sheet *s, const qw_dit_config *c, int block, int text)
-{
-    static const char *const part[2][4] = { { "to_q", "to_k", "to_v", "to_out.0" },
-                                            { "add_q_proj", "add_k_proj", "add_v_proj",
-                                              "to_add_out" } };
-    const char *side = text ? "txt" : "img", *norm = text ? "norm_added_" : "norm_";
-    char b[64];
-    snprintf(b, sizeof b, "transformer_blocks.%d", block);
-    for (int i = 0; i < 4; i++)
-        qw_sheet_linear(s, c->width, c->width, 1, "%s.attn.%s", b, part[text][i]);
-    qw_sheet_vector(s, c->head, 1, "%s.attn.%sq.weight", b, norm);
-    qw_sheet_vector(s, c->head, 1, "%s.attn.%sk.weight", b, norm);
-    qw_sheet_linear(s, 4 * c->width, c->width, 1, "%s.%s_mlp.net.0.proj", b, side);
-    qw_sheet_linear(s, c->width, 4 * c->width, 1, "%s.%s_mlp.net.2", b, side);
-    qw_sheet_count(s, 0); /* a block takes its modulation ready-made */
-    qw_sheet_linear(s, 6 * c->width, c->width, 1, "%s.%s_mod.1", b, side);
-    qw_sheet_count(s, 1);
-}
+/* The linear layers of a block, after "transformer_blocks.N."; n and k in widths. */
+static const struct {
+    const char *name;
+    int n, k;
+} linear[] = {
+    { "attn.to_q", 1, 1 },       { "attn.to_k", 1, 1 },          { "attn.to_v", 1, 1 },
+    { "attn.to_out.0", 1, 1 },   { "img_mlp.net.0.proj", 4, 1 }, { "img_mlp.net.2", 1, 4 },
+    { "attn.add_q_proj", 1, 1 }, { "attn.add_k_proj", 1, 1 },    { "attn.add_v_proj", 1, 1 },
+    { "attn.to_add_out", 1, 1 }, { "txt_mlp.net.0.proj", 4, 1 }, { "txt_mlp.net.2", 1, 4 },
+};
+enum { LINEARS = sizeof linear / sizeof *linear };
 
 void qw_sheet_block(qw_sheet *s, const qw_dit_config *c, int block)
 {
-    for (int text = 0; text < 2; text++) dit_stream(s, c, block, text);
+    static const char *const norm[] = { "norm_q", "norm_k", "norm_added_q", "norm_added_k" };
+    for (int i = 0; i < LINEARS; i++)
+        qw_sheet_linear(s, linear[i].n * c->width, linear[i].k * c->width, 1,
+                        "transformer_blocks.%d.%s", block, linear[i].name);
+    for (int i = 0; i < 4; i++)
+        qw_sheet_vector(s, c->head, 1, "transformer_blocks.%d.attn.%s.weight", block, norm[i]);
+    qw_sheet_count(s, 0); /* the benchmark of a block takes its modulation ready-made */
+    for (int i = 0; i < 2; i++)
+        qw_sheet_linear(s, 6 * c->width, c->width, 1, "transformer_blocks.%d.%s_mod.1", block,
+                        i ? "txt" : "img");
+    qw_sheet_count(s, 1);
+}
+
+void qw_sheet_lora(qw_sheet *s, const qw_dit_config *c, int rank)
+{
+    for (int i = 0; i < LINEARS; i++) {
+        qw_sheet_linear(s, rank, linear[i].k * c->width, 0, "transformer_blocks.0.%s.lora_A",
+                        linear[i].name);
+        qw_sheet_linear(s, linear[i].n * c->width, rank, 0, "transformer_blocks.0.%s.lora_B",
+                        linear[i].name);
+    }
 }
 
 static void block(qw_sheet *s, qw_error *err)
@@ -46,6 +59,20 @@ static void block(qw_sheet *s, qw_error *err)
     qw_dit_config c;
     if (!qw_dit_configure(&c, NULL, NULL, "the published transformer", err))
         qw_sheet_block(s, &c, 0);
+}
+
+static int open_lora(qw_work_file *f, qw_error *err)
+{
+    qw_dit_config c;
+    qw_sheet *s = qw_sheet_new(QW_BF16, 0);
+    if (!s) return qw_fail(err, QWEN_ENOMEM, "no memory for the names of weights");
+    if (!qw_dit_configure(&c, NULL, NULL, "the published transformer", err)) {
+        qw_sheet_lora(s, &c, f->work.lora);
+        f->bytes += qw_sheet_bytes(s);
+        qw_sheet_open_lora(s, &f->lora, err);
+    }
+    qw_sheet_free(s);
+    return err->status;
 }
 
 void qw_sheet_layer(qw_sheet *s, const qw_text_config *c, int layer)
@@ -185,6 +212,7 @@ int qw_work_file_open(qw_work_file *f, const qw_work *w, qw_error *err)
     }
     if (w->kind != QW_WORK_GEMM) f->bytes = qw_sheet_bytes(s);
     if (!err->status) qw_sheet_open(s, &f->store, err);
+    if (!err->status && w->lora) open_lora(f, err);
     qw_sheet_free(s);
     return err->status;
 }
@@ -192,5 +220,7 @@ int qw_work_file_open(qw_work_file *f, const qw_work *w, qw_error *err)
 void qw_work_file_close(qw_work_file *f)
 {
     qw_store_free(f->store);
+    qw_lora_free(f->lora);
     f->store = NULL;
+    f->lora = NULL;
 }

@@ -14,7 +14,7 @@ static const struct {
     [QW_WORK_ROOF] = { "roof", "roof", "", 0, 0 },
     [QW_WORK_GEMM] = { "gemm", "gemm:MxNxK[:WEIGHTS]", "xx", 3, 1 },
     [QW_WORK_ATTENTION] = { "attention", "attention:HEADSxROWSxD", "xx", 3, 0 },
-    [QW_WORK_BLOCK] = { "block", "block:PICTURE+TEXT[:WEIGHTS]", "+", 2, 1 },
+    [QW_WORK_BLOCK] = { "block", "block:PICTURE+TEXT[:WEIGHTS][:loraRANK]", "+", 2, 1 },
     [QW_WORK_TEXT] = { "text", "text:ROWS[:WEIGHTS]", "", 1, 1 },
     [QW_WORK_VISION] = { "vision", "vision:SIZE", "", 1, 0 },
     [QW_WORK_VAE] = { "vae", "vae:SIZE[:encode]", "", 1, 0 },
@@ -25,6 +25,21 @@ static int can_be_made(qw_dtype t)
 {
     return t == QW_F32 || t == QW_F16 || t == QW_BF16 || t == QW_F8E4M3 || t == QW_I8
            || (t >= QW_Q8_0 && t <= QW_IQ4_XS) || (t >= QW_IQ1_S && t <= QW_IQ3_S);
+}
+
+/* Takes ":loraRANK" off the end of a block's words. */
+static int parse_lora(qw_work *w, char *words, char *why, size_t size)
+{
+    char *at = strstr(words, ":lora"), *end;
+    if (!at || w->kind != QW_WORK_BLOCK) return 0;
+    const long rank = at[5] >= '1' && at[5] <= '9' ? strtol(at + 5, &end, 10) : 0;
+    if (rank < 1 || rank > 1024 || *end) {
+        snprintf(why, size, "\"%s\" is no LoRA: \"lora\" and its rank, from 1 to 1024", at + 1);
+        return 1;
+    }
+    w->lora = (int)rank;
+    *at = 0;
+    return 0;
 }
 
 static int parse_weights(qw_work *w, const char *word, char *why, size_t size)
@@ -92,11 +107,14 @@ int qw_work_parse(qw_work *w, const char *line, char *why, size_t size)
     const char *at = line + length;
     if (parse_dims(w, &at, why, size)) return 1;
     if (w->kind != QW_WORK_ROOF && w->kind != QW_WORK_ATTENTION) w->weights = QW_BF16;
-    if (*at == ':' && form[w->kind].weights) {
-        if (parse_weights(w, at + 1, why, size)) return 1;
-    } else if (w->kind == QW_WORK_VAE && !strcmp(at, ":encode")) {
+    char words[64];
+    if ((size_t)snprintf(words, sizeof words, "%s", at) >= sizeof words) words[0] = '?';
+    if (parse_lora(w, words, why, size)) return 1;
+    if (words[0] == ':' && form[w->kind].weights) {
+        if (parse_weights(w, words + 1, why, size)) return 1;
+    } else if (w->kind == QW_WORK_VAE && !strcmp(words, ":encode")) {
         w->encode = 1;
-    } else if (*at) {
+    } else if (words[0]) {
         snprintf(why, size, "it is not %s", form[w->kind].form);
         return 1;
     }
@@ -111,11 +129,12 @@ void qw_work_print(const qw_work *w, char *out, size_t size)
                                  i ? form[w->kind].between[i - 1] : ':', (long long)w->dim[i]);
     if (used >= size) return;
     if (w->encode) snprintf(out + used, size - used, ":encode");
-    else if (form[w->kind].weights)
-        snprintf(out + used, size - used, ":%s",
-                 w->rotated                ? "i8_convrot"
-                 : w->weights == QW_F8E4M3 ? "f8"
-                                           : qw_dtype_name(w->weights));
+    if (w->encode || !form[w->kind].weights) return;
+    used += (size_t)snprintf(out + used, size - used, ":%s",
+                             w->rotated                ? "i8_convrot"
+                             : w->weights == QW_F8E4M3 ? "f8"
+                                                       : qw_dtype_name(w->weights));
+    if (w->lora && used < size) snprintf(out + used, size - used, ":lora%d", w->lora);
 }
 
 /* --- the floor -------------------------------------------------------------------------------- */

@@ -19,6 +19,8 @@ START_TEST(test_works)
         { "gemm:1x2x512:i8_convrot", "gemm:1x2x512:i8_convrot" },
         { "attention:24x4160x128", "attention:24x4160x128" },
         { "block:1024+64:i8", "block:1024+64:i8" },
+        { "block:1024+64:lora32", "block:1024+64:bf16:lora32" },
+        { "block:1024+64:q4_k:lora1", "block:1024+64:q4_k:lora1" },
         { "text:64", "text:64:bf16" },
         { "vision:448", "vision:448" },
         { "vae:512", "vae:512" },
@@ -45,6 +47,11 @@ START_TEST(test_works)
         "attention:1x2x3:bf16",
         "block:1024x64",
         "block:1024",
+        "block:1024+64:lora",
+        "block:1024+64:lora0",
+        "block:1024+64:lora32:bf16",
+        "block:1024+64:lora32x",
+        "text:64:lora32",
         "text:64:nvfp4",
         "vision:448:bf16",
         "vision:450",
@@ -323,6 +330,8 @@ START_TEST(test_block)
     ck_assert(open_all(&o, "ref"));
     o.error = 1;
     measured(&o, "block:2+1:q4_k", 2 * n * 12 * C * C + 4 * n * n * C, 1e-5);
+    /* A LoRA of rank r adds r (n + k) a token and layer: rows and columns are 18 C together. */
+    measured(&o, "block:2+1:q4_k:lora3", 2 * n * (12 * C * C + 3 * 18 * C) + 4 * n * n * C, 1e-5);
     close_all(&o);
 }
 END_TEST

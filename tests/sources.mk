@@ -6,7 +6,7 @@ unit_tests = \
 	check_streaming check_vae check_layouts check_tokenizer check_rng check_schedule \
 	check_sampler check_image check_nets check_parts check_bands check_recording check_count check_load_nets check_geometry check_inspect \
 	check_api check_stages check_generate check_edits check_golden check_oom
-script_tests = tests/core/check_modules.sh tests/conform/check_kit.sh tests/check_includes.sh tests/check_circles.sh tests/check_docs.sh tests/check_symbols.sh tests/check_archive.sh tests/whole/check_cli.sh \
+script_tests = tests/conform/check_onednn.sh tests/core/check_modules.sh tests/conform/check_kit.sh tests/check_includes.sh tests/check_circles.sh tests/check_docs.sh tests/check_symbols.sh tests/check_archive.sh tests/whole/check_cli.sh \
 	tests/whole/check_discovery.sh tests/fuzz/replay.sh
 
 # what the tests share

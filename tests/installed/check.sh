@@ -1,7 +1,7 @@
 #!/bin/sh
 # check.sh - make installcheck: programs and devices against the installed copy, found through pkg-config.  A program draws with
 # libqwen; the devices of examples/backend are built against libqwen-backend, listed and judged by the installed kit; one
-# draws the demo.
+# draws the demo.  The onednn module, where it was installed, is found and judged.
 #
 # Environment: DESTDIR bindir libdir pkgconfigdir PKG_CONFIG CC CFLAGS LINK_FLAGS (sanitizers) srcdir.
 set -u
@@ -42,6 +42,10 @@ is 'the kit on first swiglu' "$DESTDIR$bindir/qwen-conform" first swiglu && says
 
 is 'example.c is built as its comment says' eval "$(build_of example.c)"
 is 'devices' "$DESTDIR$bindir/qwen-image" devices && says '^example  *the reference with a gemm'
+if [ -f "$DESTDIR$libdir/libqwen/onednn.so" ]; then
+    is 'devices with the onednn module' "$DESTDIR$bindir/qwen-image" devices && says '^onednn:f32  *oneDNN'
+    is 'the kit on onednn' "$DESTDIR$bindir/qwen-conform" --cases 3 onednn:f32 gemm conv2d && says '^0 failed'
+fi
 is 'devices --json' "$DESTDIR$bindir/qwen-image" devices --json && says '"name": "example"'
 is 'the kit' "$DESTDIR$bindir/qwen-conform" example && says '^0 failed'
 for device in ref example; do

@@ -1,7 +1,8 @@
 /* example.c - a device outside the library: the reference with one operation of its own, gemm.
  *
  *     cc -O3 -fopenmp -fPIC -shared example.c -o example.so \
- *         `pkg-config --cflags --libs libqwen-backend` && QWEN_MODULES=. qwen-image devices
+ *         `pkg-config --cflags --libs libqwen-backend`
+ *     QWEN_MODULES=. qwen-image devices
  *
  * gemm sums in float, in tiles that stay in the cache; calls for which it has no code it declines,
  * and the reference computes them.  doc/backends.md explains each step. */

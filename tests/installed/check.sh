@@ -29,7 +29,10 @@ says() { # says PATTERN: the last command did
     else failed=$((failed + 1)); echo "FAIL $what does not say $1:"; head -n 20 "$tmp/said"; fi
 }
 # The build command that a source file's comment gives, with this build's compiler and flags.
-build_of() { sed -n 's, \*/$,,; s,^ \*     cc ,$CC $CFLAGS $LINK_FLAGS ,p' "$1"; }
+build_of() { sed -n ':a
+    /\\$/{ N; s/ *\\\n \* */ /; ba
+    }
+    s, \*/$,,; s,^ \*     cc ,$CC $CFLAGS $LINK_FLAGS ,p' "$1"; }
 
 cp "$srcdir/examples/draw.c" "$srcdir/examples/backend/first.c" "$srcdir/examples/backend/example.c" "$srcdir/tests/installed/faster.c" . || exit 99
 PATH=$(dirname "$PKG_CONFIG"):$PATH; export PATH

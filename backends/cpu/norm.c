@@ -2,9 +2,10 @@
 #include "cpu.h"
 #include "vec.h"
 
-static const char *row_of(const qw_tensor *t, int64_t i)
+/* Row i of t, whose type is f32, bf16 or f16. */
+static inline const char *row_of(const qw_tensor *t, int64_t i, qw_dtype type)
 {
-    return (const char *)t->data + (size_t)(i * t->stride[0]) * qw_block_bytes(t->dtype);
+    return (const char *)t->data + (size_t)(i * t->stride[0]) * (type == QW_F32 ? 4 : 2);
 }
 
 /* ln_mod, reference/norm.c. */
@@ -18,8 +19,8 @@ int QW_NAME(ln_mod)(qw_device *d, const qw_ln_mod_args *a)
     const qw_dtype t = a->x.dtype;
 CPU_OMP(parallel for num_threads(threads) schedule(static))
 for (int64_t i = 0; i < m; i++) {
-    const char *x = row_of(&a->x, i);
-    char *y = (char *)(uintptr_t)row_of(&a->y, i);
+    const char *x = row_of(&a->x, i, a->x.dtype);
+    char *y = (char *)(uintptr_t)row_of(&a->y, i, a->y.dtype);
     vf s = v_set(0);
     for (int64_t j = 0; j < n; j += VL) s = v_add(s, v_get(t, x, j, v_first(n - j)));
     const vf mean = v_set(v_sum(s) / (float)n);
@@ -42,33 +43,74 @@ for (int64_t i = 0; i < m; i++) {
 return QWEN_OK;
 }
 
+/* Rows i .. i + R of rms_norm, R at most VL; tx, ty and act are constants. */
+INLINE void rms_rows(const qw_rms_norm_args *a, const qw_dtype tx, const qw_dtype ty,
+                     const qw_act act, int64_t i, int64_t R)
+{
+    const int64_t n = a->x.dim[1], whole = n / VL * VL;
+    const vm m = v_first(n - whole);
+    const float *w = a->w.data;
+    vf s[VL];
+    float r[VL];
+    for (int64_t q = 0; q < VL; q++) {
+        s[q] = v_set(0);
+        if (q >= R) continue;
+        const char *x = row_of(&a->x, i + q, tx);
+        vf one = v_set(0), other = v_set(0);
+        for (int64_t j = 0; j + VL < whole; j += 2 * VL) {
+            const vf c = v_get_all(tx, x, j), d = v_get_all(tx, x, j + VL);
+            one = v_fma(c, c, one);
+            other = v_fma(d, d, other);
+        }
+        if (whole / VL % 2) {
+            const vf c = v_get_all(tx, x, whole - VL);
+            one = v_fma(c, c, one);
+        }
+        if (whole < n) {
+            const vf c = v_get(tx, x, whole, m);
+            other = v_fma(c, c, other);
+        }
+        s[q] = v_add(one, other);
+    }
+    const vf mean = v_add(v_div(v_sums(s), v_set((float)n)), v_set((float)a->eps));
+    v_store(r, v_div(v_set(1), v_sqrt(mean)));
+    for (int64_t q = 0; q < R; q++) {
+        const char *x = row_of(&a->x, i + q, tx);
+        char *y = (char *)(uintptr_t)row_of(&a->y, i + q, ty);
+        const vf by = v_set(r[q]);
+        for (int64_t j = 0; j < whole; j += VL) {
+            vf c = v_mul(v_mul(v_get_all(tx, x, j), by), v_load(w + j));
+            if (act == QW_SILU) c = v_silu(c);
+            v_put_all(ty, y, j, c);
+        }
+        if (whole == n) continue;
+        vf c = v_mul(v_mul(v_get(tx, x, whole, m), by), v_load_n(w + whole, m));
+        if (act == QW_SILU) c = v_silu(c);
+        v_put(ty, y, whole, m, c);
+    }
+}
+
+/* The types that occur most are constants of their own loops. */
+static void rms_any(const qw_rms_norm_args *a, int64_t i, int64_t R)
+{
+    const qw_dtype x = a->x.dtype, y = a->y.dtype;
+    const int silu = a->act == QW_SILU;
+    if (x == QW_BF16 && y == QW_BF16 && silu) rms_rows(a, QW_BF16, QW_BF16, QW_SILU, i, R);
+    else if (x == QW_F32 && y == QW_F32 && silu) rms_rows(a, QW_F32, QW_F32, QW_SILU, i, R);
+    else rms_rows(a, x, y, a->act, i, R);
+}
+
 /* rms_norm, reference/norm.c. */
 int QW_NAME(rms_norm)(qw_device *d, const qw_rms_norm_args *a);
 int QW_NAME(rms_norm)(qw_device *d, const qw_rms_norm_args *a)
 {
     if (!cpu_float(a->x.dtype) || !cpu_float(a->y.dtype)) return QW_DECLINE;
     if (a->act != QW_ACT_NONE && a->act != QW_SILU) return QW_DECLINE;
-    const int64_t m = a->x.dim[0], n = a->x.dim[1];
-    const int threads = cpu_threads(d, 8.0 * (double)m * (double)n);
+    const int64_t m = a->x.dim[0];
+    const int threads = cpu_threads(d, 8.0 * (double)m * (double)a->x.dim[1]);
     (void)threads; /* without OpenMP */
-    const qw_dtype t = a->x.dtype;
 CPU_OMP(parallel for num_threads(threads) schedule(static))
-for (int64_t i = 0; i < m; i++) {
-    const char *x = row_of(&a->x, i);
-    char *y = (char *)(uintptr_t)row_of(&a->y, i);
-    vf s = v_set(0);
-    for (int64_t j = 0; j < n; j += VL) {
-        const vf c = v_get(t, x, j, v_first(n - j));
-        s = v_fma(c, c, s);
-    }
-    const vf r = v_set((float)(1 / sqrt((double)v_sum(s) / (double)n + a->eps)));
-    for (int64_t j = 0; j < n; j += VL) {
-        const vm k = v_first(n - j);
-        vf c = v_mul(v_mul(v_get(t, x, j, k), r), v_load_n((const float *)a->w.data + j, k));
-        if (a->act == QW_SILU) c = v_mul(c, v_sigmoid(c));
-        v_put(a->y.dtype, y, j, k, c);
-    }
-}
+for (int64_t i = 0; i < m; i += VL) rms_any(a, i, m - i < VL ? m - i : VL);
 return QWEN_OK;
 }
 
@@ -144,8 +186,8 @@ int QW_NAME(swiglu)(qw_device *d, const qw_swiglu_args *a)
     (void)threads; /* without OpenMP */
 CPU_OMP(parallel for num_threads(threads) schedule(static))
 for (int64_t i = 0; i < m; i++) {
-    const char *x = row_of(&a->x, i);
-    char *y = (char *)(uintptr_t)row_of(&a->y, i);
+    const char *x = row_of(&a->x, i, a->x.dtype);
+    char *y = (char *)(uintptr_t)row_of(&a->y, i, a->y.dtype);
     for (int64_t j = 0; j < n; j += VL) {
         const vm k = v_first(n - j);
         const vf g = v_get(a->x.dtype, x, j, k), u = v_get(a->x.dtype, x, n + j, k);
@@ -167,8 +209,9 @@ int QW_NAME(convert)(qw_device *d, const qw_convert_args *a)
     (void)threads; /* without OpenMP */
 CPU_OMP(parallel for num_threads(threads) schedule(static))
 for (int64_t i = 0; i < m; i++) {
-    const char *x = row_of(&a->x, i), *res = a->res.data ? row_of(&a->res, i) : NULL;
-    char *y = (char *)(uintptr_t)row_of(&a->y, i);
+    const char *x = row_of(&a->x, i, a->x.dtype),
+               *res = a->res.data ? row_of(&a->res, i, a->res.dtype) : NULL;
+    char *y = (char *)(uintptr_t)row_of(&a->y, i, a->y.dtype);
     for (int64_t j = 0; j < n; j += VL) {
         const vm k = v_first(n - j);
         vf v = v_get(a->x.dtype, x, j, k);

@@ -49,6 +49,7 @@ INLINE vf v_add(vf a, vf b) { return _mm512_add_ps(a, b); }
 INLINE vf v_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
 INLINE vf v_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
 INLINE vf v_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+INLINE vf v_sqrt(vf a) { return _mm512_sqrt_ps(a); }
 INLINE vf v_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
 INLINE vf v_max(vf a, vf b) { return _mm512_max_ps(a, b); }
 INLINE vf v_min(vf a, vf b) { return _mm512_min_ps(a, b); }
@@ -88,6 +89,7 @@ INLINE __m256i v_bf16(vf x)
     const __m512i q = _mm512_or_si512(u, _mm512_set1_epi32(0x400000));
     return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_blend_epi32(nan, r, q), 16));
 }
+INLINE void v_store_bf16(uint16_t *p, vf x) { _mm256_storeu_si256((void *)p, v_bf16(x)); }
 INLINE void v_store_bf16_n(uint16_t *p, vm m, vf x) { _mm256_mask_storeu_epi16(p, m, v_bf16(x)); }
 INLINE void v_store_f16_n(uint16_t *p, vm m, vf x)
 {
@@ -174,6 +176,7 @@ INLINE vf v_add(vf a, vf b) { return _mm256_add_ps(a, b); }
 INLINE vf v_sub(vf a, vf b) { return _mm256_sub_ps(a, b); }
 INLINE vf v_mul(vf a, vf b) { return _mm256_mul_ps(a, b); }
 INLINE vf v_div(vf a, vf b) { return _mm256_div_ps(a, b); }
+INLINE vf v_sqrt(vf a) { return _mm256_sqrt_ps(a); }
 INLINE vf v_fma(vf a, vf b, vf c) { return _mm256_fmadd_ps(a, b, c); }
 INLINE vf v_max(vf a, vf b) { return _mm256_max_ps(a, b); }
 INLINE vf v_min(vf a, vf b) { return _mm256_min_ps(a, b); }
@@ -232,6 +235,7 @@ INLINE __m128i v_bf16(vf x)
     const __m256i h = _mm256_srli_epi32(_mm256_blendv_epi8(r, q, nan), 16);
     return _mm_packus_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
 }
+INLINE void v_store_bf16(uint16_t *p, vf x) { _mm_storeu_si128((void *)p, v_bf16(x)); }
 INLINE void v_store_bf16_n(uint16_t *p, vm m, vf x) { v_store16_n(p, m, v_bf16(x)); }
 INLINE void v_store_f16_n(uint16_t *p, vm m, vf x)
 {
@@ -305,6 +309,7 @@ INLINE vf v_add(vf a, vf b) { return _mm_add_ps(a, b); }
 INLINE vf v_sub(vf a, vf b) { return _mm_sub_ps(a, b); }
 INLINE vf v_mul(vf a, vf b) { return _mm_mul_ps(a, b); }
 INLINE vf v_div(vf a, vf b) { return _mm_div_ps(a, b); }
+INLINE vf v_sqrt(vf a) { return _mm_sqrt_ps(a); }
 INLINE vf v_fma(vf a, vf b, vf c) { return _mm_add_ps(_mm_mul_ps(a, b), c); }
 INLINE vf v_max(vf a, vf b) { return _mm_max_ps(a, b); }
 INLINE vf v_min(vf a, vf b) { return _mm_min_ps(a, b); }
@@ -363,6 +368,7 @@ INLINE void v_store_bf16_n(uint16_t *p, vm m, vf x)
     _mm_storeu_ps(t, x);
     for (int i = 0; i < v_count(m); i++) p[i] = qw_f32_to_bf16(t[i]);
 }
+INLINE void v_store_bf16(uint16_t *p, vf x) { v_store_bf16_n(p, v_first(VL), x); }
 INLINE void v_store_f16_n(uint16_t *p, vm m, vf x)
 {
     float t[4];
@@ -398,6 +404,30 @@ INLINE void v_put(qw_dtype t, void *row, int64_t i, vm m, vf x)
     else v_store_f16_n((uint16_t *)row + i, m, x);
 }
 
+/* All lanes. */
+INLINE vf v_get_all(qw_dtype t, const void *row, int64_t i)
+{
+    return t == QW_F32    ? v_load((const float *)row + i)
+           : t == QW_BF16 ? v_load_bf16((const uint16_t *)row + i)
+                          : v_load_f16_n((const uint16_t *)row + i, v_first(VL));
+}
+INLINE void v_put_all(qw_dtype t, void *row, int64_t i, vf x)
+{
+    if (t == QW_F32) v_store((float *)row + i, x);
+    else if (t == QW_BF16) v_store_bf16((uint16_t *)row + i, x);
+    else v_store_f16_n((uint16_t *)row + i, v_first(VL), x);
+}
+
+/* The sums of VL vectors as lanes, each added up as v_sum does; s is overwritten. */
+INLINE vf v_sums(vf *s)
+{
+    v_transpose(s);
+    UNROLL(4)
+    for (int h = VL / 2; h; h /= 2) UNROLL(8)
+    for (int i = 0; i < h; i++) s[i] = v_add(s[i], s[i + h]);
+    return s[0];
+}
+
 /* e^x: n = round(x / ln 2), a polynomial of x - n ln 2 (in two parts) in [-ln 2 / 2, ln 2 / 2] with
  * relative error 2^-23, times 2^n.  0 below -104, infinity above 88.8. */
 INLINE vf v_exp(vf x)
@@ -416,4 +446,19 @@ INLINE vf v_exp(vf x)
     return v_scale2(p, n);
 }
 INLINE vf v_sigmoid(vf x) { return v_div(v_set(1), v_add(v_set(1), v_exp(v_sub(v_set(0), x)))); }
+
+/* 2^x: n = round(x), a polynomial of x - n with relative error 2^-22.8, times 2^n.  The polynomial is
+ * added up in pairs, which is shorter to wait for.  0 below -151, infinity above 128. */
+INLINE vf v_exp2(vf x)
+{
+    x = v_max(v_set(-152), v_min(v_set(129), x)); /* in this order a NaN stays */
+    const vf n = v_round(x), r = v_sub(x, n), r2 = v_mul(r, r);
+    const vf a = v_fma(v_set(0.693147421f), r, v_set(1.00000012f));
+    const vf b = v_fma(v_set(0.0554971099f), r, v_set(0.240219206f));
+    const vf c = v_fma(v_set(0.00136502262f), r, v_set(0.00968467724f));
+    return v_scale2(v_fma(v_fma(c, r2, b), r2, a), n);
+}
+
+/* x / (1 + e^-x) with an error of 2^-22 |x|; where it is small, not relative to itself. */
+INLINE vf v_silu(vf x) { return v_div(x, v_add(v_set(1), v_exp2(v_mul(x, v_set(-1.44269504f))))); }
 #endif

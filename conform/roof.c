@@ -1,7 +1,9 @@
 /* roof.c - measures what the processor can do: short spells on all threads, the best of them. */
+#define _DEFAULT_SOURCE /* madvise */
 #include "roof.h"
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 #ifdef _OPENMP
@@ -14,7 +16,7 @@
 
 /* Memory is read in runs of PART.  SPELL seconds are longer than a thread needs to start and
  * shorter than a turn of the scheduler. */
-enum { SPELLS = 10, THREADS = 1024, LINE = 256, READ = 512 << 20, PART = 8 << 20 };
+enum { SPELLS = 10, THREADS = 1024, LINE = 256, HUGE = 2 << 20, READ = 512 << 20, PART = 8 << 20 };
 static const double SPELL = 1.5e-3;
 
 const char *const qw_roof_name[QW_ROOFS] = { "f32", "bf16", "int8", "read" };
@@ -85,7 +87,10 @@ static double reading(const qw_roof_set *set, int threads)
     const size_t bytes = beyond(), run = PART / (size_t)threads / LINE * LINE;
     void *memory = NULL;
     double best = 0;
-    if (posix_memalign(&memory, LINE, bytes)) return 0;
+    if (posix_memalign(&memory, HUGE, bytes)) return 0;
+#if defined MADV_HUGEPAGE
+    madvise(memory, bytes, MADV_HUGEPAGE);
+#endif
     const unsigned char *x = memset(memory, 1, bytes);
     for (size_t at = 0; at < bytes / 4 * 3; at += PART) {
         const double from = qw_seconds();

@@ -5,7 +5,7 @@ lib_devheaders = include/qwen/backend.h include/qwen/tensor.h include/qwen/ref.h
 rows_sources = \
 	lib/core/tensor.c lib/core/rows.c lib/core/decode.c lib/core/decode_iq.c lib/core/decode_tables.h
 core_sources = \
-	lib/core/core.h lib/core/error.c lib/core/path.c lib/core/sized.c lib/core/utf8.c \
+	lib/core/core.h lib/core/error.c lib/core/path.c lib/core/sized.c lib/core/host_threads.c lib/core/utf8.c \
 	lib/core/exact_math.c $(rows_sources) \
 	lib/core/op.h lib/core/op.c lib/core/run.h lib/core/run_inside.h lib/core/run_error.c lib/core/scratch.c lib/core/copy.c lib/core/finite.c \
 	lib/core/fallback.c lib/core/tap.c lib/core/record.c lib/core/run.c lib/core/plan.c lib/core/host_device.c lib/core/modules.h lib/core/elf.c lib/core/modules.c lib/core/registry.c

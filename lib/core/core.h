@@ -37,6 +37,13 @@ int qw_take_struct(qw_error *err, void *ours, size_t known, const void *theirs, 
 /* Copies the library's struct back to the caller's, whose size field keeps its value. */
 void qw_give_struct(void *theirs, size_t size, void *ours, size_t known);
 
+/* --- host_threads.c --- */
+/* Threads that an op on the host may have where the cgroups of this process grant less time than
+ * it has processors; 0: OpenMP's own number, also where $OMP_NUM_THREADS is set.  Linux alone. */
+int qw_host_threads(void);
+/* The threads that those cgroups grant, rounded up, or 0: no limit.  root: before /proc and /sys. */
+int qw_cgroup_threads(const char *root);
+
 /* --- utf8.c --- */
 /* Offset of the first byte that is not UTF-8, or -1. */
 int64_t qw_utf8_invalid(const char *text, size_t bytes);

@@ -194,7 +194,7 @@ static int open_choice(const choice *c, const qw_device_options *options, qw_dev
 {
     char why[WHY] = "";
     const qw_open_options o = { .size = sizeof o,
-                                .threads = options->threads,
+                                .threads = options->threads ? options->threads : qw_host_threads(),
                                 .memory = options->memory,
                                 .why = why,
                                 .why_size = sizeof why };

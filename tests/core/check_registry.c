@@ -360,6 +360,49 @@ START_TEST(folders)
 }
 END_TEST
 
+/* Limits of cgroups, in folders laid out as the kernel's. */
+static void put_limit(const char *path, const char *text)
+{
+    char folder[300];
+    snprintf(folder, sizeof folder, "%s", path);
+    for (char *slash = strchr(folder, '/'); slash; slash = strchr(slash + 1, '/')) {
+        *slash = 0;
+        mkdir(made(folder), 0777);
+        *slash = '/';
+    }
+    write_text(path, text);
+}
+
+static int limit(const char *root)
+{
+    char folder[1024];
+    snprintf(folder, sizeof folder, "%s", made(root));
+    return qw_cgroup_threads(folder);
+}
+
+START_TEST(cgroups)
+{
+    ck_assert_int_eq(limit("nowhere"), 0);
+    put_limit("two/proc/self/cgroup", "0::/a/b\n");
+    ck_assert_int_eq(limit("two"), 0);
+    put_limit("two/sys/fs/cgroup/a/b/cpu.max", "max 100000\n");
+    ck_assert_int_eq(limit("two"), 0);
+    put_limit("two/sys/fs/cgroup/a/cpu.max", "250000 100000\n"); /* around it: 2.5 */
+    ck_assert_int_eq(limit("two"), 3);
+    put_limit("two/sys/fs/cgroup/a/b/cpu.max", "50000 100000\n");
+    ck_assert_int_eq(limit("two"), 1);
+    put_limit("two/sys/fs/cgroup/a/b/cpu.max", "garbage\n");
+    ck_assert_int_eq(limit("two"), 3);
+    /* version 1, beside an empty version 2; in a container that sees its cgroup as the root */
+    put_limit("one/proc/self/cgroup", "4:cpuset:/\n3:cpuacct,cpu:/docker/x\n0::/\n");
+    put_limit("one/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "400000\n");
+    put_limit("one/sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n");
+    ck_assert_int_eq(limit("one"), 4);
+    put_limit("one/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n");
+    ck_assert_int_eq(limit("one"), 0);
+}
+END_TEST
+
 START_TEST(sentences)
 {
     qw_error e = { 0 };
@@ -386,6 +429,7 @@ int main(void)
     tcase_add_test(c, devices);
     tcase_add_test(c, broken_module);
     tcase_add_test(c, too_many_modules);
+    tcase_add_test(c, cgroups);
     tcase_add_test(c, sentences);
     if (have_modules()) {
         tcase_add_test(c, on_demand);

@@ -341,12 +341,12 @@ ln -s "$tiny" Qwen-Rapid-AIO-v1
 run 0 'distilled.*4 steps' plan -m ./Qwen-Rapid-AIO-v1 --size 32x32 x; says '4 steps, 1 pass'
 run 0 '' generate -m ./Qwen-Rapid-AIO-v1 -s 1 -g 1 --size 32x32 x -o one/n2.png
 ok 'nothing is said where all is given' not grep -q distilled err
-run 0 'decodes in .* bands' generate -m "$tiny" -s 1 -g 1 --seed 5 --size 32x512 --memory 1500k x -o \
+run 0 'decodes in .* bands' generate -m "$tiny" -s 1 -g 1 --seed 5 --size 32x512 --device ref --memory 1500k x -o \
     one/band.png
-run 0 '' generate -q -m "$tiny" -s 1 -g 1 --seed 5 --size 32x512 x -o one/whole.png
+run 0 '' generate -q -m "$tiny" -s 1 -g 1 --seed 5 --size 32x512 --device ref x -o one/whole.png
 run 0 '' compare one/whole.png one/band.png
 run 0 '' inspect one/band.png; says 'vae-bands-decode'
-run 0 '' plan -m "$tiny" -s 1 --size 32x512 --memory 1500k x; says 'decodes in .* row bands'
+run 0 '' plan -m "$tiny" -s 1 --size 32x512 --device ref --memory 1500k x; says 'decodes in .* row bands'
 
 # --- tensors ---
 run 0 '' generate $small -s 2 x -o one/f.png --dump f.safetensors --save-embeds e.safetensors

@@ -4,7 +4,7 @@ unit_tests = \
 	check_conform check_bench check_cpu check_safetensors check_gguf check_store check_broken check_kinds \
 	check_names check_config check_quantised check_loader check_lora check_residency \
 	check_streaming check_vae check_layouts check_tokenizer check_rng check_schedule \
-	check_sampler check_image check_nets check_parts check_bands check_recording check_count check_load_nets check_geometry check_inspect \
+	check_sampler check_image check_nets check_parts check_stress check_bands check_recording check_count check_load_nets check_geometry check_inspect \
 	check_api check_stages check_generate check_edits check_golden check_oom
 script_tests = tests/conform/check_onednn.sh tests/core/check_modules.sh tests/conform/check_kit.sh tests/check_includes.sh tests/check_circles.sh tests/check_docs.sh tests/check_symbols.sh tests/check_archive.sh tests/whole/check_cli.sh \
 	tests/whole/check_discovery.sh tests/fuzz/replay.sh
@@ -144,6 +144,9 @@ check_nets_LDADD = $(unit_libs)
 check_parts_SOURCES = tests/nets/check_parts.c
 check_parts_CPPFLAGS = $(test_cppflags)
 check_parts_LDADD = $(unit_libs)
+check_stress_SOURCES = tests/nets/check_stress.c
+check_stress_CPPFLAGS = $(test_cppflags)
+check_stress_LDADD = $(unit_libs)
 check_bands_SOURCES = tests/pipeline/check_bands.c
 check_bands_CPPFLAGS = $(test_cppflags)
 check_bands_LDADD = $(unit_libs)

@@ -7,6 +7,22 @@ static const double EPS = 1e-6;
 
 /* --- weights ---------------------------------------------------------------------------------- */
 
+/* Nonzero: the file has numbers, which a device that quantises would have to quantise at each
+ * use. */
+static int numbers(const qw_weight *w)
+{
+    for (int i = 0; i < w->parts; i++)
+        if (w->part[i].w.dtype == QW_I8 || qw_block_elements(w->part[i].w.dtype) > 1) return 0;
+    return 1;
+}
+
+/* At the few rows of a text it takes as long to quantise a weight as the products of codes save. */
+static void leave_plain(qw_dit_stream *s)
+{
+    qw_weight *const all[] = { &s->qkv, &s->out, &s->up, &s->down };
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) all[i]->plain = numbers(all[i]);
+}
+
 static void load_stream(qw_loader *l, qw_dit_stream *s, const qw_dit_config *c, const char *block,
                         int text)
 {
@@ -25,6 +41,7 @@ static void load_stream(qw_loader *l, qw_dit_stream *s, const qw_dit_config *c, 
     const int64_t ff = up && up->rank == 2 ? up->dim[0] : 4 * c->width; /* the file's */
     qw_load_part(l, &s->up, ff, c->width, 1, "%s.%s_mlp.net.0.proj", block, side);
     qw_load_part(l, &s->down, c->width, ff, 1, "%s.%s_mlp.net.2", block, side);
+    if (text) leave_plain(s);
 }
 
 void qw_dit_new_groups(qw_loader *l, qw_dit_block *b, int n, const char *prefix)

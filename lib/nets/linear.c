@@ -28,10 +28,10 @@ static qw_tensor low_rank(qw_run *r, qw_tensor x, const qw_weight_part *p)
     return y;
 }
 
-/* x in the rotated basis; QW_I8 on devices that quantise. */
-static qw_tensor rotated(qw_run *r, qw_tensor x, int basis)
+/* x in the rotated basis; QW_I8 on devices that quantise, unless w is plain. */
+static qw_tensor rotated(qw_run *r, qw_tensor x, const qw_weight *w, int basis)
 {
-    const qw_dtype t = r->dev->quant == QW_I8 ? QW_I8 : x.dtype;
+    const qw_dtype t = r->dev->quant == QW_I8 && !w->plain ? QW_I8 : x.dtype;
     const qw_tensor y = qw_new2(r, t, x.dim[0], x.dim[1]);
     qw_convert(r, (qw_convert_args){ .y = y, .x = x, .rotate = basis });
     return y;
@@ -44,7 +44,7 @@ static void apply_joined(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w
     qw_gemm_args a = { .y = y, .x = x, .w = w->joined, .bias = w->joined_bias, .act = u->act };
     a.gate = u->gate;
     if (u->add) a.res = y;
-    if (w->joined.rotated) a.x = rotated(r, x, w->joined.rotated);
+    if (w->joined.rotated) a.x = rotated(r, x, w, w->joined.rotated);
     qw_gemm(r, a);
     int64_t first = 0;
     for (int i = 0; i < w->parts; i++) {
@@ -70,7 +70,7 @@ static void apply_parts(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w,
         const int64_t n = p->w.dim[0];
         if (p->w.rotated && p->w.rotated != basis) {
             basis = p->w.rotated;
-            turned = rotated(r, x, basis);
+            turned = rotated(r, x, w, basis);
         }
         qw_gemm_args a = { .y = qw_cols(y, first, n),
                            .x = p->w.rotated ? turned : x,
@@ -129,7 +129,7 @@ void qw_linear_residual(qw_run *r, qw_tensor y, qw_tensor x, const qw_weight *w,
 /* A rotated part quantises its input after the rotation. */
 qw_dtype qw_input_type(const qw_run *r, const qw_weight *w)
 {
-    int turned = 0;
+    int turned = w->plain;
     for (int i = 0; i < w->parts; i++) turned |= w->part[i].w.rotated != 0;
     return r->dev->quant == QW_I8 && !turned ? QW_I8 : r->dev->prefer;
 }

@@ -20,6 +20,7 @@ typedef struct qw_weight_part {
 typedef struct qw_weight {
     int64_t n, k; /* n: rows of all parts */
     int parts;
+    int plain; /* its inputs are of the preferred type, also on devices that quantise */
     qw_weight_part part[QW_PARTS];
     /* [n][k] and [n]: all parts as one, where pack has joined them, else absent.  The parts of a
      * joined weight have no device memory of their own. */

@@ -23,6 +23,7 @@ typedef struct cpu_device {
     const struct cpu_set *set;
     int pairs; /* products of bf16 pairs are allowed */
     int codes; /* rows of 8-bit codes are read and written */
+    int tiles; /* gemm multiplies tiles */
 } cpu_device;
 
 /* The ops that read or write rows of 8-bit codes. */

@@ -12,12 +12,13 @@
 #include "gemm.h"
 #include "int8.h"
 #include "kernel.h"
+#include "tiles.h"
 
 size_t QW_NAME(gemm_scratch)(const cpu_device *dev, const qw_gemm_args *a);
 int QW_NAME(gemm)(qw_device *d, const qw_gemm_args *a);
 
 /* KC: words of a row at a time; a panel of x is then 144 KiB, a group of rows of w 288. */
-enum { KC = 768, MC = 1024, GROUP = 96, TILE = 8, DEEPEST = 1 << 17 };
+enum { KC = 768, MC = 1024, GROUP = 96, ROWS = 8, DEEPEST = 1 << 17 };
 enum { XBYTES = 16 << 20 }; /* of the panels of x, and of floats that become codes */
 
 typedef struct plan {
@@ -126,14 +127,14 @@ static void pack(const qw_tensor *x, int64_t words, int64_t i0, int64_t rows, in
 
 /* --- products --------------------------------------------------------------------------------- */
 
-/* c [TILE][V VL] (+)= TILE rows of codes w times a panel x [words][V VL].  Meanwhile memory at
+/* c [ROWS][V VL] (+)= ROWS rows of codes w times a panel x [words][V VL].  Meanwhile memory at
  * `next` comes into the cache. */
 INLINE void tile(const int V, const int8_t *const *w, const char *x, int64_t words, int32_t *c,
                  int more, const char *next)
 {
-    vi s[TILE][NV];
+    vi s[ROWS][NV];
     UNROLL(8)
-    for (int r = 0; r < TILE; r++) UNROLL(4)
+    for (int r = 0; r < ROWS; r++) UNROLL(4)
     for (int v = 0; v < V; v++) s[r][v] = more ? i_load(c + (r * V + v) * VL) : i_set(0);
     for (int64_t l = 0; l < words; l++) {
         vi b[NV];
@@ -141,25 +142,25 @@ INLINE void tile(const int V, const int8_t *const *w, const char *x, int64_t wor
         UNROLL(4)
         for (int v = 0; v < V; v++) b[v] = i_load(x + (l * V + v) * VL * 4);
         UNROLL(8)
-        for (int r = 0; r < TILE; r++) {
+        for (int r = 0; r < ROWS; r++) {
             const vi a = i_word(w[r] + 4 * l);
             UNROLL(4)
             for (int v = 0; v < V; v++) s[r][v] = i_dot4(s[r][v], b[v], a);
         }
     }
     UNROLL(8)
-    for (int r = 0; r < TILE; r++) UNROLL(4)
+    for (int r = 0; r < ROWS; r++) UNROLL(4)
     for (int v = 0; v < V; v++) i_store(c + (r * V + v) * VL, s[r][v]);
 }
 
-/* c [count][V VL] (+)= rows of codes times a panel; up to a multiple of TILE rows are written. */
+/* c [count][V VL] (+)= rows of codes times a panel; up to a multiple of ROWS rows are written. */
 static void rows_by_panel(const int8_t *rows, int64_t step, int64_t count, int V, const char *panel,
                           int64_t words, int32_t *c, int more)
 {
     const char *next = panel + words * V * VL * 4;
-    for (int64_t i = 0; i < count; i += TILE, c += TILE * V * VL, next += words * 16) {
-        const int8_t *w[TILE];
-        for (int q = 0; q < TILE; q++) w[q] = rows + (i + q < count ? i + q : count - 1) * step;
+    for (int64_t i = 0; i < count; i += ROWS, c += ROWS * V * VL, next += words * 16) {
+        const int8_t *w[ROWS];
+        for (int q = 0; q < ROWS; q++) w[q] = rows + (i + q < count ? i + q : count - 1) * step;
         if (V == 3) tile(3, w, panel, words, c, more, next);
         else if (V == 2) tile(2, w, panel, words, c, more, next);
         else tile(1, w, panel, words, c, more, next);
@@ -351,7 +352,11 @@ for (int64_t t = 0; t < p->groups * p->shares; t++) {
 /* y of floats. */
 static int numbers(qw_device *d, const qw_gemm_args *a)
 {
-    if (a->x.dtype != QW_I8) return QW_NAME(gemm)(d, a);
+#ifdef VEC_TILES
+    const int done = QW_NAME(tile_gemm)(d, a);
+    if (done != QW_DECLINE) return done;
+#endif
+    if (a->x.dtype != QW_I8 || !((const cpu_device *)d)->codes) return QW_NAME(gemm)(d, a);
     if (!taken(a)) return QW_DECLINE;
     const plan p = plan_of((const cpu_device *)d, a);
     if (d->room_bytes < p.bytes) return QWEN_ENOMEM;
@@ -400,12 +405,16 @@ for (int64_t q = 0; q < rows; q++) {
 size_t QW_NAME(gemm_int8_scratch)(const cpu_device *dev, const qw_gemm_args *a);
 size_t QW_NAME(gemm_int8_scratch)(const cpu_device *dev, const qw_gemm_args *a)
 {
-    if (a->y.dtype == QW_I8) {
+    if (a->y.dtype == QW_I8 && dev->codes) {
         const int64_t rows = held_rows(a);
         const qw_gemm_args b = held_part(a, 0, rows, NULL);
         return cpu_line((size_t)(rows * b.y.dim[1]) * 4) + QW_NAME(gemm_int8_scratch)(dev, &b);
     }
-    if (a->x.dtype != QW_I8) return QW_NAME(gemm_scratch)(dev, a);
+#ifdef VEC_TILES
+    const size_t bytes = QW_NAME(tile_gemm_scratch)(dev, a);
+    if (bytes) return bytes;
+#endif
+    if (a->x.dtype != QW_I8 || !dev->codes) return QW_NAME(gemm_scratch)(dev, a);
     return taken(a) ? plan_of(dev, a).bytes : 0;
 }
 
@@ -413,7 +422,7 @@ size_t QW_NAME(gemm_int8_scratch)(const cpu_device *dev, const qw_gemm_args *a)
 int QW_NAME(gemm_int8)(qw_device *d, const qw_gemm_args *a);
 int QW_NAME(gemm_int8)(qw_device *d, const qw_gemm_args *a)
 {
-    if (a->y.dtype != QW_I8) return numbers(d, a);
+    if (a->y.dtype != QW_I8 || !((const cpu_device *)d)->codes) return numbers(d, a);
     const int64_t m = a->y.dim[0], n = a->y.dim[1], most = held_rows(a);
     char *const room = d->room;
     const size_t bytes = d->room_bytes, held = cpu_line((size_t)(most * n) * 4);

@@ -5,4 +5,6 @@ cpu_kernels = backends/cpu/cpu.h backends/cpu/vec.h backends/cpu/kernel.h backen
 cpu_attention = backends/cpu/attention.h backends/cpu/attention.c backends/cpu/attention_lay.c backends/cpu/attention_block.c
 cpu_conv2d = backends/cpu/conv2d.h backends/cpu/conv2d.c backends/cpu/conv2d_lay.c backends/cpu/conv2d_tile.c
 # of the sets with a product of bytes
-cpu_int8_kernels = backends/cpu/int8.h backends/cpu/int8_gemm.c backends/cpu/int8_weights.c backends/cpu/int8_rows.c
+cpu_int8_kernels = backends/cpu/int8.h backends/cpu/int8_gemm.c backends/cpu/int8_weights.c backends/cpu/int8_rows.c \
+	backends/cpu/tiles.h
+cpu_tile_kernels = backends/cpu/tiles.h backends/cpu/tiles_gemm.c

@@ -50,6 +50,8 @@ typedef struct cpu_set {
  * microseconds of work. */
 int cpu_threads(const qw_device *d, double work);
 int cpu_thread(void);
+/* 1 once the op must stop: thread 0 asks poll, the others read *stop, which begins as 0. */
+int cpu_stopped(qw_device *d, int *stop);
 /* f32, bf16 or f16. */
 static inline int cpu_float(qw_dtype t) { return t == QW_F32 || t == QW_BF16 || t == QW_F16; }
 /* Bytes rounded up to a cache line. */

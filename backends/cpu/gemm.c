@@ -77,7 +77,8 @@ static plan plan_of(const cpu_device *dev, const qw_gemm_args *a)
 size_t QW_NAME(gemm_scratch)(const cpu_device *dev, const qw_gemm_args *a);
 size_t QW_NAME(gemm_scratch)(const cpu_device *dev, const qw_gemm_args *a)
 {
-    return taken(a) ? plan_of(dev, a).bytes : 0;
+    if (!taken(a)) return 0;
+    return QW_NAME(gemm_one_takes)(a) ? QW_NAME(gemm_one_scratch)(dev, a) : plan_of(dev, a).bytes;
 }
 
 /* Words l .. l + VL of rows i .. i + count of t, at most VL rows, as columns of out [words][ld]. */
@@ -295,18 +296,6 @@ static void group(const work *s, int64_t j, int64_t count, int64_t from, int64_t
     }
 }
 
-/* 1 once the op must stop: thread 0 asks, the others read. */
-static int stopped(qw_device *d, int *stop)
-{
-    int now;
-    CPU_OMP(atomic read)
-    now = *stop;
-    if (now || cpu_thread() || !d->poll || !d->poll(d->poll_user)) return now;
-    CPU_OMP(atomic write)
-    *stop = 1;
-    return 1;
-}
-
 /* All of w with up to mc rows of x. */
 static int block(qw_device *d, const work *s, float *x, float *x2, char *own)
 {
@@ -325,7 +314,7 @@ for (int64_t u = 0; u < units; u++) {
 CPU_OMP(for schedule(dynamic))
 for (int64_t t = 0; t < p->groups * p->shares; t++) {
     const int64_t j = t / p->shares * GROUP, share = t % p->shares;
-    if (!stopped(d, &stop))
+    if (!cpu_stopped(d, &stop))
         group(s, j, p->n - j < GROUP ? p->n - j : GROUP, all * share / p->shares,
               all * (share + 1) / p->shares, room);
 }
@@ -338,6 +327,7 @@ int QW_NAME(gemm)(qw_device *d, const qw_gemm_args *a);
 int QW_NAME(gemm)(qw_device *d, const qw_gemm_args *a)
 {
     if (!taken(a)) return QW_DECLINE;
+    if (QW_NAME(gemm_one_takes)(a)) return QW_NAME(gemm_one)(d, a);
     const plan p = plan_of((const cpu_device *)d, a);
     if (d->room_bytes < p.bytes) return QWEN_ENOMEM;
     float *x = (float *)(((uintptr_t)d->room + 63) & ~(uintptr_t)63), *x2 = x + p.x / 4;

@@ -19,4 +19,8 @@ float QW_NAME(row_scale)(const qw_tensor *w, int64_t j);
 /* Columns j .. j + count of row i of y from sums: bias, activation, gate, residual. */
 void QW_NAME(finish_row)(const qw_gemm_args *a, int64_t i, int64_t j, int64_t count,
                          const float *sums);
+/* Linear layers for one row of x, gemm_one.c: 1 where it takes the call, its scratch, the call. */
+int QW_NAME(gemm_one_takes)(const qw_gemm_args *a);
+size_t QW_NAME(gemm_one_scratch)(const cpu_device *dev, const qw_gemm_args *a);
+int QW_NAME(gemm_one)(qw_device *d, const qw_gemm_args *a);
 #endif

@@ -1,4 +1,4 @@
-/* threads.c - the number of threads of an op, and the index of the calling one. */
+/* threads.c - the number of threads of an op, the index of the calling one, and whether to stop. */
 #include "cpu.h"
 #ifdef _OPENMP
 #include <omp.h>
@@ -23,4 +23,15 @@ int cpu_thread(void)
 #else
     return 0;
 #endif
+}
+
+int cpu_stopped(qw_device *d, int *stop)
+{
+    int now;
+    CPU_OMP(atomic read)
+    now = *stop;
+    if (now || cpu_thread() || !d->poll || !d->poll(d->poll_user)) return now;
+    CPU_OMP(atomic write)
+    *stop = 1;
+    return 1;
 }

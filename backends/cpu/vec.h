@@ -135,7 +135,7 @@ INLINE void v_transpose(vf *r)
 
 #ifdef VEC_BF16_PAIRS
 typedef __m512bh vb;
-INLINE vb v_pairs(const uint32_t *p) { return (vb)_mm512_loadu_si512(p); }
+INLINE vb v_pairs(const void *p) { return (vb)_mm512_loadu_si512(p); }
 INLINE vb v_pair(const uint16_t *p)
 {
     uint32_t u;

@@ -251,6 +251,20 @@ static soon after(const work *s, int64_t j, int64_t l, int64_t words, int64_t t,
     return next;
 }
 
+/* Elements l .. l + n of rows j .. j + count of w as words, rows `ld` words apart. */
+static void unpack(const qw_tensor *w, int pairs, int64_t j, int64_t count, int64_t l, int64_t n,
+                   char *out, int64_t ld)
+{
+#ifdef VEC_BF16_PAIRS
+    if (pairs) {
+        QW_NAME(unpack_bf16)(w, j, count, l, n, (uint16_t *)(void *)out, 2 * ld);
+        return;
+    }
+#endif
+    (void)pairs;
+    QW_NAME(unpack_f32)(w, j, count, l, n, (float *)(void *)out, ld);
+}
+
 /* Rows j .. j + count of w with panels from .. to of x. */
 static void group(const work *s, int64_t j, int64_t count, int64_t from, int64_t to, char *room)
 {
@@ -258,10 +272,7 @@ static void group(const work *s, int64_t j, int64_t count, int64_t from, int64_t
     const qw_tensor *w = &s->a->w;
     float *sums = (float *)(void *)(room + p->rows + p->rows2), *flip = sums + p->sums / 4;
     char *rows2 = room + p->rows;
-    if (p->r && p->pairs2) QW_NAME(unpack_bf16)
-    (&s->a->w2, j, count, 0, p->r, (uint16_t *)(void *)rows2, 2 * p->words2);
-    else if (p->r)
-        QW_NAME(unpack_f32)(&s->a->w2, j, count, 0, p->r, (float *)(void *)rows2, p->words2);
+    if (p->r) unpack(&s->a->w2, p->pairs2, j, count, 0, p->r, rows2, p->words2);
     for (int64_t l = 0; l < p->words; l += KC) {
         const int64_t words = p->words - l < KC ? p->words - l : KC;
         const int64_t first = p->pairs ? 2 * l : l, left = p->k - first;
@@ -270,9 +281,10 @@ static void group(const work *s, int64_t j, int64_t count, int64_t from, int64_t
         if (p->direct) {
             step = qw_row_bytes(w->dtype, w->stride[0]);
             rows = (const char *)w->data + (size_t)j * step + (size_t)l * 4;
-        } else if (p->pairs) QW_NAME(unpack_bf16)
-        (w, j, count, first, left < 2 * KC ? left : 2 * KC, (uint16_t *)(void *)room, 2 * KC);
-        else QW_NAME(unpack_f32)(w, j, count, first, words, (float *)(void *)room, KC);
+        } else {
+            const int64_t most = p->pairs ? 2 * KC : KC;
+            unpack(w, p->pairs, j, count, first, left < most ? left : most, room, KC);
+        }
         for (int64_t t = from; t < to; t++) {
             const int64_t begin = deal(s->rows, t) * VL, ld = deal(s->rows, t + 1) * VL - begin;
             const int V = (int)(ld / VL);

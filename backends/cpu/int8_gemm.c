@@ -167,7 +167,7 @@ static void rows_by_panel(const int8_t *rows, int64_t step, int64_t count, int V
     }
 }
 
-/* 128 times the sum of each row of codes. */
+/* 128 times the sum of each row of codes; it asks for the row after the next one. */
 static void row_sums(const int8_t *rows, int64_t step, int64_t count, int64_t k, int32_t *sum)
 {
     const vi one = _mm512_set1_epi8(1);
@@ -175,6 +175,8 @@ static void row_sums(const int8_t *rows, int64_t step, int64_t count, int64_t k,
         const int8_t *row = rows + i * step;
         vi a = i_set(0), b = i_set(0);
         for (int64_t l = 0; l < k; l += 128) {
+            v_prefetch(row + 2 * step + l);
+            v_prefetch(row + 2 * step + l + 64);
             a = i_dot4(a, one, _mm512_maskz_loadu_epi8(i_bytes(k - l), row + l));
             b = i_dot4(b, one, _mm512_maskz_loadu_epi8(i_bytes(k - l - 64), row + l + 64));
         }

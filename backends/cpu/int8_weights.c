@@ -160,11 +160,21 @@ static float row_codes(const qw_tensor *w, int64_t j, int8_t *to, float *room)
     }
 }
 
+/* Asks for row j, which is read soon. */
+static void ask_row(const qw_tensor *w, int64_t j)
+{
+    if (j >= w->dim[0]) return;
+    const size_t step = qw_row_bytes(w->dtype, w->stride[0]);
+    const char *row = (const char *)w->data + (size_t)j * step;
+    for (size_t l = 0; l < qw_row_bytes(w->dtype, w->dim[1]); l += 64) v_prefetch(row + l);
+}
+
 void QW_NAME(weight_codes)(const qw_tensor *w, int64_t j, int64_t rows, int8_t *out, int64_t ld,
                            float *worth, float *room)
 {
     const int64_t k = w->dim[1];
     for (int64_t i = 0; i < rows; i++) {
+        ask_row(w, j + i + 2);
         const float s = row_codes(w, j + i, out + i * ld, room);
         if (ld > k) memset(out + i * ld + k, 0, (size_t)(ld - k));
         worth[i] = s * QW_NAME(row_scale)(w, j + i);

@@ -5,6 +5,8 @@
  * that share a head of keys are rows of one task. */
 #include "attention.h"
 
+/* CODED: the widest head whose queries and keys become codes. */
+enum { CODED = 256 };
 enum { PACKED = 16 << 20 }; /* bytes of packed keys and values, unless one head has more */
 
 static int taken(const qw_attention_args *a)
@@ -21,22 +23,28 @@ static att_plan plan_of(const cpu_device *dev, const qw_attention_args *a)
     p.pairs = dev->pairs && a->q.dtype == QW_BF16 && a->k.dtype == QW_BF16 && a->v.dtype == QW_BF16;
 #endif
     p.scale = (float)(a->scale * 1.4426950408889634);
+#ifdef VEC_DOT4
+    /* Ranges are those of texts and windows, wide heads those of the autoencoder: short, or sensitive. */
+    p.codes = p.pairs && dev->codes && !a->first && !a->last && p.d <= CODED;
+    if (p.codes) p.q_scale = p.scale, p.scale = 1;
+#endif
     p.rows = p.nq * (p.hq / p.hk);
     p.vectors = (p.rows + VL - 1) / VL;
     p.strips = (p.vectors + NV - 1) / NV;
-    p.kd = p.pairs ? (p.d + 1) / 2 : p.d;
+    p.kd = p.codes ? (p.d + 3) / 4 : p.pairs ? (p.d + 1) / 2 : p.d;
     const int64_t padded = (p.nk + VL - 1) / VL * VL;
     p.kg = padded / MR;
     p.kv = p.pairs ? padded / 2 : padded;
     p.vg = (p.d + MR - 1) / MR;
     p.threads = cpu_threads(&dev->d, 2.0 * (double)p.rows * (double)p.nk * (double)(p.hk * p.d));
-    p.keys = cpu_line((size_t)(p.kg * p.kd) * MR * 4);
+    p.worth = cpu_line((size_t)(p.kg * p.kd) * MR * 4);
+    p.keys = p.worth + (p.codes ? cpu_line((size_t)(padded + p.d + VL) * 4) : 0);
     p.values = cpu_line((size_t)(p.vg * p.kv) * MR * 4);
     p.batch = (int64_t)(PACKED / (p.keys + p.values));
     p.batch = p.batch < 1 ? 1 : p.batch > p.hk ? p.hk : p.batch;
     p.q = (size_t)p.kd * NW * 4;
     p.o = (size_t)(p.vg * MR) * NW * 4;
-    p.strip = p.q + p.o + (size_t)5 * NW * 4;
+    p.strip = p.q + p.o + (size_t)7 * NW * 4;
     p.each = TASK * cpu_line(p.strip) + (size_t)(p.pairs ? BK / 2 : BK) * NW * 4;
     p.bytes = (size_t)p.batch * (p.keys + p.values) + (size_t)p.threads * p.each + 64;
     return p;
@@ -62,6 +70,8 @@ static void begin(const qw_attention_args *a, const att_plan *p, int64_t h, int6
     s->sum = s->limit + NW;
     s->from = (int32_t *)(void *)(s->sum + NW);
     s->to = s->from + NW;
+    s->less = s->to + NW;
+    s->worth = (float *)(void *)(s->less + NW);
     for (int64_t r = 0; r < NW; r++) {
         const int64_t i = (s->r0 + (r < s->n ? r : s->n - 1)) / group;
         s->from[r] = a->first ? a->first[i] : 0;
@@ -81,7 +91,7 @@ static void begin(const qw_attention_args *a, const att_plan *p, int64_t h, int6
 static void task(const qw_attention_args *a, const att_plan *p, int64_t h, int64_t t0, int64_t t1,
                  const float *keys, const float *values, char *room)
 {
-    att_strip s[TASK];
+    att_strip s[TASK] = { { 0 } };
     const int n = (int)(t1 - t0);
     float *w = (float *)(void *)(room + TASK * cpu_line(p->strip));
     for (int i = 0; i < n; i++)
@@ -93,6 +103,29 @@ static void task(const qw_attention_args *a, const att_plan *p, int64_t h, int64
             (p, &s[i], own > b ? own : b, end < s[i].last ? end : s[i].last, keys, values, w);
         }
     for (int i = 0; i < n; i++) QW_NAME(att_finish)(a, p, h, &s[i]);
+}
+
+#ifdef VEC_DOT4
+/* The mean of the keys of the h-th packed head, behind what their codes are worth. */
+static float *mean_of(const att_plan *p, char *packed, int64_t h)
+{
+    return (float *)(void *)(packed + (size_t)h * (p->keys + p->values) + p->worth) + p->kg * MR;
+}
+#endif
+
+/* Keys and values j .. j + VL of head h0 + h, the h-th packed one. */
+static void lay(const qw_attention_args *a, const att_plan *p, int64_t h0, int64_t h, int64_t j,
+                char *packed)
+{
+    char *to = packed + (size_t)h * (p->keys + p->values);
+    float *const keys = (float *)(void *)to;
+    QW_NAME(att_lay_values)(a, p, h0 + h, j, (float *)(void *)(to + p->keys));
+#ifdef VEC_DOT4
+    float *const worth = (float *)(void *)(to + p->worth);
+    if (p->codes) QW_NAME(att_lay_codes)(a, p, h0 + h, j, mean_of(p, packed, h), keys, worth);
+    else
+#endif
+        QW_NAME(att_lay_keys)(a, p, h0 + h, j, keys);
 }
 
 static int stopped(qw_device *d, int *stop)
@@ -123,13 +156,15 @@ int QW_NAME(attention)(qw_device *d, const qw_attention_args *a)
         const int64_t heads = p.hk - h0 < p.batch ? p.hk - h0 : p.batch;
         CPU_OMP(parallel num_threads(p.threads))
         {
+#ifdef VEC_DOT4
+            if (p.codes) {
+    CPU_OMP(for schedule(static))
+    for (int64_t h = 0; h < heads; h++) QW_NAME(att_mean)(a, &p, h0 + h, mean_of(&p, packed, h));
+            }
+#endif
 CPU_OMP(for schedule(static))
-for (int64_t t = 0; t < heads * (padded / VL); t++) {
-    const int64_t h = t / (padded / VL), j = t % (padded / VL) * VL;
-    char *to = packed + (size_t)h * (p.keys + p.values);
-    QW_NAME(att_lay_keys)(a, &p, h0 + h, j, (float *)(void *)to);
-    QW_NAME(att_lay_values)(a, &p, h0 + h, j, (float *)(void *)(to + p.keys));
-}
+for (int64_t t = 0; t < heads * (padded / VL); t++)
+    lay(a, &p, h0, t % heads, t / heads * VL, packed);
 CPU_OMP(for schedule(dynamic))
 for (int64_t t = 0; t < heads * tasks; t++) {
     if (stopped(d, &stop)) continue;

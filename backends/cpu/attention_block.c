@@ -64,6 +64,63 @@ static void product(int V, int pairs, const float *a, const float *w, int64_t k,
     }
 }
 
+#ifdef VEC_DOT4
+/* score [MR][NW] of codes: keys [k][MR] words, worth [MR], times the queries of a strip. */
+INLINE void tile_codes(const int V, const float *keys, const float *worth, const att_strip *q,
+                       int64_t k, float *score)
+{
+    vi s[MR][NV];
+    const float *w = q->q;
+    UNROLL(4)
+    for (int v = 0; v < V; v++) {
+        const vi less = i_load(q->less + v * VL);
+        UNROLL(8)
+        for (int r = 0; r < MR; r++) s[r][v] = less;
+    }
+    for (int64_t l = 0; l < k; l++) {
+        vi b[NV];
+        UNROLL(4)
+        for (int v = 0; v < V; v++) b[v] = i_load(w + l * NW + v * VL);
+        UNROLL(8)
+        for (int r = 0; r < MR; r++) {
+            const vi x = i_word(keys + l * MR + r);
+            UNROLL(4)
+            for (int v = 0; v < V; v++) s[r][v] = i_dot4(s[r][v], x, b[v]);
+        }
+    }
+    UNROLL(4)
+    for (int v = 0; v < V; v++) {
+        const vf by = v_load(q->worth + v * VL);
+        UNROLL(8)
+        for (int r = 0; r < MR; r++)
+            v_store(score + r * NW + v * VL,
+                    v_mul(v_mul(_mm512_cvtepi32_ps(s[r][v]), v_set(worth[r])), by));
+    }
+}
+
+static void product_codes(int V, const float *keys, const float *worth, const att_strip *q,
+                          int64_t k, float *score)
+{
+    if (V == 1) tile_codes(1, keys, worth, q, k, score);
+    else if (V == 2) tile_codes(2, keys, worth, q, k, score);
+    else tile_codes(3, keys, worth, q, k, score);
+}
+#endif
+
+/* Scores of keys j .. j + MR. */
+static void score_tile(const att_plan *p, const att_strip *s, int64_t j, const float *keys,
+                       float *score)
+{
+#ifdef VEC_DOT4
+    if (p->codes) {
+        const float *worth = (const float *)(const void *)((const char *)keys + p->worth);
+        product_codes(s->vectors, keys + j * p->kd, worth + j, s, p->kd, score);
+        return;
+    }
+#endif
+    product(s->vectors, p->pairs, keys + j * p->kd, s->q, p->kd, score, 0);
+}
+
 /* 2^x, x at most 126: n = round(x), a polynomial of x - n with relative error 2^-22.8, times 2^n; 0
  * below -151. */
 INLINE vf exp2_of(vf x)
@@ -214,8 +271,7 @@ void QW_NAME(att_block)(const att_plan *p, att_strip *s, int64_t b, int64_t end,
     int64_t done = b; /* keys before it are in o */
     float *to = w;
     for (int64_t j = b; j < end + MR; j += MR) {
-        if (j < end)
-            product(s->vectors, p->pairs, keys + j * p->kd, s->q, p->kd, score[j / MR & 1], 0);
+        if (j < end) score_tile(p, s, j, keys, score[j / MR & 1]);
         const int64_t i = j - MR; /* the tile before */
         if (i < b) continue;
         float *z = score[i / MR & 1];

@@ -42,6 +42,98 @@ void QW_NAME(att_lay_keys)(const qw_attention_args *a, const att_plan *p, int64_
     }
 }
 
+#ifdef VEC_DOT4
+/* Whole vectors: a masked store is slow to be loaded again. */
+void QW_NAME(att_mean)(const qw_attention_args *a, const att_plan *p, int64_t h, float *mean)
+{
+    for (int64_t c = 0; c < p->d; c += VL) v_store(mean + c, v_set(0));
+    for (int64_t j = 0; j < p->nk; j++) {
+        const char *row = att_row(&a->k, j, h);
+        for (int64_t c = 0; c < p->d; c += VL)
+            v_store(mean + c,
+                    v_add(v_load(mean + c), v_load_bf16_n((const uint16_t *)(const void *)row + c,
+                                                          v_first(p->d - c))));
+    }
+    for (int64_t c = 0; c < p->d; c += VL)
+        v_store(mean + c, v_div(v_load(mean + c), v_set((float)p->nk)));
+}
+
+enum { CODES = 256 }; /* bytes of a row of codes, at most; see plan_of */
+
+/* A row, less `mean` unless NULL, as codes, whole vectors of them; returns what they are worth. */
+static float code_head(const char *row, int64_t d, const float *mean, int8_t *to)
+{
+    float x[CODES], times;
+    vi most = i_set(0);
+    for (int64_t c = 0; c < d; c += VL) {
+        const vm m = v_first(d - c);
+        vf v = v_load_bf16_n((const uint16_t *)(const void *)row + c, m);
+        if (mean) v = v_sub(v, v_load(mean + c)); /* whose lanes beyond d are 0 */
+        v_store(x + c, v);
+        most = i_most(most, v);
+    }
+    for (int64_t c = (d + VL - 1) / VL * VL; c % 64; c += VL) v_store(x + c, v_set(0));
+    const float s = code_worth(most, &times);
+    const vf by = v_set(times);
+    for (int64_t c = 0; c < d; c += 64)
+        i_store(to + c, code_pack(v_load(x + c), v_load(x + c + VL), v_load(x + c + 2 * VL),
+                                  v_load(x + c + 3 * VL), by));
+    return s;
+}
+
+/* VL rows of codes as [kd][step] words, in parts of MR or whole. */
+static void put_codes(int8_t (*code)[CODES], int64_t kd, int keys, float *to)
+{
+    for (int64_t c = 0; c < kd; c += VL) {
+        vf r[VL];
+        for (int i = 0; i < VL; i++) r[i] = v_load((const float *)(const void *)(code[i] + 4 * c));
+        v_transpose(r);
+        for (int64_t i = 0; i < VL && c + i < kd; i++)
+            if (keys) put_parts(r[i], to + (c + i) * MR, kd * MR, VL / MR);
+            else v_store(to + (c + i) * NW, r[i]);
+    }
+}
+
+void QW_NAME(att_lay_codes)(const qw_attention_args *a, const att_plan *p, int64_t h, int64_t j,
+                            const float *mean, float *keys, float *worth)
+{
+    int8_t code[VL][CODES];
+    for (int64_t i = 0; i < VL; i++) {
+        worth[j + i] = 0;
+        if (j + i < p->nk) worth[j + i] = code_head(att_row(&a->k, j + i, h), p->d, mean, code[i]);
+        else memset(code[i], 0, CODES);
+        for (int64_t c = 0; c < p->d; c += 64)
+            i_store(code[i] + c, _mm512_xor_si512(i_load(code[i] + c), _mm512_set1_epi8(-128)));
+    }
+    put_codes(code, p->kd, 1, keys + j * p->kd);
+}
+
+void QW_NAME(att_lay_query_codes)(const qw_attention_args *a, const att_plan *p, int64_t h,
+                                  att_strip *s)
+{
+    const int64_t group = p->hq / p->hk;
+    int8_t code[VL][CODES];
+    for (int64_t v = 0; v < s->vectors; v++) {
+        for (int64_t i = 0; i < VL; i++) {
+            const int64_t at = v * VL + i, row = s->r0 + at;
+            s->worth[at] = 0;
+            s->less[at] = 0;
+            if (at >= s->n) {
+                memset(code[i], 0, CODES);
+                continue;
+            }
+            const char *q = att_row(&a->q, row / group, h * group + row % group);
+            s->worth[at] = p->q_scale * code_head(q, p->d, NULL, code[i]);
+            vi sum = i_set(0);
+            for (int64_t c = 0; c < p->d; c += 64)
+                sum = i_dot4(sum, _mm512_set1_epi8(-128), i_load(code[i] + c));
+            s->less[at] = -_mm512_reduce_add_epi32(sum);
+        }
+        put_codes(code, p->kd, 0, s->q + v * VL);
+    }
+}
+#endif
+
 #ifdef VEC_BF16_PAIRS
 /* Columns c .. c + VL of two rows as pairs. */
 static vf pairs_of(const char *one, const char *other, int64_t c, vm m)
@@ -81,6 +173,12 @@ void QW_NAME(att_lay_queries)(const qw_attention_args *a, const att_plan *p, int
                               att_strip *s)
 {
     const int64_t group = p->hq / p->hk;
+#ifdef VEC_DOT4
+    if (p->codes) {
+        QW_NAME(att_lay_query_codes)(a, p, h, s);
+        return;
+    }
+#endif
     for (int v = 0; v < s->vectors; v++)
         for (int64_t c = 0; c < p->kd; c += VL) {
             vf r[VL];

@@ -2,9 +2,10 @@
  *
  * "cpu:SET:f32" multiplies in float32; "cpu:SET:bf16" multiplies pairs of bf16 where the set has
  * such an instruction, and keeps branches in bf16; "cpu:SET:int8" does so too, but branches that
- * only gemms read are rows of 8-bit codes, and gemms multiply bytes.  With AMX gemms of bf16 and of
- * codes multiply tiles, and the other ops f32, which these processors multiply faster than pairs.
- * Calls that a kernel declines are left to the reference. */
+ * only gemms read are rows of 8-bit codes, and gemms and the scores of attention without ranges
+ * multiply bytes.  With AMX gemms of bf16 and of codes multiply tiles, and the other ops f32, which
+ * these processors multiply faster than pairs.  Calls that a kernel declines are left to the
+ * reference. */
 #define _DEFAULT_SOURCE /* syscall */
 #include "cpu.h"
 #include <cpuid.h>
@@ -149,6 +150,7 @@ static int cpu_open(int i, const qw_open_options *options, qw_device **out)
     if (c->codes) {
         c->d.quant = QW_I8;
         c->d.op.gemm_arith.row_w = 1 / 254.0f; /* half a step */
+        if (c->pairs) c->d.op.attention_arith.row_qk = 1 / 254.0f;
 #define X(op_name) c->d.op.op_name = c->set->op_name##_int8;
         CPU_INT8_OPS(X)
 #undef X

@@ -197,6 +197,20 @@ static void vae(qw_sheet *s, int encode, qw_error *err)
 
 /* ---------------------------------------------------------------------------------------------- */
 
+/* Reads a byte of each page of the copies of gemm's weight, but of the first: every repetition is
+ * the first to use its copy, and would otherwise wait until the system has mapped its pages. */
+static void touch_pages(const qw_store *s)
+{
+    enum { PAGE = 4096 };
+    const qw_entry *e;
+    volatile unsigned char last;
+    for (int64_t i = 0; (e = qw_store_entry(s, i)); i++) {
+        if (!strncmp(e->name, "gemm.0.", 7)) continue;
+        for (size_t at = 0; at < e->bytes; at += PAGE) last = ((const unsigned char *)e->data)[at];
+    }
+    (void)last;
+}
+
 int qw_work_file_open(qw_work_file *f, const qw_work *w, qw_error *err)
 {
     *f = (qw_work_file){ .work = *w };
@@ -212,6 +226,7 @@ int qw_work_file_open(qw_work_file *f, const qw_work *w, qw_error *err)
     }
     if (w->kind != QW_WORK_GEMM) f->bytes = qw_sheet_bytes(s);
     if (!err->status) qw_sheet_open(s, &f->store, err);
+    if (!err->status && w->kind == QW_WORK_GEMM) touch_pages(f->store);
     if (!err->status && w->lora) open_lora(f, err);
     qw_sheet_free(s);
     return err->status;

@@ -200,7 +200,7 @@ struct qw_device {
 
 typedef struct qw_listing { /* a device that is not open */
     size_t size;
-    char name[48];     /* the backend's, or followed by more that begins with no letter */
+    char name[48];     /* the backend's, or that, a colon and more */
     char what[160];    /* one line: the hardware, the arithmetic */
     char identity[64]; /* PCI address or UUID; empty where there is none */
     char why_not[256]; /* why it cannot be used; empty: it can be used */

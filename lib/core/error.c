@@ -22,7 +22,7 @@ const char *qw_visible(char *dst, size_t size, const char *text)
     for (size_t at = 0; at < bytes && used + 5 <= size;) {
         size_t next = at;
         const int32_t c = qw_utf8_next(text, bytes, &next);
-        if (c < 0x20 || c == 0x7f) { /* -1: not UTF-8 */
+        if (c < 0x20 || (c >= 0x7f && c < 0xa0)) { /* -1: not UTF-8 */
             used += (size_t)snprintf(dst + used, 5, c == '\n' ? "\\n" : "\\x%02x",
                                      (unsigned)(unsigned char)text[at]);
             at++;

@@ -4,14 +4,17 @@
  * $QWEN_MODULES (a list with colons), the folder "libqwen" beside the library that runs, and
  * QW_PKGLIBDIR of the build.  The first module of a name hides later ones.  `why` holds the reason
  * where a module cannot be used. */
-#define _GNU_SOURCE /* dladdr */
+#define _GNU_SOURCE /* dladdr, secure_getenv */
+#include "core/core.h"
 #include "core/modules.h"
 #include <dirent.h>
 #include <dlfcn.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #ifndef QW_PKGLIBDIR
@@ -104,7 +107,11 @@ static void search_beside(void)
 /* NULL in a set-user-ID or set-group-ID program, which must not load code of its caller's. */
 static const char *callers_folders(void)
 {
+#ifdef __linux__
+    return secure_getenv("QWEN_MODULES"); /* file capabilities count, too */
+#else
     return getuid() == geteuid() && getgid() == getegid() ? getenv("QWEN_MODULES") : NULL;
+#endif
 }
 
 /* Module i, or NULL past the last.  The lock is held. */
@@ -129,44 +136,54 @@ const char *qw_module_name(int i)
 
 /* --- opening ---------------------------------------------------------------------------------- */
 
+static void refuse(module *m, const char *format, ...) QW_PRINTF(2, 3);
+static void refuse(module *m, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(m->why, sizeof m->why, format, args);
+    va_end(args);
+}
+
 static void check_backend(module *m, const qw_backend *b)
 {
     if (b->size < sizeof *b || b->abi != QW_BACKEND_ABI)
-        snprintf(m->why, sizeof m->why,
-                 "%s.so has version %u of the device interface in %zu bytes; this library has "
-                 "version %d in %zu",
-                 m->name, (unsigned)b->abi, b->size, QW_BACKEND_ABI, sizeof *b);
+        refuse(m,
+               "%s.so has version %u of the device interface in %zu bytes; this library has "
+               "version %d in %zu",
+               m->name, (unsigned)b->abi, b->size, QW_BACKEND_ABI, sizeof *b);
     else if (!b->name || !*b->name || !b->list || !b->open)
-        snprintf(m->why, sizeof m->why, "%s.so has no name, lists nothing or opens nothing",
-                 m->name);
+        refuse(m, "%s.so has no name, lists nothing or opens nothing", m->name);
     else if (strcmp(b->name, m->name))
-        snprintf(m->why, sizeof m->why,
-                 "%s.so has the backend \"%.40s\"; the file must be %.40s.so", m->name, b->name,
-                 b->name);
+        refuse(m, "%s.so has the backend \"%.40s\"; the file must be %.40s.so", m->name, b->name,
+               b->name);
     else m->backend = b;
 }
 
 static void open_module(module *m)
 {
     m->opened = 1;
+    struct stat st;
+    if (!stat(m->path, &st) && !S_ISREG(st.st_mode)) { /* the first read of a pipe would wait */
+        refuse(m, "%s.so is not a regular file", m->name);
+        return;
+    }
     if (qw_module_is_cut(m->path)) {
-        snprintf(m->why, sizeof m->why, "%s.so is cut short: a part of the file is missing",
-                 m->name);
+        refuse(m, "%s.so is cut short: a part of the file is missing", m->name);
         return;
     }
     void *handle = dlopen(m->path, RTLD_NOW | RTLD_LOCAL);
     if (!handle) {
         const char *reason = dlerror();
-        snprintf(m->why, sizeof m->why, "%s", reason ? reason : "it cannot be loaded");
+        refuse(m, "%s", reason ? reason : "it cannot be loaded");
         return;
     }
     const qw_backend *b = dlsym(handle, "qw_backend_module_v2");
     if (b) check_backend(m, b);
     else if (dlsym(handle, "qw_backend_module"))
-        snprintf(m->why, sizeof m->why,
-                 "%s.so has version 1 of the device interface; this library has version %d",
-                 m->name, QW_BACKEND_ABI);
-    else snprintf(m->why, sizeof m->why, "%s.so exports no qw_backend_module_v2", m->name);
+        refuse(m, "%s.so has version 1 of the device interface; this library has version %d",
+               m->name, QW_BACKEND_ABI);
+    else refuse(m, "%s.so exports no qw_backend_module_v2", m->name);
 }
 
 const qw_backend *qw_module_backend(int i, const char **why)

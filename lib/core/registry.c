@@ -7,7 +7,6 @@
 #ifdef QW_HAVE_CPU
 #include "backends/cpu/cpu.h"
 #endif
-#include <ctype.h>
 #include <math.h>
 #include <qwen/ref.h>
 #include <stdio.h>
@@ -26,13 +25,17 @@ enum {
     LINE = 4 * WHY + 5
 };
 
+/* Of names. */
+#define LETTERS "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789:._+-"
+
 /* --- backends --------------------------------------------------------------------------------- */
 
-/* `name` is that of the backend `of` or of one of its devices. */
+/* `name` is that of the backend `of` or of one of its devices: a colon follows, but in "ref64". */
 static int belongs(const char *name, const char *of)
 {
     const size_t n = strlen(of);
-    return !strncmp(name, of, n) && !isalpha((unsigned char)name[n]);
+    if (strncmp(name, of, n)) return 0;
+    return !name[n] || name[n] == ':' || (of == ref_backend.name && !strcmp(name + n, "64"));
 }
 
 static int count_modules(void)
@@ -73,15 +76,30 @@ static void clean(char *text, size_t size)
     else qw_visible(text, size, copy);
 }
 
+/* What list says about device k, its text made readable; the status of list. */
+static int ask(const qw_backend *b, int k, qw_listing *out)
+{
+    *out = (qw_listing){ .size = sizeof *out };
+    const int status = b->list(k, out);
+    clean(out->name, sizeof out->name);
+    clean(out->what, sizeof out->what);
+    clean(out->identity, sizeof out->identity);
+    clean(out->why_not, sizeof out->why_not);
+    if (!out->name[0]) snprintf(out->name, sizeof out->name, "%.47s", b->name);
+    return status;
+}
+
 /* NULL, or why device k, listed as d, cannot be used whatever its backend says. */
 static const char *misfit(const qw_backend *b, int k, const qw_listing *d)
 {
     if (k == VARIANTS) return "the backend lists too many devices";
+    if (strspn(d->name, LETTERS) != strlen(d->name))
+        return "its name has other characters than letters, digits and :._+-";
     if (!isfinite(d->score)) return "its score is not a finite number";
     if (d->memory > INT64_MAX) return "its memory is over 2^63 bytes";
     for (int i = 0; i < k; i++) {
-        qw_listing other = { .size = sizeof other };
-        if (b->list(i, &other) == QWEN_OK && !strncmp(other.name, d->name, sizeof d->name))
+        qw_listing other;
+        if (ask(b, i, &other) == QWEN_OK && !strcmp(other.name, d->name))
             return "another device of the backend has its name";
     }
     return NULL;
@@ -90,26 +108,20 @@ static const char *misfit(const qw_backend *b, int k, const qw_listing *d)
 /* Device k of a backend; 0 past the last. */
 static int list_at(const qw_backend *b, int k, qw_listing *out)
 {
-    *out = (qw_listing){ .size = sizeof *out };
-    if (k > VARIANTS) return 0;
-    const int status = b->list(k, out);
+    const int status = k > VARIANTS ? QW_DECLINE : ask(b, k, out);
     if (status == QW_DECLINE) return 0;
+    if (status && !out->why_not[0])
+        snprintf(out->why_not, sizeof out->why_not, "listing it failed: %s", qwen_strerror(status));
     const char *wrong = misfit(b, k, out);
     if (wrong) {
         snprintf(out->why_not, sizeof out->why_not, "%s", wrong);
         out->score = 0;
         out->memory = 0;
     }
-    clean(out->name, sizeof out->name);
-    clean(out->what, sizeof out->what);
-    clean(out->identity, sizeof out->identity);
-    clean(out->why_not, sizeof out->why_not);
-    if (status && !out->why_not[0])
-        snprintf(out->why_not, sizeof out->why_not, "%s", qwen_strerror(status));
     if (!belongs(out->name, b->name)) { /* else it could hide a device of another backend */
-        if (out->name[0])
-            snprintf(out->why_not, sizeof out->why_not,
-                     "its name is \"%s\", which does not begin with the backend's", out->name);
+        snprintf(out->why_not, sizeof out->why_not,
+                 "its name is \"%s\", which is not the backend's or that and a colon and more",
+                 out->name);
         snprintf(out->name, sizeof out->name, "%.47s", b->name);
     }
     return 1;
@@ -130,8 +142,20 @@ static int before(const choice *a, const choice *b)
     return a->order != b->order ? a->order < b->order : a->k < b->k;
 }
 
-/* The first default, or the one to try after `tried`; 0: there is none. */
-static int choose_default(const choice *tried, choice *out)
+/* Devices that did not open. */
+typedef struct tried {
+    int n, order[32], k[32];
+} tried;
+
+static int was_tried(const tried *t, const choice *c)
+{
+    for (int i = 0; i < t->n; i++)
+        if (t->order[i] == c->order && t->k[i] == c->k) return 1;
+    return 0;
+}
+
+/* The default, or the next best where some were tried; 0: there is none. */
+static int choose_default(const tried *t, choice *out)
 {
     const char *why;
     choice c;
@@ -139,8 +163,7 @@ static int choose_default(const choice *tried, choice *out)
     for (c.order = 0; backend_name(c.order); c.order++) {
         c.backend = backend_at(c.order, &why);
         for (c.k = 0; c.backend && list_at(c.backend, c.k, &c.listing); c.k++) {
-            if (c.listing.why_not[0] || !(c.listing.score > 0)) continue;
-            if (tried && !before(tried, &c)) continue;
+            if (c.listing.why_not[0] || !(c.listing.score > 0) || was_tried(t, &c)) continue;
             if (!found || before(&c, out)) *out = c;
             found = 1;
         }
@@ -171,7 +194,9 @@ static int choose_named(const char *name, choice *out)
             if (!exact && !begins(name, c.listing.name)) continue;
             if (usable ? !found || c.listing.score > out->listing.score : !out->backend) *out = c;
             found |= usable;
-            if (exact) return usable;
+            if (!exact) continue;
+            *out = c;
+            return usable;
         }
     }
     return found;
@@ -182,8 +207,7 @@ static int choose_named(const char *name, choice *out)
 /* NULL, or what is wrong with a device that has been opened. */
 static const char *complete(qw_device *d, const choice *c, const qw_device_options *options)
 {
-    d->name[sizeof d->name - 1] = 0;
-    if (!d->name[0]) memcpy(d->name, c->listing.name, sizeof d->name);
+    memcpy(d->name, c->listing.name, sizeof d->name);
     if (options->threads) d->threads = options->threads;
     return qw_device_complete(d);
 }
@@ -227,8 +251,9 @@ static int open_choice(const choice *c, const qw_device_options *options, qw_dev
 static int open_default(const qw_device_options *options, qw_device **out, qw_error *err)
 {
     qw_error first = { 0 };
-    choice c, tried;
-    for (int n = 0; choose_default(n ? &tried : NULL, &c); n++) {
+    choice c;
+    tried t = { 0 };
+    while (t.n < 32 && choose_default(&t, &c)) {
         qw_error e = { 0 };
         if (!open_choice(&c, options, out, &e)) {
             if (first.status && options->notice)
@@ -236,7 +261,8 @@ static int open_default(const qw_device_options *options, qw_device **out, qw_er
             return QWEN_OK;
         }
         if (!first.status) first = e;
-        tried = c;
+        t.order[t.n] = c.order;
+        t.k[t.n++] = c.k;
     }
     if (first.status) return qw_fail(err, first.status, "%s", first.text);
     return qw_fail(err, QWEN_EDEVICE, "no device can be used");
@@ -295,7 +321,7 @@ int qw_device_list(int (*each)(void *user, const qw_listing *d, int is_default),
 {
     choice best = { .backend = NULL };
     const char *name, *why;
-    const int any = choose_default(NULL, &best);
+    const int any = choose_default(&(tried){ 0 }, &best);
     for (int i = 0; (name = backend_name(i)); i++) {
         qw_listing d = { .size = sizeof d };
         const qw_backend *b = backend_at(i, &why);

@@ -430,7 +430,7 @@ static int move(qw_overlay *o, const double *x, int64_t rows, int64_t cols, qw_d
     void *data = NULL, *staged = t == QW_F64 ? NULL : malloc(bytes);
     void **grown = realloc(o->block, (size_t)(o->blocks + 1) * sizeof *grown);
     if (grown) o->block = grown;
-    if (!grown || (t != QW_F64 && !staged) || o->dev->alloc(o->dev, bytes, &data)) {
+    if (!grown || (t != QW_F64 && !staged) || o->dev->alloc(o->dev, bytes, &data) || !data) {
         free(staged);
         return qw_fail(err, QWEN_ENOMEM, "no memory for %zu bytes of LoRA on %s", bytes,
                        o->dev->name);

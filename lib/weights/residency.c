@@ -110,7 +110,7 @@ static void *device_block(qw_residency *s, size_t bytes, qw_error *err)
     void **grown = realloc(s->block, (size_t)(s->blocks + 1) * sizeof *grown);
     void *p = NULL;
     if (grown) s->block = grown;
-    if (!grown || s->dev->alloc(s->dev, bytes, &p)) {
+    if (!grown || s->dev->alloc(s->dev, bytes, &p) || !p) {
         qw_fail(err, QWEN_ENOMEM, "no memory for %zu bytes of weights on %s", bytes, s->dev->name);
         return NULL;
     }
@@ -227,6 +227,8 @@ static size_t unpacked(const packet *p)
 
 static int packs(const qw_residency *s) { return s->dev->packed && s->dev->pack; }
 
+#define MOST (SIZE_MAX / 4) /* bytes: more than a device gives; two of them do not overflow */
+
 /* Sizes and places of a group's packets. */
 static void measure(qw_residency *s, qw_group *g)
 {
@@ -235,9 +237,9 @@ static void measure(qw_residency *s, qw_group *g)
         packet *p = &g->packet[i];
         const qw_pack_request q = request(p);
         p->bytes = packs(s) ? s->dev->packed(s->dev, &q) : s->dev->host ? 0 : unpacked(p);
-        p->bytes = aligned(p->bytes);
+        p->bytes = aligned(p->bytes < MOST ? p->bytes : MOST);
         p->offset = g->bytes;
-        g->bytes += p->bytes;
+        g->bytes = g->bytes + p->bytes < MOST ? g->bytes + p->bytes : MOST;
         if (!p->bytes) g->plain += p->plain;
     }
 }

@@ -223,6 +223,12 @@ START_TEST(refusals)
     ck_says(refusal("alpha:best", QWEN_EDEVICE), "its score is not a finite number");
     ck_says(refusal("alpha:vast", QWEN_EDEVICE), "its memory is over 2^63 bytes");
     ck_says(refusal("alpha:none", QWEN_EARG), "there is no device alpha:none");
+    /* A name that is whole means that device, before longer ones and better ones. */
+    ck_says(refusal("alpha:deep", QWEN_EDEVICE), "asleep too");
+    qw_device *d = open_device("alpha:lamp");
+    ck_assert_str_eq(d->name, "alpha:lamp");
+    d->close(d);
+    ck_says(listed("alpha:a b").d.why_not, "its name has other characters");
     ck_assert_int_eq(listed("alpha:half\\n\\xff").times, 1);
 }
 END_TEST
@@ -246,6 +252,7 @@ START_TEST(wrong_modules)
         put_module("", wrong[i].name, wrong[i].module);
     put_module("", "alien", "module_alien");
     write_text("empty.so", "");
+    ck_assert_int_eq(mkfifo(made("pipe.so"), 0600), 0);
     setenv("QWEN_MODULES", made(NULL), 1);
     for (size_t i = 0; i < sizeof wrong / sizeof wrong[0]; i++) {
         found f = listed(wrong[i].name);
@@ -259,9 +266,10 @@ START_TEST(wrong_modules)
     ck_assert_str_eq(listed("ref").d.why_not, "");
     ck_assert_ptr_nonnull(loaded("module_future"));
     ck_assert_int_eq(listed("empty").times, 1);
+    ck_says(listed("pipe").d.why_not, "is not a regular file");
     /* A backend cannot list another's device. */
     ck_assert_int_eq(listed("ref64:plain").times, 0);
-    ck_says(refusal("alien", QWEN_EDEVICE), "does not begin with the backend's");
+    ck_says(refusal("alien", QWEN_EDEVICE), "which is not the backend's");
     qw_device *d = open_device("ref64");
     ck_assert_int_eq(d->wide, QW_F64);
     d->close(d);
@@ -415,6 +423,7 @@ START_TEST(sentences)
     ck_assert_str_eq(qw_visible(out, sizeof out, "\xed\xa0\x80"),
                      "\\xed\\xa0\\x80"); /* a lone surrogate */
     ck_assert_str_eq(qw_visible(out, sizeof out, "\xc0\xaf\xe2\x82"), "\\xc0\\xaf\\xe2\\x82");
+    ck_assert_str_eq(qw_visible(out, sizeof out, "\xc2\x9b"), "\\xc2\\x9b"); /* a C1 control */
     ck_assert_uint_lt(strlen(qw_visible(small, sizeof small, "abcdefghijkl")), sizeof small);
     ck_assert_str_eq(qw_visible(small, 1, "abc"), "");
 }

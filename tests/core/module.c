@@ -53,6 +53,11 @@ static const struct {
     { ":vast", "", 5e6, UINT64_MAX }, /* memory that no machine has */
     { ":twice", "", 1, 0 },           /* opens */
     { ":twice", "", 6e6, 0 },         /* has the name of another */
+    { ":deep:er", "", 0, 0 },         /* opens */
+    { ":deep", "asleep too", 0, 0 },  /* cannot be used */
+    { ":lamp:high", "", 5, 0 },       /* opens */
+    { ":lamp", "", 1, 0 },            /* opens */
+    { ":a b", "", 1, 0 },             /* has a space in its name */
 };
 enum { DEVICES = sizeof devices / sizeof devices[0] };
 
@@ -67,7 +72,7 @@ static int list(int i, qw_listing *out)
     snprintf(out->name, sizeof out->name, "%s%s", MODULE_DEVICE, devices[i].device);
     snprintf(out->what, sizeof out->what, "%s", MODULE_WHAT);
     snprintf(out->why_not, sizeof out->why_not, "%s", devices[i].why_not);
-    out->score = devices[i].score;
+    out->score = devices[i].score - (i ? 0 : module_listed); /* that of :asleep falls */
     out->memory = devices[i].memory;
     return QWEN_OK;
 }

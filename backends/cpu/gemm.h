@@ -12,10 +12,8 @@ int QW_NAME(unpacks)(const qw_tensor *w);
  * l, and l + count unless the row ends there, are multiples of the block. */
 void QW_NAME(unpack_f32)(const qw_tensor *w, int64_t j, int64_t rows, int64_t l, int64_t count,
                          float *out, int64_t ld);
-#ifdef VEC_BF16_PAIRS
 void QW_NAME(unpack_bf16)(const qw_tensor *w, int64_t j, int64_t rows, int64_t l, int64_t count,
                           uint16_t *out, int64_t ld);
-#endif
 /* The scale of row j of w, 1 where it has none. */
 float QW_NAME(row_scale)(const qw_tensor *w, int64_t j);
 /* Columns j .. j + count of row i of y from sums: bias, activation, gate, residual. */

@@ -42,14 +42,12 @@ INLINE void put_f32(float *out, int64_t n, const vf *w)
 INLINE void put_bf16(uint16_t *out, int64_t n, const vf *w)
 {
 #ifdef VEC_BF16_PAIRS
-    if (n == RUN) v_store_bf16_two(out, w[0], w[1]);
-    else
-        for (int v = 0; v < RUN_VECTORS; v++)
-            v_store_bf16_n(out + v * VL, v_first(n - v * VL), w[v]);
+    if (n == RUN) {
+        v_store_bf16_two(out, w[0], w[1]);
+        return;
+    }
 #endif
-    (void)out;
-    (void)n;
-    (void)w;
+    for (int v = 0; v < RUN_VECTORS; v++) v_store_bf16_n(out + v * VL, v_first(n - v * VL), w[v]);
 }
 
 /* `count` elements of a row from `at`, as runs of 32: floats at f, or bf16 at h.  The last run of a
@@ -103,7 +101,6 @@ void QW_NAME(unpack_f32)(const qw_tensor *w, int64_t j, int64_t rows, int64_t l,
         decode_as_f32(w->dtype, row_at(w, j + i) + qw_row_bytes(w->dtype, l), count, out + i * ld);
 }
 
-#ifdef VEC_BF16_PAIRS
 /* Types without vectors by floats, a step at a time. */
 static void decode_slowly(qw_dtype t, const uint8_t *at, int64_t count, uint16_t *h)
 {
@@ -144,7 +141,6 @@ void QW_NAME(unpack_bf16)(const qw_tensor *w, int64_t j, int64_t rows, int64_t l
         decode_as_bf16(w->dtype, row_at(w, j + i) + qw_row_bytes(w->dtype, l), count, out + i * ld);
     }
 }
-#endif
 
 float QW_NAME(row_scale)(const qw_tensor *w, int64_t j)
 {

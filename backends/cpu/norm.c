@@ -114,45 +114,78 @@ for (int64_t i = 0; i < m; i += VL) rms_any(a, i, m - i < VL ? m - i : VL);
 return QWEN_OK;
 }
 
-enum { HEAD = 1024 }; /* elements of a head that fit the buffer */
+enum { HEAD = 1024 }; /* the widest head */
 
-/* One head: normalised into z, then turned back into x. */
-static void turn_head(const qw_norm_rope_args *a, char *x, const float *cs, const float *sn,
-                      int64_t d)
+/* Vector j of a head, normalised. */
+INLINE vf head_part(const qw_norm_rope_args *a, const qw_dtype t, const char *x, int64_t j, vm m,
+                    vf by)
 {
-    float z[HEAD + 2 * VL];
-    const qw_dtype t = a->x.dtype;
-    vf s = v_set(0);
-    for (int64_t j = 0; j < d; j += VL) {
-        const vf c = v_get(t, x, j, v_first(d - j));
-        s = v_fma(c, c, s);
-        v_store(z + j, c);
-    }
-    if (a->w.data) {
-        const vf r = v_set((float)(1 / sqrt((double)v_sum(s) / (double)d + a->eps)));
-        for (int64_t j = 0; j < d; j += VL) {
-            const vf w = v_load_n((const float *)a->w.data + j, v_first(d - j));
-            v_store(z + j, v_mul(v_mul(v_load(z + j), r), w));
+    const vf z = v_get(t, x, j, m);
+    return a->w.data ? v_mul(v_mul(z, by), v_load_n((const float *)a->w.data + j, m)) : z;
+}
+
+/* Heads at x, R of them, at most VL; cs, sn: [d] of pairs, each number twice, or [d / 2]. */
+INLINE void turn_heads(const qw_norm_rope_args *a, const qw_dtype t, char *x, int64_t R,
+                       const float *cs, const float *sn)
+{
+    const int64_t d = a->x.dim[2], half = d / 2;
+    const size_t step = (size_t)a->x.stride[1] * (t == QW_F32 ? 4 : 2);
+    float r[VL];
+    vf s[VL];
+    for (int64_t q = 0; q < VL; q++) {
+        s[q] = v_set(0);
+        for (int64_t j = 0; j < d && q < R && a->w.data; j += VL) {
+            const vf c = v_get(t, x + (size_t)q * step, j, v_first(d - j));
+            s[q] = v_fma(c, c, s[q]);
         }
     }
+    const vf mean = v_add(v_div(v_sums(s), v_set((float)d)), v_set((float)a->eps));
+    v_store(r, v_div(v_set(1), v_sqrt(mean)));
+    for (int64_t q = 0; q < R; q++, x += step) {
+        const vf by = v_set(r[q]);
+        for (int64_t j = 0; j < d && a->pairing == QW_PAIRS; j += VL) {
+            const vm m = v_first(d - j);
+            v_put(t, x, j, m, v_turn(head_part(a, t, x, j, m, by), v_load(cs + j), v_load(sn + j)));
+        }
+        for (int64_t j = 0; j < half && a->pairing != QW_PAIRS; j += VL) {
+            const vm m = v_first(half - j);
+            const vf c = v_load_n(cs + j, m), u = v_load_n(sn + j, m);
+            const vf y = head_part(a, t, x, j, m, by), z = head_part(a, t, x, half + j, m, by);
+            v_put(t, x, j, m, v_sub(v_mul(y, c), v_mul(z, u)));
+            v_put(t, x, half + j, m, v_add(v_mul(z, c), v_mul(y, u)));
+        }
+    }
+}
+
+/* Each of n numbers twice. */
+static void twice(const float *x, int64_t n, float *to)
+{
+    int64_t k = 0;
+    for (; k + VL / 2 <= n; k += VL / 2) v_store(to + 2 * k, v_twice(x + k));
+    for (; k < n; k++) to[2 * k] = to[2 * k + 1] = x[k];
+}
+
+/* All heads of token i. */
+static void turn_token(const qw_norm_rope_args *a, int64_t i)
+{
+    const int64_t heads = a->x.dim[1], d = a->x.dim[2];
+    const int f32 = a->x.dtype == QW_F32;
+    const float *cs = (const float *)a->cos.data + i * a->cos.stride[0];
+    const float *sn = (const float *)a->sin.data + i * a->sin.stride[0];
+    float c[HEAD + VL], u[HEAD + VL];
     if (a->pairing == QW_PAIRS) {
-        float c2[VL / 2 + VL], s2[VL / 2 + VL];
-        for (int64_t j = 0; j < d; j += VL) {
-            const int64_t left = d - j < VL ? (d - j) / 2 : VL / 2;
-            memset(c2, 0, sizeof c2), memset(s2, 0, sizeof s2);
-            memcpy(c2, cs + j / 2, (size_t)left * sizeof *c2);
-            memcpy(s2, sn + j / 2, (size_t)left * sizeof *s2);
-            v_put(t, x, j, v_first(d - j), v_turn(v_load(z + j), v_twice(c2), v_twice(s2)));
-        }
-        return;
+        twice(cs, d / 2, c);
+        twice(sn, d / 2, u);
+        for (int64_t j = d; j % VL; j++) c[j] = u[j] = 0;
+        cs = c, sn = u;
     }
-    const int64_t half = d / 2;
-    for (int64_t j = 0; j < half; j += VL) {
-        const vm k = v_first(half - j);
-        const vf c = v_load_n(cs + j, k), u = v_load_n(sn + j, k);
-        const vf p = v_load_n(z + j, k), q = v_load_n(z + half + j, k);
-        v_put(t, x, j, k, v_sub(v_mul(p, c), v_mul(q, u)));
-        v_put(t, x, half + j, k, v_add(v_mul(q, c), v_mul(p, u)));
+    for (int64_t h = 0; h < heads; h += VL) {
+        char *x = (char *)a->x.data
+                  + (size_t)(i * a->x.stride[0] + h * a->x.stride[1]) * (f32 ? 4 : 2);
+        const int64_t R = heads - h < VL ? heads - h : VL;
+        if (f32) turn_heads(a, QW_F32, x, R, cs, sn);
+        else if (a->x.dtype == QW_BF16) turn_heads(a, QW_BF16, x, R, cs, sn);
+        else turn_heads(a, QW_F16, x, R, cs, sn);
     }
 }
 
@@ -165,14 +198,7 @@ int QW_NAME(norm_rope)(qw_device *dev, const qw_norm_rope_args *a)
     const int threads = cpu_threads(dev, 16.0 * (double)n * (double)(heads * d));
     (void)threads; /* without OpenMP */
 CPU_OMP(parallel for num_threads(threads) schedule(static))
-for (int64_t i = 0; i < n; i++)
-    for (int64_t h = 0; h < heads; h++)
-        turn_head(a,
-                  (char *)a->x.data
-                      + (size_t)(i * a->x.stride[0] + h * a->x.stride[1])
-                            * qw_block_bytes(a->x.dtype),
-                  (const float *)a->cos.data + i * a->cos.stride[0],
-                  (const float *)a->sin.data + i * a->sin.stride[0], d);
+for (int64_t i = 0; i < n; i++) turn_token(a, i);
 return QWEN_OK;
 }
 

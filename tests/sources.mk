@@ -1,7 +1,7 @@
 # the tests, by the room that each looks into
 unit_tests = \
 	check_tensor check_rows check_op_table check_run check_contract check_registry check_ops check_reference \
-	check_conform check_bench check_cpu check_tiles check_safetensors check_gguf check_store check_broken check_kinds \
+	check_conform check_bench check_cpu check_functions check_tiles check_safetensors check_gguf check_store check_broken check_kinds \
 	check_names check_config check_quantised check_loader check_lora check_residency \
 	check_streaming check_vae check_layouts check_tokenizer check_rng check_schedule \
 	check_sampler check_image check_nets check_parts check_stress check_bands check_recording check_count check_load_nets check_geometry check_inspect \
@@ -71,6 +71,9 @@ check_reference_LDADD = $(unit_libs)
 check_cpu_SOURCES = tests/conform/check_cpu.c tests/testing.h $(conform_sources)
 check_cpu_CPPFLAGS = $(test_cppflags)
 check_cpu_LDADD = $(unit_libs)
+check_functions_SOURCES = tests/conform/check_functions.c tests/testing.h $(conform_sources)
+check_functions_CPPFLAGS = $(test_cppflags)
+check_functions_LDADD = $(unit_libs)
 check_tiles_SOURCES = tests/conform/check_tiles.c tests/testing.h $(conform_sources)
 check_tiles_CPPFLAGS = $(test_cppflags)
 check_tiles_LDADD = libcpu_tiles.la $(unit_libs)

@@ -128,19 +128,6 @@ static void lay(const qw_attention_args *a, const att_plan *p, int64_t h0, int64
         QW_NAME(att_lay_keys)(a, p, h0 + h, j, keys);
 }
 
-static int stopped(qw_device *d, int *stop)
-{
-    int now;
-    CPU_OMP(atomic read)
-    now = *stop;
-    if (!now && cpu_thread() == 0 && d->poll && d->poll(d->poll_user)) {
-        now = 1;
-        CPU_OMP(atomic write)
-        *stop = 1;
-    }
-    return now;
-}
-
 /* y_i = sum_j softmax_j(scale q_i.k_j) v_j, reference/attention.c. */
 int QW_NAME(attention)(qw_device *d, const qw_attention_args *a);
 int QW_NAME(attention)(qw_device *d, const qw_attention_args *a)
@@ -167,7 +154,7 @@ for (int64_t t = 0; t < heads * (padded / VL); t++)
     lay(a, &p, h0, t % heads, t / heads * VL, packed);
 CPU_OMP(for schedule(dynamic))
 for (int64_t t = 0; t < heads * tasks; t++) {
-    if (stopped(d, &stop)) continue;
+    if (cpu_stopped(d, &stop)) continue;
     const int64_t h = t / tasks, t0 = t % tasks * TASK;
     const char *from = packed + (size_t)h * (p.keys + p.values);
     task(a, &p, h0 + h, t0, t0 + TASK < p.strips ? t0 + TASK : p.strips,

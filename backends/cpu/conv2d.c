@@ -74,19 +74,6 @@ size_t QW_NAME(conv2d_scratch)(const cpu_device *dev, const qw_conv2d_args *a)
     return taken(a) ? plan_of(dev, a).bytes : 0;
 }
 
-static int stopped(qw_device *d, int *stop)
-{
-    int now;
-    CPU_OMP(atomic read)
-    now = *stop;
-    if (!now && cpu_thread() == 0 && d->poll && d->poll(d->poll_user)) {
-        now = 1;
-        CPU_OMP(atomic write)
-        *stop = 1;
-    }
-    return now;
-}
-
 /* y = res + up(x) * w + bias, reference/conv2d.c. */
 int QW_NAME(conv2d)(qw_device *d, const qw_conv2d_args *a);
 int QW_NAME(conv2d)(qw_device *d, const qw_conv2d_args *a)
@@ -112,7 +99,7 @@ for (int64_t t = 0; t < all * p.most; t++) QW_NAME(conv_lay)
  (float *)(void *)(panels + (size_t)(t / p.most) * p.panel));
 CPU_OMP(for schedule(dynamic))
 for (int64_t ii = 0; ii < high; ii += p.block) {
-    if (stopped(d, &stop)) continue;
+    if (cpu_stopped(d, &stop)) continue;
     const int64_t end = ii + p.block < high ? ii + p.block : high;
     see(a, &p, ii, end, &rows.from, &rows.to);
     if (p.convert) QW_NAME(conv_lay_rows)(a, &p, rows.from, rows.to, x);

@@ -312,18 +312,6 @@ static void group(const work *s, own *o, int64_t j, int64_t count, int64_t from,
 
 /* --- the op ----------------------------------------------------------------------------------- */
 
-/* 1 once the op must stop: thread 0 asks, the others read. */
-static int stopped(qw_device *d, int *stop)
-{
-    int now;
-    CPU_OMP(atomic read)
-    now = *stop;
-    if (now || cpu_thread() || !d->poll || !d->poll(d->poll_user)) return now;
-    CPU_OMP(atomic write)
-    *stop = 1;
-    return 1;
-}
-
 /* All of w with up to mc rows of x. */
 static int block(qw_device *d, const work *s, char *x, char *x2, char *room)
 {
@@ -343,7 +331,7 @@ for (int64_t u = 0; u < units; u++) {
 CPU_OMP(for schedule(dynamic))
 for (int64_t t = 0; t < p->groups * p->shares; t++) {
     const int64_t j = t / p->shares * GROUP, share = t % p->shares;
-    if (!stopped(d, &stop))
+    if (!cpu_stopped(d, &stop))
         group(s, &o, j, p->n - j < GROUP ? p->n - j : GROUP, all * share / p->shares,
               all * (share + 1) / p->shares);
 }

@@ -32,6 +32,14 @@ INLINE const char *look(const ahead *next, const char *at)
     return at + next->step;
 }
 
+/* The float at p in all lanes; a row of a file may lie at any address. */
+INLINE vf repeat(const float *p)
+{
+    float x;
+    memcpy(&x, p, sizeof x);
+    return v_set(x);
+}
+
 INLINE void tile_f32(const int R, const int V, const float *const *x, const float *w, int64_t ldp,
                      int64_t k, float *c, int64_t ldc, int more, const ahead *next)
 {
@@ -49,7 +57,7 @@ INLINE void tile_f32(const int R, const int V, const float *const *x, const floa
             for (int v = 0; v < V; v++) b[v] = v_load(w + l * ldp + v * VL);
             UNROLL(8)
             for (int r = 0; r < R; r++) {
-                const vf a = v_set(x[r][l]);
+                const vf a = repeat(x[r] + l);
                 UNROLL(4)
                 for (int v = 0; v < V; v++) s[r][v] = v_fma(a, b[v], s[r][v]);
             }

@@ -7,6 +7,8 @@ trap 'rm -rf "$tmp"' EXIT
 passed=0 failed=0
 QWEN_MODULES=$(pwd)/backends/onednn/.libs; export QWEN_MODULES
 unset DNNL_MAX_CPU_ISA ONEDNN_MAX_CPU_ISA DNNL_VERBOSE ONEDNN_VERBOSE DNNL_DEFAULT_FPMATH_MODE ONEDNN_DEFAULT_FPMATH_MODE
+# The tracer of LeakSanitizer does not survive oneDNN's threads.
+ASAN_OPTIONS=${ASAN_OPTIONS:+$ASAN_OPTIONS:}detect_leaks=0; export ASAN_OPTIONS
 
 is() { # is WHAT COMMAND...: it succeeds
     what=$1; shift
